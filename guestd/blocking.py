@@ -1,0 +1,358 @@
+"""The client without a loop.  It runs the same drivers: their coroutines finish their I/O inside the await.
+
+Calls may still overlap: `guest.gather` runs several drivers' coroutines at once, and sends their calls together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import time
+from collections import deque
+from collections.abc import Awaitable, Coroutine, Generator, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from protocol import hcall
+from protocol.errors import HcallError, LinkLost, ProtocolViolation, failure
+from protocol.messages import Areas, Args
+from protocol.session import State
+
+from .bus import OpenDevice
+from .driver import BoundSignal, Driver
+from .guest import PATIENCE_SECONDS, RAM_BYTES, WELCOME_SECONDS, Guest
+
+T = TypeVar("T")
+_READ = 65536  # four times that is half as fast: the buffer is made anew for each read
+
+
+class Pending:
+    """A call that was made; awaiting it, or `guest.run`, gives its value."""
+
+    __slots__ = ("_guest", "status", "task", "value")
+
+    def __init__(self, guest: BlockingGuest) -> None:
+        self._guest = guest
+        self.status = -1  # none yet
+        self.value: Any = None
+        self.task: _Task | None = None  # that waits for it
+
+    def result(self) -> Any:
+        """Its value, waited for if need be.  Raises the HcallError of its status."""
+        while self.status < 0:
+            self._guest.pump()
+        if self.status:
+            raise failure(self.status, self.value)
+        return self.value
+
+    def __await__(self) -> Generator[Pending, None, Any]:
+        if self.status < 0 and self._guest.gathering:
+            yield self
+        return self.result()
+
+
+class _Interrupted:
+    """Awaited: until something was raised."""
+
+    __slots__ = ("_guest", "task")
+
+    def __init__(self, guest: BlockingGuest) -> None:
+        self._guest = guest
+        self.task: _Task | None = None
+
+    def __await__(self) -> Generator[_Interrupted, None, None]:
+        if self._guest.gathering:
+            yield self
+        else:
+            self._guest.pump()
+
+
+class _Task:
+    """A coroutine of `gather`, and how it ended."""
+
+    __slots__ = ("coroutine", "error", "value")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self.coroutine = coroutine
+        self.value: Any = None
+        self.error: BaseException | None = None
+
+
+class BlockingGuest(Guest[Pending]):
+    """A guest in a plain program; `guest[name]` is a driver whose calls return when they are done."""
+
+    def __init__(
+        self,
+        path: str | Path | None = None,
+        *,
+        name: str | None = None,
+        memory: int = RAM_BYTES,
+        drivers: Iterable[type[Driver]] | None = None,
+        patience: float = PATIENCE_SECONDS,
+    ) -> None:
+        super().__init__(path, name, memory, drivers, patience)
+        self.clock = _WallClock(self)
+        self.gathering = False
+        self._sock: socket.socket | None = None
+        self._lost: LinkLost | None = None
+        self._sleepers: list[_Interrupted] = []
+
+    def attach(self) -> None:
+        """Connect, and wait to be welcomed.  Raises OSError without a host, LinkLost if it refuses."""
+        self._connect()
+        self._since, _ = self.run(self.core(0, hcall.CHANGES, 0))
+
+    def detach(self) -> None:
+        """Give back all devices and end the session."""
+        if self._lost is None and self.session.state is State.READY:
+            with contextlib.suppress(HcallError):
+                self.run(self.core(0, hcall.DETACH))
+        self._end(LinkLost("this guest was detached"))
+        self._release()
+
+    def nop(self) -> None:
+        """A round trip that does nothing."""
+        self.call(0, hcall.NOP).result()
+
+    def call(self, handle: int, number: int, args: Args = (), areas: Areas = ()) -> Pending:
+        """Make a call; it goes out with the next wait.  Raises LinkLost when the session is over."""
+        if self._lost is not None:
+            raise self._lost
+        pending = Pending(self)
+        self.session.call(handle, number, args, areas, pending)
+        return pending
+
+    async def interrupt(self, device: OpenDevice, vector: int) -> None:
+        """Until *vector* of *device* has been raised since it was last asked for."""
+        while device.counts[vector] == device.seen[vector]:
+            await _Interrupted(self)
+        self._see(device, vector)  # rides with the next call
+
+    def run(self, work: Awaitable[T]) -> T:
+        """Run a driver's coroutine, or wait for a call."""
+        if isinstance(work, Pending):
+            return work.result()  # type: ignore[no-any-return]
+        return _run(work)
+
+    def gather(self, *work: Awaitable[T]) -> list[T]:
+        """Run all of *work* at once; the results in their order.
+
+        Calls of different coroutines travel together.  If one raises, the others still run to their end; then the
+        first error is raised.
+        """
+        tasks = [_Task(_as_coroutine(each)) for each in work]
+        ready = deque(tasks)
+        waiting = len(tasks)
+        self.gathering = True
+        try:
+            while waiting:
+                while ready:
+                    task = ready.popleft()
+                    try:
+                        awaited = task.coroutine.send(None)
+                    except StopIteration as stop:
+                        task.value = stop.value
+                        waiting -= 1
+                    except Exception as error:
+                        task.error = error
+                        waiting -= 1
+                    else:
+                        awaited.task = task
+                        if type(awaited) is _Interrupted:
+                            self._sleepers.append(awaited)
+                if waiting:
+                    self.pump(ready)
+        finally:
+            self.gathering = False
+            for task in tasks:
+                task.coroutine.close()
+            self._sleepers.clear()
+        for task in tasks:
+            if task.error is not None:
+                raise task.error
+        return [task.value for task in tasks]
+
+    def bind(self, path: str) -> Driver:
+        """The driver of the device at *path*, bound to it if it is not yet.  Errors: NoMatch, Busy, the driver's."""
+        path = "/" + path.strip("/")
+        if path not in self.drivers:
+            _run(self.bind_found(_run(self.found(path))))
+        return self.drivers[path]
+
+    def __getitem__(self, path: str) -> Any:
+        """The driver of the device at *path*, bound if it is not yet; its calls return when they are done."""
+        return _Blocking(self, self.bind(path))
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Until something comes from the host, an interrupt say, at most *timeout* seconds; whether it did."""
+        self._send()
+        assert self._sock is not None
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        if not poll.poll(None if timeout is None else max(0, timeout) * 1000):
+            return False
+        self.pump()
+        return True
+
+    # The link.
+
+    def pump(self, ready: deque[_Task] | None = None) -> None:
+        """Send what is to be sent, wait for bytes of the host, and deal with them.
+
+        Tasks that can go on are put into *ready*.  Raises LinkLost.
+        """
+        if self._lost is not None:
+            raise self._lost
+        out = self.session.out
+        try:
+            if out:
+                data = out[0] if len(out) == 1 else b"".join(out)
+                out.clear()
+                self._sock.sendall(data)  # type: ignore[union-attr]  # there is a socket until the session is lost
+            data = self._sock.recv(_READ)  # type: ignore[union-attr]
+        except (BrokenPipeError, ConnectionResetError):
+            data = b""
+        if not data:
+            self._reconnect()
+            return
+        self._received(data, ready)
+
+    def _send(self) -> None:
+        out = self.session.out
+        if out and self._sock is not None:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the next wait notices
+                self._sock.sendall(b"".join(out))
+            out.clear()
+
+    def _received(self, data: bytes, ready: deque[_Task] | None = None) -> None:
+        try:
+            answers, interrupts = self.session.receive(data)
+        except ProtocolViolation as error:
+            raise self._end(LinkLost(f"the host broke the protocol: {error}")) from None
+        for pending, status, value in answers:
+            pending.status, pending.value = status, value
+            if ready is not None and pending.task is not None:
+                ready.append(pending.task)
+        if interrupts:
+            self._raised(interrupts)
+            if ready is not None:
+                ready += [sleeper.task for sleeper in self._sleepers if sleeper.task is not None]
+                self._sleepers.clear()
+        if self.session.state is State.ENDED:
+            last = self.session.last
+            raise self._end(LinkLost(f"the host ended the session: {last.text}" if last else "the session is over"))
+
+    def _connect(self) -> None:
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock.connect(str(self.path))
+            hello, fds = self._hello()
+            socket.send_fds(sock, [self.session.greet(hello)], fds)
+            sock.settimeout(WELCOME_SECONDS)
+            data = sock.recv(_READ)
+            sock.settimeout(None)
+        except BaseException:
+            sock.close()
+            if self.session.state is State.GREETING:
+                self.session.lose()
+            raise
+        self._sock = sock
+        if data:
+            self._received(data)
+        else:
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
+        self.session.lose()
+
+    def _reconnect(self) -> None:
+        """Come back with the same token and memory; the host answers from its slots."""
+        self._hang_up()
+        deadline = time.monotonic() + self.patience
+        while self._sock is None:
+            try:
+                self._connect()
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise self._end(LinkLost(f"no host at {self.path}: {error.strerror}")) from None
+                time.sleep(0.05)
+
+    def _end(self, error: LinkLost) -> LinkLost:
+        if self._lost is None:
+            self._lost = error
+            for pending in self.session.end():
+                pending.status, pending.value = error.status, str(error)
+            if self._sock is not None:
+                self._sock.close()
+                self._sock = None
+        return self._lost
+
+
+class _WallClock:
+    """Time for drivers of a guest that has no loop: it sleeps, and sees interrupts meanwhile."""
+
+    def __init__(self, guest: BlockingGuest) -> None:
+        self._guest = guest
+        self.time = time.monotonic
+
+    async def sleep(self, seconds: float) -> None:
+        deadline = self.time() + seconds
+        while (left := deadline - self.time()) > 0:
+            self._guest.wait(left)
+
+
+class _Blocking:
+    """A driver whose calls return their results."""
+
+    def __init__(self, guest: BlockingGuest, driver: Driver | BoundSignal) -> None:
+        self._guest, self._driver = guest, driver
+
+    def __getattr__(self, name: str) -> Any:
+        member = getattr(self._driver, name)
+        if isinstance(member, BoundSignal):
+            return _Blocking(self._guest, member)
+        if not callable(member):
+            return member
+        run = self._guest.run
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            result = member(*args, **kwargs)
+            return run(result) if hasattr(result, "__await__") else result
+
+        self.__dict__[name] = call  # found before `__getattr__` from now on
+        return call
+
+
+def _run(work: Awaitable[T]) -> T:
+    iterator = work.__await__()
+    try:
+        next(iterator)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+    raise RuntimeError("a driver awaited something that is not its device, a signal or its clock")
+
+
+async def _as_coroutine(work: Awaitable[T]) -> T:
+    return await work
+
+
+@contextlib.contextmanager
+def attach_blocking(
+    path: str | Path | None = None,
+    *,
+    name: str | None = None,
+    memory: int = RAM_BYTES,
+    drivers: Iterable[type[Driver]] | None = None,
+    patience: float = PATIENCE_SECONDS,
+) -> Iterator[BlockingGuest]:
+    """A guest of the host at *path*, without an event loop; the arguments are those of `attach`."""
+    guest = BlockingGuest(path, name=name, memory=memory, drivers=drivers, patience=patience)
+    try:
+        guest.attach()
+        yield guest
+    finally:
+        guest.detach()

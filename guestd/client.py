@@ -1,0 +1,295 @@
+"""The asyncio client: a guest whose calls are awaited, as many at once as the host has slots, more in a queue."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Awaitable, Iterable
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+from protocol import hcall
+from protocol.clock import Clock
+from protocol.errors import HcallError, LinkLost, ProtocolViolation, failure
+from protocol.messages import Areas, Args
+from protocol.session import State
+
+from .bus import OpenDevice
+from .driver import Driver
+from .guest import PATIENCE_SECONDS, RAM_BYTES, WELCOME_SECONDS, Guest
+
+Waiter: TypeAlias = "asyncio.Future[Any]"
+
+
+class AsyncGuest(Guest[Waiter]):
+    """A guest in an event loop; `guest[name]` is a driver."""
+
+    def __init__(
+        self,
+        path: str | Path | None = None,
+        *,
+        name: str | None = None,
+        memory: int = RAM_BYTES,
+        drivers: Iterable[type[Driver]] | None = None,
+        patience: float = PATIENCE_SECONDS,
+        clock: Clock | None = None,
+    ) -> None:
+        super().__init__(path, name, memory, drivers, patience)
+        self._loop = asyncio.get_running_loop()
+        self.clock = _LoopClock(clock or self._loop, self._loop)
+        self._link: _Link | None = None
+        self._eager = True  # nothing is in flight: a call is written at once, there is no batch to wait for
+        self._flushing = False
+        self._lost: LinkLost | None = None  # why the session is over
+        self._welcomed = self._loop.create_future()
+        self._interrupted: dict[tuple[OpenDevice, int], Waiter] = {}
+        self._binding: dict[str, asyncio.Task[Driver]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def attach(self) -> None:
+        """Connect, and wait to be welcomed.  Raises OSError without a host, LinkLost if it refuses."""
+        await self._connect()
+        async with asyncio.timeout(WELCOME_SECONDS):
+            await self._welcomed
+        self._since, _ = await self.core(0, hcall.CHANGES, 0)
+
+    async def detach(self) -> None:
+        """Give back all devices and end the session."""
+        if self._lost is None and self.session.state is State.READY:
+            with contextlib.suppress(HcallError):
+                await self.core(0, hcall.DETACH)
+        self._end(LinkLost("this guest was detached"))
+        for task in [*self._tasks, *self._binding.values()]:
+            task.cancel()
+        await asyncio.gather(*self._tasks, *self._binding.values(), return_exceptions=True)
+        self._release()
+
+    def nop(self) -> Awaitable[None]:
+        """A round trip that does nothing."""
+        return self.call(0, hcall.NOP)
+
+    def call(self, handle: int, number: int, args: Args = (), areas: Areas = ()) -> Waiter:
+        """Make a call.  Raises the HcallError of its status, LinkLost when the session is over."""
+        if self._lost is not None:
+            raise self._lost
+        future = self._loop.create_future()
+        self.session.call(handle, number, args, areas, future)
+        if self._eager:
+            self._eager = False
+            self._flush()
+        elif not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+        return future
+
+    async def interrupt(self, device: OpenDevice, vector: int) -> None:
+        """Until *vector* of *device* has been raised since it was last asked for."""
+        while device.counts[vector] == device.seen[vector]:
+            if self._lost is not None:
+                raise self._lost
+            key = device, vector
+            if key not in self._interrupted:
+                self._interrupted[key] = self._loop.create_future()
+            await asyncio.shield(self._interrupted[key])
+        self._see(device, vector)
+        self._flush()
+
+    async def bind(self, path: str) -> Driver:
+        """The driver of the device at *path*, bound to it if it is not yet.  Errors: NoMatch, Busy, the driver's."""
+        path = "/" + path.strip("/")
+        if path in self.drivers:
+            return self.drivers[path]
+        task = self._binding.get(path)
+        if task is None:
+            task = self._binding[path] = self._loop.create_task(self._bind(path))
+            task.add_done_callback(lambda _: self._binding.pop(path, None))
+        return await asyncio.shield(task)
+
+    async def _bind(self, path: str) -> Driver:
+        return await self.bind_found(await self.found(path))
+
+    def __getitem__(self, path: str) -> Any:
+        """The driver of the device at *path*; if it is not bound yet, a stand-in whose calls bind it first."""
+        return self.drivers.get("/" + path.strip("/")) or _Unbound(self, path)
+
+    # The link.
+
+    async def _connect(self) -> None:
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock.setblocking(False)
+            while True:
+                try:
+                    sock.connect(str(self.path))
+                    break
+                except BlockingIOError:  # the host's queue is full
+                    await asyncio.sleep(0.01)
+            hello, fds = self._hello()
+            socket.send_fds(sock, [self.session.greet(hello)], fds)
+            await self._loop.create_unix_connection(lambda: _Link(self), sock=sock)
+        except BaseException:
+            sock.close()
+            if self.session.state is State.GREETING:
+                self.session.lose()
+            raise
+
+    def _connected(self, link: _Link) -> None:
+        self._link = link
+        if self._lost is not None:
+            link.transport.abort()
+
+    def _received(self, data: bytes) -> None:
+        try:
+            answers, interrupts = self.session.receive(data)
+        except ProtocolViolation as error:
+            self._end(LinkLost(f"the host broke the protocol: {error}"))
+            return
+        for future, status, value in answers:
+            if not future.done():
+                if status == 0:
+                    future.set_result(value)
+                else:
+                    future.set_exception(failure(status, value))
+        if interrupts:
+            self._raised(interrupts)
+            self._wake(interrupts)
+        self._eager = len(answers) == 1 and not self.session.busy
+        state = self.session.state
+        if state is not State.READY:
+            last = self.session.last
+            self._end(LinkLost(f"the host ended the session: {last.text}" if last else "the session is over"))
+        elif not self._welcomed.done():
+            self._welcomed.set_result(None)
+        if self.session.out:
+            self._flush()
+
+    def _wake(self, interrupts: list[Any]) -> None:
+        for _, tag, vector, _ in interrupts:
+            device = self._devices.get(tag)
+            if device is not None:
+                waiter = self._interrupted.pop((device, vector), None)
+                if waiter is not None and not waiter.done():
+                    waiter.set_result(None)
+        if self._nodes:
+            self._spawn(self._follow())
+
+    async def _follow(self) -> None:
+        with contextlib.suppress(HcallError):
+            await self.follow()
+
+    def _spawn(self, work: Any) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        out = self.session.out
+        if out and self._link is not None:
+            self._link.transport.write(out[0] if len(out) == 1 else b"".join(out))
+            out.clear()
+
+    def _disconnected(self, link: _Link) -> None:
+        if link is not self._link:
+            return
+        self._link = None
+        if self._lost is None:
+            self.session.lose()
+            self._eager = False
+            self._spawn(self._reconnect())
+
+    async def _reconnect(self) -> None:
+        """Come back with the same token and memory; the host answers from its slots."""
+        deadline = self._loop.time() + self.patience
+        while True:
+            try:
+                await self._connect()
+                return
+            except OSError as error:
+                if self._loop.time() > deadline:
+                    self._end(LinkLost(f"no host at {self.path}: {error.strerror}"))
+                    return
+                await asyncio.sleep(0.05)
+
+    def _end(self, error: LinkLost) -> None:
+        if self._lost is not None:
+            return
+        self._lost = error
+        for future in [*self.session.end(), *self._interrupted.values(), self._welcomed]:
+            if not future.done():
+                future.set_exception(error)
+                future.exception()  # nobody has to be waiting
+        self._interrupted.clear()
+        if self._link is not None:
+            self._link.transport.abort()
+
+
+class _Link(asyncio.Protocol):
+    """One connection to the host."""
+
+    def __init__(self, guest: AsyncGuest) -> None:
+        self._guest = guest
+        self.data_received = guest._received  # type: ignore[method-assign]  # one call less for each read
+        self.transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by class
+        self._guest._connected(self)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._guest._disconnected(self)
+
+
+class _LoopClock:
+    """Time for drivers, on a clock that is handed in."""
+
+    def __init__(self, clock: Clock, loop: asyncio.AbstractEventLoop) -> None:
+        self._clock, self._loop = clock, loop
+        self.time = clock.time
+
+    async def sleep(self, seconds: float) -> None:
+        woken = self._loop.create_future()
+        timer = self._clock.call_later(seconds, lambda: woken.set_result(None))
+        try:
+            await woken
+        finally:
+            timer.cancel()
+
+
+class _Unbound:
+    """Stands in for a driver that is not bound yet: whatever is called on it binds it first."""
+
+    def __init__(self, guest: AsyncGuest, path: str) -> None:
+        self._guest, self._path = guest, path
+
+    def __getattr__(self, name: str) -> Any:
+        async def bind_and_call(*args: Any, **kwargs: Any) -> Any:
+            driver = await self._guest.bind(self._path)
+            return await getattr(driver, name)(*args, **kwargs)
+
+        return bind_and_call
+
+
+@contextlib.asynccontextmanager
+async def attach(
+    path: str | Path | None = None,
+    *,
+    name: str | None = None,
+    memory: int = RAM_BYTES,
+    drivers: Iterable[type[Driver]] | None = None,
+    patience: float = PATIENCE_SECONDS,
+    clock: Clock | None = None,
+) -> AsyncIterator[AsyncGuest]:
+    """A guest of the host at *path*: its socket, its directory, or what $HOSTD_SOCKET or the default says.
+
+    *memory*, in bytes, is what it lends the host at once; *drivers* take the place of all that are installed;
+    *patience* is how many seconds it tries to reach a host that does not answer.  Raises OSError without a host,
+    LinkLost if it refuses.
+    """
+    guest = AsyncGuest(path, name=name, memory=memory, drivers=drivers, patience=patience, clock=clock)
+    try:
+        await guest.attach()
+        yield guest
+    finally:
+        await guest.detach()

@@ -1,0 +1,168 @@
+"""The driver author's page: what a driver is made of.
+
+A driver awaits calls of its device, `Signal.wait()` and `self.clock.sleep()`, nothing else, and never imports asyncio.
+So the same file runs on the asyncio client and on the blocking one, and on whatever bus or carrier finds the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, ClassVar, Generic, ParamSpec, Protocol, TypeVar, overload
+
+from protocol.errors import IoError, NoSuchCall
+from protocol.messages import Areas, Args
+from protocol.wire import MAX_INLINE
+
+from .memory import Buffer, Ram
+
+__all__ = ["Buffer", "Driver", "Op", "Signal"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Sleeper(Protocol):
+    """The part of time that a driver may use."""
+
+    def time(self) -> float:
+        """Seconds, never backwards."""
+
+    def sleep(self, seconds: float) -> Awaitable[None]:
+        """Until *seconds* have passed."""
+
+
+class BusDevice(Protocol):
+    """An opened device, whichever bus carries it."""
+
+    name: str
+    calls: dict[str, int]  # the hypercall table: numbers by name
+    vectors: dict[str, int]
+    features: frozenset[str]  # those that were negotiated
+    ram: Ram
+    clock: Sleeper
+
+    def call(self, number: int, args: Args = (), areas: Areas = ()) -> Awaitable[Any]:
+        """Make a call.  Raises the HcallError of its status."""
+
+    def interrupt(self, vector: int) -> Awaitable[None]:
+        """Until *vector* has been raised since the last time it was asked for."""
+
+    def set_mask(self, vectors: int) -> Awaitable[int]:
+        """Mask these vectors, a bit set, and no others; the mask before."""
+
+    def property(self, name: str) -> Awaitable[Any]:
+        """A property of the device's node.  Errors: NoMatch."""
+
+
+class Op(Generic[P, R]):
+    """A call of the device, by name: `winsize = Op[[], tuple[int, int]]()`."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, driver: None, owner: type) -> Op[P, R]: ...
+    @overload
+    def __get__(self, driver: Driver, owner: type) -> Callable[P, Awaitable[R]]: ...
+    def __get__(self, driver: Driver | None, owner: type) -> Op[P, R] | Callable[P, Awaitable[R]]:
+        if driver is None:
+            return self
+        call, number = driver.dev.call, driver.number(self.name)
+
+        def bound(*args: P.args, **_: P.kwargs) -> Awaitable[R]:
+            return call(number, args)
+
+        driver.__dict__[self.name] = bound  # found before this descriptor from now on
+        return bound
+
+
+class Signal:
+    """An interrupt of the device, by name."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, driver: None, owner: type) -> Signal: ...
+    @overload
+    def __get__(self, driver: Driver, owner: type) -> BoundSignal: ...
+    def __get__(self, driver: Driver | None, owner: type) -> Signal | BoundSignal:
+        if driver is None:
+            return self
+        bound = driver.__dict__[self.name] = BoundSignal(driver.dev, driver.dev.vectors[self.name])
+        return bound
+
+
+class BoundSignal:
+    """An interrupt vector of one device."""
+
+    __slots__ = ("_dev", "_vector")
+
+    def __init__(self, dev: BusDevice, vector: int) -> None:
+        self._dev, self._vector = dev, vector
+
+    def wait(self) -> Awaitable[None]:
+        """Until it has been raised since the last wait ended; at once if it was."""
+        return self._dev.interrupt(self._vector)
+
+
+class Driver:
+    """Base of all drivers.  The bus core has reset the device and negotiated its features before `probe`."""
+
+    compatible: ClassVar[tuple[str, ...]] = ()
+    ids: ClassVar[tuple[tuple[int, int], ...]] = ()  # 16-bit vendor and device, where no compatible string matches
+    wants: ClassVar[tuple[str, ...]] = ()  # features to accept, by name, if the device offers them
+
+    def __init__(self, dev: BusDevice) -> None:
+        self.dev, self.clock = dev, dev.clock
+        self._read, self._write, self._sync = map(dev.calls.get, ("read", "write", "sync"))
+
+    async def probe(self) -> None:
+        """Learn what there is to know.  If it raises, the device is closed again and the bus goes on."""
+
+    async def remove(self) -> None:
+        """The device is to be unplugged: finish.  It is closed next."""
+
+    def number(self, call: str) -> int:
+        """The hypercall number of a call.  Raises NoSuchCall."""
+        try:
+            return self.dev.calls[call]
+        except KeyError:
+            raise NoSuchCall(f"{self.dev.name} has no call {call!r}; it has {', '.join(self.dev.calls)}") from None
+
+    def read(self, count: int, at: int = 0) -> Awaitable[bytes]:
+        """Up to *count* bytes, 4,096 at most, within the message."""
+        return self.dev.call(self._read or self.number("read"), (at,), (count,))
+
+    def write(self, data: bytes, at: int = 0) -> Awaitable[int]:
+        """Write *data*, 4,096 bytes at most, within the message; how much was taken."""
+        return self.dev.call(self._write or self.number("write"), (at,), (data,))
+
+    def read_into(self, buffer: Buffer, at: int = 0) -> Awaitable[int]:
+        """Fill *buffer*; how much came."""
+        return self.dev.call(self._read or self.number("read"), (at,), buffer.room)
+
+    def write_from(self, buffer: Buffer, at: int = 0) -> Awaitable[int]:
+        """Write all of *buffer*; how much was taken."""
+        return self.dev.call(self._write or self.number("write"), (at,), buffer.data)
+
+    def sync(self) -> Awaitable[None]:
+        """Until everything that was answered before is stable."""
+        return self.dev.call(self._sync or self.number("sync"))
+
+    async def read_exactly(self, count: int, at: int = 0) -> bytes:
+        """*count* bytes, in as many calls as it takes.  Errors: IoError if the device ends before."""
+        data: bytes = await self.read(min(count, MAX_INLINE), at)
+        while len(data) < count:
+            more = await self.read(min(count - len(data), MAX_INLINE), at + len(data))
+            if not more:
+                raise IoError(f"{self.dev.name} ended {count - len(data)} bytes early")
+            data += more
+        return data
+
+    async def write_all(self, data: bytes, at: int = 0) -> None:
+        """Write all of *data*, in as many calls as it takes."""
+        done = 0
+        while done < len(data):
+            done += await self.write(data[done : done + MAX_INLINE], at + done)

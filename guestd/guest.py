@@ -1,0 +1,223 @@
+"""What both clients share: the session, the memory, and the devices that are bound.  No socket, no loop."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import socket
+from collections.abc import Awaitable, Iterable
+from pathlib import Path
+from typing import Any, Final, Generic, TypeVar
+
+from protocol import hcall, rendezvous
+from protocol.errors import HcallError, NoMatch, StaleHandle
+from protocol.messages import FD_LANE, HELLO, MAGIC, TOKEN_BYTES, VERSION, Areas, Args, Hello
+from protocol.session import GuestSession, Message
+
+from .bus import OpenDevice, known_drivers, match
+from .driver import Driver, Sleeper
+from .memory import Ram
+from .probers import Found, tree
+
+RAM_BYTES: Final = 64 << 20  # untouched pages cost nothing
+WELCOME_SECONDS: Final = 5.0
+PATIENCE_SECONDS: Final = 2.0  # for a host that does not answer before the session is given up
+
+W = TypeVar("W")
+
+
+class Guest(Generic[W]):
+    """A guest without its I/O, which a client adds: `call` and `interrupt`."""
+
+    clock: Sleeper
+
+    def __init__(
+        self,
+        path: str | Path | None,
+        name: str | None,
+        memory: int,
+        drivers: Iterable[type[Driver]] | None,
+        patience: float,
+    ) -> None:
+        self.path = rendezvous.find(str(path) if path else None, rendezvous.GUEST_SOCKET)
+        self.name = name or f"guest-{os.getpid()}"
+        self.ram = Ram(memory)
+        self.patience = patience
+        self.session: GuestSession[W] = GuestSession()
+        self.drivers: dict[str, Driver] = {}  # bound, by path
+        self._known = list(drivers) if drivers is not None else known_drivers()
+        self._token = os.urandom(TOKEN_BYTES)
+        self._lane, self._lane_of_host = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._fd_ids = itertools.count(1)
+        self._cookies = itertools.count(1)
+        self._devices: dict[int, OpenDevice] = {}  # by cookie
+        self._nodes: dict[int, int] = {}  # nodes whose children changed: the count to acknowledge
+        self._since = 0  # where CHANGES goes on
+
+    # What a client adds.
+
+    def call(self, handle: int, number: int, args: Args = (), areas: Areas = ()) -> Awaitable[Any]:
+        """Make a call.  Raises the HcallError of its status, LinkLost when the session is over."""
+        raise NotImplementedError
+
+    def interrupt(self, device: OpenDevice, vector: int) -> Awaitable[None]:
+        """Until *vector* of *device* has been raised since it was last asked for."""
+        raise NotImplementedError
+
+    # The core.
+
+    def core(self, handle: int, number: int, *args: object) -> Awaitable[Any]:
+        """Make a call of the core, see `protocol.hcall`."""
+        return self.call(handle, number, args)
+
+    async def found(self, path: str) -> Found:
+        """The node at *path*, `/` in front or not.  Errors: NoMatch."""
+        path = "/" + path.strip("/")
+        node = await self.core(0, hcall.FIND, path)
+        return Found(node, path, *await self.core(node, hcall.INFO))
+
+    async def properties(self, node: int) -> dict[str, Any]:
+        """All properties of *node*."""
+        values: dict[str, Any] = {}
+        name = await self.core(node, hcall.NEXTPROP, "")
+        while name:
+            values[name] = await self.core(node, hcall.GETPROP, name)
+            name = await self.core(node, hcall.NEXTPROP, name)
+        return values
+
+    async def walk(self) -> list[Found]:
+        """All nodes of the machine, parents first."""
+        return [found async for found in tree.probe(self.core)]
+
+    async def grow(self, size: int) -> None:
+        """Lend the host *size* more bytes of memory, for larger buffers."""
+        address, size, fd = self.ram.grow(size)
+        fd_id = next(self._fd_ids)
+        socket.send_fds(self._lane, [fd_id.to_bytes(4, "little")], [fd])
+        await self.core(0, hcall.ADD_MEMORY, address, size, fd_id)
+
+    # Devices.
+
+    async def bind_found(self, found: Found) -> Driver:
+        """Open the device of *found* and bind its driver.  Errors: NoMatch without a driver, Busy, and the driver's."""
+        driver_class = match(found, self._known)
+        if driver_class is None:
+            raise NoMatch(f"no driver for {found.path} ({', '.join(found.compatible) or 'no device'})")
+        cookie = next(self._cookies)
+        device = OpenDevice(self, found, await self.core(found.node, hcall.OPEN, cookie))
+        self._devices[cookie] = device
+        try:
+            await device.negotiate(driver_class.wants)
+            driver = driver_class(device)
+            await driver.probe()
+        except BaseException:
+            del self._devices[cookie]
+            with contextlib.suppress(HcallError):  # it went by itself
+                await device.close()
+            raise
+        self.drivers[found.path] = driver
+        return driver
+
+    async def bind_all(self) -> dict[str, Driver | Exception]:
+        """Bind every device there is, and has a driver, and is free; by path the driver, or why there is none."""
+        outcome: dict[str, Driver | Exception] = {}
+        for found in await self.walk():
+            if found.compatible and found.path not in self.drivers:
+                try:
+                    outcome[found.path] = await self.bind_found(found)
+                except Exception as error:  # a driver may fail as it likes: the next device is not concerned
+                    outcome[found.path] = error
+        return outcome
+
+    async def unbind(self, path: str) -> None:
+        """Take the driver of *path* away and give the device back."""
+        driver = self.drivers.pop("/" + path.strip("/"))
+        try:
+            await driver.remove()
+        finally:
+            await self._close(driver)
+
+    async def _close(self, driver: Driver) -> None:
+        for cookie, device in list(self._devices.items()):
+            if device is driver.dev:
+                with contextlib.suppress(HcallError):  # unplugged
+                    await device.close()
+                del self._devices[cookie]
+
+    async def follow(self) -> list[tuple[int, str]]:
+        """Take up what was plugged and unplugged since the last time: (hcall.ADDED, LEAVING or REMOVED, path).
+
+        A device that is leaving is given back.  The path of a node that is gone is known only if it was bound.
+        """
+        for node, count in self._nodes.items():
+            self.session.acknowledge(node, 0, count)
+        self._nodes.clear()
+        happened: list[tuple[int, str]] = []
+        while True:
+            self._since, changes = await self.core(0, hcall.CHANGES, self._since)
+            if changes is None:  # too much: look at what is bound
+                changes = [(hcall.REMOVED, device.found.node, 0) for device in self._devices.values()
+                           if not await self._is_there(device.found.node)]  # fmt: skip
+            if not changes:
+                return happened
+            for what, node, _ in changes:
+                path = await self._take_up(what, node)
+                if path is not None:
+                    happened.append((what, path))
+
+    async def _take_up(self, what: int, node: int) -> str | None:
+        if what == hcall.ADDED:
+            return await self._path(node)
+        for path, driver in list(self.drivers.items()):
+            device = driver.dev
+            if isinstance(device, OpenDevice) and device.found.node == node:
+                if what == hcall.LEAVING:
+                    await self.unbind(path)
+                else:
+                    del self.drivers[path]
+                    await self._close(driver)
+                return path
+        return await self._path(node) if what == hcall.LEAVING else None
+
+    async def _is_there(self, node: int) -> bool:
+        try:
+            await self.core(node, hcall.INFO)
+        except StaleHandle:
+            return False
+        return True
+
+    async def _path(self, node: int) -> str | None:
+        names: list[str] = []
+        try:
+            while parent := await self.core(node, hcall.PARENT):
+                names.append((await self.core(node, hcall.INFO))[0])
+                node = parent
+        except StaleHandle:
+            return None
+        return "/" + "/".join(reversed(names))
+
+    # For the clients.
+
+    def _hello(self) -> tuple[Hello, list[int]]:
+        """HELLO, and the descriptors that go with it: the same every time, so that a lost WELCOME does no harm."""
+        address, size, fd = self.ram.first
+        hello = Hello(HELLO, MAGIC, VERSION, VERSION, FD_LANE, self.name, self._token, ((address, size),))
+        return hello, [fd, self._lane_of_host.fileno()]
+
+    def _raised(self, interrupts: list[Message]) -> None:
+        for _, tag, vector, count in interrupts:
+            device = self._devices.get(tag)
+            if device is None:
+                self._nodes[tag] = count
+            elif count > device.counts.get(vector, count):
+                device.counts[vector] = count
+
+    def _see(self, device: OpenDevice, vector: int) -> None:
+        device.seen[vector] = seen = device.counts[vector]
+        self.session.acknowledge(device.handle, vector, seen)
+
+    def _release(self) -> None:
+        self._lane.close()
+        self._lane_of_host.close()
+        self.ram.close()

@@ -1,0 +1,128 @@
+"""Guest RAM: sealed memfds at guest-physical addresses, and a first-fit allocator of whole pages."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import mmap
+import os
+from typing import Final
+
+from protocol.errors import BadArgument
+from protocol.memory import F_ADD_SEALS, PAGE, SEALS, TO_DEVICE, TO_GUEST
+from protocol.messages import Areas
+
+START: Final = 0x4000_0000  # where the first region lies; nothing depends on it
+
+
+class Buffer:
+    """Some guest memory.  *view* is its bytes, *room* and *data* are what calls take; `with` gives it back."""
+
+    __slots__ = ("_ram", "address", "data", "room", "size", "view")
+
+    def __init__(self, ram: Ram, address: int, size: int, view: memoryview) -> None:
+        self._ram, self.address, self.size, self.view = ram, address, size, view
+        self.room: Areas = ((address, size, TO_GUEST),)
+        self.data: Areas = ((address, size, TO_DEVICE),)
+
+    def part(self, size: int) -> Buffer:
+        """The first *size* bytes of it, not to be freed."""
+        if not 0 <= size <= self.size:
+            raise BadArgument(f"a buffer of {self.size} bytes has no part of {size}")
+        return Buffer(self._ram, self.address, size, self.view[:size])
+
+    def free(self) -> None:
+        """Give it back.  No call may be using it."""
+        self._ram.free(self)
+
+    def __enter__(self) -> Buffer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.free()
+
+
+class _Region:
+    """One memfd, and which of its pages are free."""
+
+    def __init__(self, start: int, size: int) -> None:
+        self.start, self.size = start, size
+        self.fd = os.memfd_create("guest", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.ftruncate(self.fd, size)
+            fcntl.fcntl(self.fd, F_ADD_SEALS, SEALS)
+            self.map = mmap.mmap(self.fd, size)
+        except BaseException:
+            os.close(self.fd)
+            raise
+        self.view = memoryview(self.map)
+        self.free = [(0, size)]  # (offset, bytes), in order
+
+    def take(self, size: int) -> int | None:
+        for n, (at, room) in enumerate(self.free):
+            if room >= size:
+                self.free[n : n + 1] = [(at + size, room - size)] if room > size else []
+                return at
+        return None
+
+    def give(self, at: int, size: int) -> None:
+        spans = sorted([*self.free, (at, size)])
+        self.free = spans[:1]
+        for start, room in spans[1:]:
+            last, before = self.free[-1]
+            if last + before == start:
+                self.free[-1] = (last, before + room)
+            else:
+                self.free.append((start, room))
+
+
+class Ram:
+    """All memory of a guest.  Pages cost nothing until they are touched."""
+
+    def __init__(self, size: int) -> None:
+        """*size* is in bytes, rounded up to whole pages."""
+        self._regions: list[_Region] = []
+        self.grow(size)
+
+    def grow(self, size: int) -> tuple[int, int, int]:
+        """Another region: (address, bytes, its memfd).  The host knows nothing of it yet."""
+        start = self._regions[-1].start + self._regions[-1].size if self._regions else START
+        self._regions.append(_Region(start, _pages(size)))
+        return start, self._regions[-1].size, self._regions[-1].fd
+
+    @property
+    def first(self) -> tuple[int, int, int]:
+        """The region that HELLO brings: (address, bytes, its memfd)."""
+        region = self._regions[0]
+        return region.start, region.size, region.fd
+
+    def alloc(self, size: int) -> Buffer:
+        """A buffer of *size* bytes, not cleared.  Raises MemoryError: free some, or add memory."""
+        for region in self._regions:
+            at = region.take(_pages(size))
+            if at is not None:
+                return Buffer(self, region.start + at, size, region.view[at : at + size])
+        raise MemoryError(f"no {size} bytes of guest memory are free in one piece")
+
+    def free(self, buffer: Buffer) -> None:
+        """Give *buffer* back; twice is harmless."""
+        if buffer.size < 0:
+            return
+        for region in self._regions:
+            if region.start <= buffer.address < region.start + region.size:
+                region.give(buffer.address - region.start, _pages(buffer.size))
+        buffer.view.release()
+        buffer.size = -1
+
+    def close(self) -> None:
+        """Let go of all of it; views of buffers that were not freed keep their pages."""
+        for region in self._regions:
+            region.view.release()
+            os.close(region.fd)
+            with contextlib.suppress(BufferError):  # somebody still looks at a buffer
+                region.map.close()
+        self._regions.clear()
+
+
+def _pages(size: int) -> int:
+    return max(1, -(-size // PAGE)) * PAGE

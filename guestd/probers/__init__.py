@@ -1,0 +1,15 @@
+"""Ways to find devices.  Each yields `Found`s, and knows nothing of how they are driven."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Found(NamedTuple):
+    """A device, or a node without one, as a prober found it."""
+
+    node: int  # its handle
+    path: str
+    name: str
+    compatible: tuple[str, ...]  # most specific first; none: there is no device
+    ids: tuple[int, int]  # 16-bit vendor and device, (0, 0) = none

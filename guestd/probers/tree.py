@@ -1,0 +1,48 @@
+"""Probing as open firmware does it: the first node, its first child, the next one (IEEE 1275, 6.3.2.2)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any, Protocol
+
+from protocol import hcall
+from protocol.errors import StaleHandle
+
+from . import Found
+
+
+class Core(Protocol):
+    """How a core call is made."""
+
+    def __call__(self, handle: int, number: int, *args: object) -> Awaitable[Any]: ...
+
+
+async def probe(core: Core, ceiling: int | None = None) -> AsyncIterator[Found]:
+    """All nodes, parents first, whatever is plugged and unplugged meanwhile.
+
+    It ends, shows no node twice and misses none that is there throughout: siblings stand in the order of their
+    handles.  Nodes that come after it began, their handles are from *ceiling* on, are not shown: CHANGES tells of them.
+    """
+    if ceiling is None:
+        ceiling, _ = await core(0, hcall.CHANGES, 0)
+    async for found in _below(core, await core(0, hcall.FIRST), "", ceiling):
+        yield found
+
+
+async def _below(core: Core, node: int, folder: str, ceiling: int) -> AsyncIterator[Found]:
+    try:
+        name, compatible, ids = await core(node, hcall.INFO)
+        path = folder and f"{folder.rstrip('/')}/{name}"
+        yield Found(node, path or "/", name, compatible, ids)
+        last, child = 0, await core(node, hcall.CHILD)
+        while child and child < ceiling:
+            if child > last:
+                async for found in _below(core, child, path or "/", ceiling):
+                    yield found
+                last = child
+            try:
+                child = await core(child, hcall.NEXT)
+            except StaleHandle:  # it went: begin again, and pass over what was seen
+                child = await core(node, hcall.CHILD)
+    except StaleHandle:
+        return  # the node itself went

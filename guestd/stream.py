@@ -1,0 +1,82 @@
+"""The driver's half of the vuart: waiting, masking, and going on after short counts."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from protocol.errors import WouldBlock
+from protocol.wire import MAX_INLINE
+
+from .driver import Driver, Op, Signal
+
+__all__ = ["Op", "Signal", "StreamDriver"]
+
+_TX_TRIGGER, _RX_TRIGGER, _INTERRUPT_MASK, _RX_BUF_SIZE = range(4)  # parameters, see docs/protocol.md
+_TX, _RX, _DISCONNECT = 1, 2, 4
+_QUIET: Final = _RX | _DISCONNECT
+
+
+class StreamDriver(Driver):
+    """Base of drivers of a bidirectional stream.
+
+    Works until the device would block, and only then waits: no interrupt is missed.  TX is enabled only while a
+    remainder waits, else it would come after every write.
+    """
+
+    rx_ready, tx_ready, disconnected = Signal(), Signal(), Signal()
+    get_param = Op[[int], int]()
+    set_param = Op[[int, int], None]()
+
+    _kept = b""  # read already, and not yet asked for
+
+    async def probe(self) -> None:
+        """Receive interrupts only."""
+        await self.set_param(_INTERRUPT_MASK, _QUIET)
+
+    async def set_triggers(self, tx_free: int, rx_waiting: int) -> None:
+        """Interrupt when *tx_free* bytes may be written, and when *rx_waiting* bytes, 1 or more, wait to be read."""
+        await self.set_param(_TX_TRIGGER, tx_free)
+        await self.set_param(_RX_TRIGGER, await self.get_param(_RX_BUF_SIZE) - rx_waiting)
+
+    async def read_some(self, count: int = MAX_INLINE) -> bytes:
+        """One byte or more, up to *count*, as soon as there are any; none at the end of the stream."""
+        if self._kept:
+            data, self._kept = self._kept[:count], self._kept[count:]
+            return data
+        while True:
+            try:
+                return await self.read(min(count, MAX_INLINE))
+            except WouldBlock:
+                await self.rx_ready.wait()
+
+    async def write_all(self, data: bytes, at: int = 0) -> None:
+        """Write all of *data*, waiting for room."""
+        done = 0
+        masked = True
+        while done < len(data):
+            try:
+                done += await self.write(data[done : done + MAX_INLINE])
+            except WouldBlock:
+                if masked:
+                    await self.set_param(_INTERRUPT_MASK, _QUIET | _TX)
+                    masked = False
+                await self.tx_ready.wait()
+        if not masked:
+            await self.set_param(_INTERRUPT_MASK, _QUIET)
+
+    async def read_until(self, mark: bytes, limit: int = 1 << 20) -> bytes:
+        """Everything up to and with *mark*.
+
+        Errors: EOFError at the end of the stream, ValueError if *limit* bytes came without it.
+        """
+        data = b""
+        while mark not in data:
+            if len(data) > limit:
+                raise ValueError(f"no {mark!r} in {limit} bytes")
+            more = await self.read_some()
+            if not more:
+                raise EOFError(f"the stream ended before {mark!r}")
+            data += more
+        end = data.index(mark) + len(mark)
+        self._kept = data[end:] + self._kept
+        return data[:end]

@@ -1,0 +1,60 @@
+"""How every call ends: what its handler returned or raised, as (status, value).  The one failure path."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from typing import Any, Final
+
+from protocol.errors import HcallError, IoError, NoSpace, NotAllowed, ReadOnly, Status
+from protocol.memory import InlineRoom
+from protocol.wire import MAX_TEXT
+
+log = logging.getLogger(__name__)
+
+OK: Final = int(Status.OK)
+_OS_ERRORS: Final[dict[int | None, type[HcallError]]] = {
+    errno.ENOSPC: NoSpace, errno.EDQUOT: NoSpace, errno.EFBIG: NoSpace, errno.EROFS: ReadOnly,
+    errno.EACCES: NotAllowed, errno.EPERM: NotAllowed,
+}  # fmt: skip
+
+
+def finished(value: object, room: Any, data: Any) -> tuple[int, object]:
+    """The answer of a handler that returned *value*; its areas are released.
+
+    With a *room*, value is the count of bytes put there; what was put into an inline room is the answer's value.
+    Raises TypeError for a count that cannot be.
+    """
+    if data is not None:
+        data.release()
+    if room is None:
+        return OK, value
+    if type(value) is not int or not 0 <= value <= room.nbytes:
+        raise TypeError(f"a handler with a Room returns a count up to {room.nbytes}, not {type(value).__name__}")
+    if type(room) is InlineRoom:
+        return OK, room.filled(value)
+    room.release()
+    return OK, value
+
+
+def failed(error: Exception, room: Any, data: Any) -> tuple[int, str]:
+    """The answer of a handler that raised *error*; its areas are released.
+
+    The guest gets a status and one sentence, the log gets the traceback of what a model did not mean to raise.
+    """
+    for area in (room, data):
+        if area is not None and type(area) is not InlineRoom:
+            area.release()
+    if isinstance(error, OSError):
+        kind = _OS_ERRORS.get(error.errno, IoError)
+        log.warning("a backing failed: %s", error)
+        error = kind(error.strerror or "the backing failed")
+    if not isinstance(error, HcallError):
+        log.error("a device model failed", exc_info=error)
+        return Status.INTERNAL, f"the device model raised {type(error).__name__}"
+    return error.status, cut(str(error))
+
+
+def cut(text: str) -> str:
+    """*text*, as much as one string of the wire holds."""
+    return text if len(text) * 4 <= MAX_TEXT else text.encode()[:MAX_TEXT].decode(errors="ignore")

@@ -1,0 +1,190 @@
+"""The control socket: JSON lines.  `{"do": "ls"}` is answered by `{"ok": ...}`, or by `{"error": ..., "code": ...}`.
+
+So a shell can script it: `echo '{"do": "unplug", "path": "/disk"}' | socat - UNIX:control.sock`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from protocol.errors import NoMatch
+
+from .host import UNPLUG_SECONDS, Host
+from .machine import MachineError
+from .tree import Node
+
+log = logging.getLogger(__name__)
+
+#: Exit codes of the commands, and `code` of an error here.
+FAILED, NO_SUCH_DEVICE, TIMED_OUT, BAD_CONFIGURATION = 1, 4, 6, 78
+USAGE: Final = 2
+_LINE: Final = 64 * 1024
+Answer: TypeAlias = object
+
+
+class _Plug(msgspec.Struct, forbid_unknown_fields=True):
+    path: str
+    config: dict[str, Any]
+
+
+class _Unplug(msgspec.Struct, forbid_unknown_fields=True):
+    path: str
+    surprise: bool = False
+    timeout: float = UNPLUG_SECONDS
+
+
+class _Wait(msgspec.Struct, forbid_unknown_fields=True):
+    device: str | None = None
+    gone: str | None = None
+    guest: str | None = None
+    timeout: float | None = None
+
+
+class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
+    pass
+
+
+class Control:
+    """Serves one host to whoever may open its control socket."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._server: asyncio.Server | None = None
+        self._clients: set[asyncio.Task[None]] = set()
+
+    async def listen(self, listener: socket.socket) -> None:
+        """Answer at *listener*."""
+        self._server = await asyncio.start_unix_server(self._client, sock=listener, limit=_LINE)
+
+    async def close(self) -> None:
+        """Hang up."""
+        if self._server is not None:
+            self._server.close()
+        for client in list(self._clients):
+            client.cancel()
+        await asyncio.gather(*self._clients, return_exceptions=True)
+
+    async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._clients.add(task)
+        try:
+            while line := await reader.readline():
+                writer.write(json.dumps(await self._answer(line)).encode() + b"\n")
+                await writer.drain()
+        except (ValueError, ConnectionError):
+            pass  # a line longer than the limit; a client that went away
+        except asyncio.CancelledError:
+            pass  # the host is shutting down
+        finally:
+            self._clients.discard(task)
+            writer.close()
+
+    async def _answer(self, line: bytes) -> dict[str, object]:
+        try:
+            request = json.loads(line)
+            if not isinstance(request, dict) or request.get("do") not in _VERBS:
+                return _error(f'a request is {{"do": VERB, ...}}, VERB one of {", ".join(_VERBS)}', USAGE)
+            kind, verb = _VERBS[request.pop("do")]
+            return {"ok": await verb(self._host, msgspec.convert(request, kind))}
+        except (json.JSONDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+            return _error(str(error), USAGE)
+        except MachineError as error:
+            return _error(str(error), BAD_CONFIGURATION)
+        except NoMatch as error:
+            return _error(str(error), NO_SUCH_DEVICE)
+        except TimeoutError as error:
+            return _error(str(error) or "timed out", TIMED_OUT)
+        except Exception as error:
+            log.exception("a control request failed")
+            return _error(f"{type(error).__name__}: {error}", FAILED)
+
+
+def _error(text: str, code: int) -> dict[str, object]:
+    return {"error": text, "code": code}
+
+
+def _describe(host: Host, node: Node) -> dict[str, object]:
+    spec = host.spec(node)
+    guests = [guest.name for guest in host.guests.by_token.values() for opened in guest.dispatcher.opens.values()
+              if opened.node is node]  # fmt: skip
+    properties = {name: value.hex() if isinstance(value, bytes) else value for name, value in node.properties().items()}
+    return {
+        "path": node.path, "name": node.name, "handle": node.handle, "model": spec.model if spec else None,
+        "shared": node.device.shared if node.device else None, "leaving": node.leaving, "guests": guests,
+        "properties": properties,
+    }  # fmt: skip
+
+
+async def _ls(host: Host, request: _Nothing) -> Answer:
+    return [_describe(host, node) for node in host.tree.root.walk() if node.device is not None]
+
+
+async def _tree(host: Host, request: _Nothing) -> Answer:
+    def below(node: Node) -> dict[str, object]:
+        return _describe(host, node) | {"children": [below(child) for child in node.children.values()]}
+
+    return below(host.tree.root)
+
+
+async def _status(host: Host, request: _Nothing) -> Answer:
+    guests = [
+        {
+            "name": guest.name, "uid": guest.uid, "linked": guest.link is not None,
+            "open": sorted(opened.node.path for opened in guest.dispatcher.opens.values()),
+            "memory": sum(region.end - region.start for region in guest.dispatcher.memory.regions),
+            "calls": guest.session.calls,
+        }
+        for guest in host.guests.by_token.values()
+    ]  # fmt: skip
+    return {
+        "machine": host.machine.name, "file": str(host.machine.file) if host.machine.file else None,
+        "pid": os.getpid(), "epoch": host.epoch, "uptime": round(host.clock.time() - host.started, 3),
+        "socket": str(host.socket), "devices": sum(node.device is not None for node in host.tree.nodes.values()),
+        "limits": msgspec.to_builtins(host.guests.limits), "guests": guests,
+    }  # fmt: skip
+
+
+async def _plug(host: Host, request: _Plug) -> Answer:
+    return _describe(host, host.plug_table(request.path.strip("/"), request.config))
+
+
+async def _unplug(host: Host, request: _Unplug) -> Answer:
+    return {"willing": await host.unplug(request.path, request.surprise, request.timeout)}
+
+
+async def _wait(host: Host, request: _Wait) -> Answer:
+    def exists(path: str) -> bool:
+        try:
+            return not host.tree.find(path).leaving
+        except NoMatch:
+            return False
+
+    def holds() -> bool:
+        return (
+            (request.device is None or exists(request.device))
+            and (request.gone is None or not exists(request.gone))
+            and (request.guest is None or any(guest.name == request.guest for guest in host.guests.by_token.values()))
+        )
+
+    async with asyncio.timeout(request.timeout):
+        await host.guests.wait_for(holds)
+    return True
+
+
+_VERBS: Final[dict[str, tuple[type, Callable[[Host, Any], Awaitable[Answer]]]]] = {
+    "ls": (_Nothing, _ls),
+    "tree": (_Nothing, _tree),
+    "status": (_Nothing, _status),
+    "plug": (_Plug, _plug),
+    "unplug": (_Unplug, _unplug),
+    "wait": (_Wait, _wait),
+}

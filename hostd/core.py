@@ -1,0 +1,163 @@
+"""The calls of class 0, the core: the tree, open handles, negotiation, interrupts, memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+
+from protocol import hcall
+from protocol.errors import BadArgument, NoMatch
+
+from .irq import MAX_VECTORS
+from .later import Later
+from .tree import Change
+
+if TYPE_CHECKING:
+    from .dispatch import Dispatcher
+
+#: By number: the function, called with the guest's dispatcher and the body's handle, and the types of its arguments.
+CORE: Final[dict[int, tuple[Callable[..., Any], tuple[type, ...]]]] = {}
+F = TypeVar("F", bound=Callable[..., Any])
+OpenReply: TypeAlias = tuple[int, dict[str, int], dict[str, int], dict[str, int]]
+
+
+def _call(number: int) -> Callable[[F], F]:
+    def register(function: F) -> F:
+        _, _, *kinds = (kind for name, kind in function.__annotations__.items() if name != "return")
+        CORE[number] = function, tuple({"int": int, "str": str}[kind] for kind in kinds)
+        return function
+
+    return register
+
+
+@_call(hcall.NOP)
+def _nop(guest: Dispatcher, handle: int) -> None:
+    return None
+
+
+@_call(hcall.FIRST)
+def _first(guest: Dispatcher, handle: int) -> int:
+    return guest.tree.root.handle
+
+
+@_call(hcall.CHILD)
+def _child(guest: Dispatcher, handle: int) -> int:
+    child = guest.tree.node(handle).first_child
+    return child.handle if child else 0
+
+
+@_call(hcall.NEXT)
+def _next(guest: Dispatcher, handle: int) -> int:
+    following = guest.tree.node(handle).next
+    return following.handle if following else 0
+
+
+@_call(hcall.PARENT)
+def _parent(guest: Dispatcher, handle: int) -> int:
+    parent = guest.tree.node(handle).parent
+    return parent.handle if parent else 0
+
+
+@_call(hcall.FIND)
+def _find(guest: Dispatcher, handle: int, path: str) -> int:
+    return guest.tree.find(path).handle
+
+
+@_call(hcall.INFO)
+def _info(guest: Dispatcher, handle: int) -> tuple[str, tuple[str, ...], tuple[int, int]]:
+    node = guest.tree.node(handle)
+    return node.name, node.compatible, node.ids
+
+
+@_call(hcall.GETPROP)
+def _getprop(guest: Dispatcher, handle: int, name: str) -> object:
+    node = guest.tree.node(handle)
+    try:
+        return node.properties()[name]
+    except KeyError:
+        raise NoMatch(f"{node.path} has no property {name!r}") from None
+
+
+@_call(hcall.NEXTPROP)
+def _nextprop(guest: Dispatcher, handle: int, name: str) -> str:
+    node = guest.tree.node(handle)
+    names = ["", *node.properties(), ""]
+    if name not in names:
+        raise NoMatch(f"{node.path} has no property {name!r}")
+    return names[names.index(name) + 1]
+
+
+@_call(hcall.CHANGES)
+def _changes(guest: Dispatcher, handle: int, since: int) -> tuple[int, tuple[Change, ...] | None]:
+    guest.watch()
+    return guest.tree.changes(since)
+
+
+@_call(hcall.OPEN)
+def _open(guest: Dispatcher, handle: int, cookie: int) -> OpenReply:
+    node = guest.tree.node(handle)
+    opened = guest.open(node, cookie)
+    device = guest.opens[opened].device
+    vectors = {name: vector for vector, name in enumerate(device.irqs)}
+    return opened, node.calls, vectors, device.features
+
+
+@_call(hcall.CLOSE)
+def _close(guest: Dispatcher, handle: int) -> int | Later[int]:
+    return guest.opened(handle).close()
+
+
+@_call(hcall.GET_STATUS)
+def _get_status(guest: Dispatcher, handle: int) -> int:
+    return guest.opened(handle).negotiation.status
+
+
+@_call(hcall.SET_STATUS)
+def _set_status(guest: Dispatcher, handle: int, status: int) -> int | Later[int]:
+    return guest.opened(handle).write_status(status)
+
+
+@_call(hcall.GET_FEATURES)
+def _get_features(guest: Dispatcher, handle: int) -> int:
+    return guest.opened(handle).negotiation.offered
+
+
+@_call(hcall.SET_FEATURES)
+def _set_features(guest: Dispatcher, handle: int, features: int) -> None:
+    guest.opened(handle).negotiation.accept(features)
+
+
+@_call(hcall.SET_MASK)
+def _set_mask(guest: Dispatcher, handle: int, vectors: int) -> int:
+    if not 0 <= vectors < 1 << MAX_VECTORS:
+        raise BadArgument(f"a mask has {MAX_VECTORS} bits")
+    return guest.opened(handle).vectors.set_mask(vectors)
+
+
+@_call(hcall.POLL)
+def _poll(guest: Dispatcher, handle: int, after: int) -> tuple[tuple[int, tuple[int, ...]], ...]:
+    chosen = sorted(opened for opened in guest.opens if opened > after)[: hcall.POLL_LIMIT]
+    return tuple((opened, guest.opens[opened].counts) for opened in chosen)
+
+
+@_call(hcall.ADD_MEMORY)
+def _add_memory(guest: Dispatcher, handle: int, address: int, size: int, fd_id: int) -> None:
+    fd = guest.take_fd(fd_id)
+    try:
+        guest.memory.add(address, size, fd)
+    finally:
+        os.close(fd)
+
+
+@_call(hcall.REMOVE_MEMORY)
+def _remove_memory(guest: Dispatcher, handle: int, address: int) -> None:
+    guest.memory.remove(address)
+
+
+@_call(hcall.DETACH)
+def _detach(guest: Dispatcher, handle: int) -> Later[None]:
+    guest.detach()
+    later: Later[None] = Later()
+    guest.close(lambda: later.done(None))
+    return later

@@ -1,0 +1,43 @@
+"""One hostd: a machine, served in a runtime directory until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from protocol.clock import Clock
+from protocol.rendezvous import CONTROL_SOCKET, GUEST_SOCKET
+
+from .control import Control
+from .host import Host
+from .machine import Machine
+from .sockets import listeners
+
+
+@contextlib.asynccontextmanager
+async def serve(
+    machine: Machine | str | Path, runtime_dir: str | Path | None = None, clock: Clock | None = None
+) -> AsyncIterator[Host]:
+    """Serve *machine*, or the machine file of that name, in this process: guests attach at `host.socket`.
+
+    Without *runtime_dir* the sockets are in a directory of their own, which goes away with the host; *clock* is the
+    running loop if not given.  Raises MachineError, AlreadyServed or OSError.
+    """
+    if not isinstance(machine, Machine):
+        machine = Machine.load(machine)
+    async with contextlib.AsyncExitStack() as stack:
+        if runtime_dir is None:
+            runtime_dir = stack.enter_context(tempfile.TemporaryDirectory(prefix="hostd-"))
+        bound = stack.enter_context(listeners(Path(runtime_dir)))
+        host = Host(machine, clock or asyncio.get_running_loop(), Path(runtime_dir, GUEST_SOCKET))
+        stack.push_async_callback(host.close)
+        for spec in machine.devices:
+            host.plug(spec)
+        control = Control(host)
+        stack.push_async_callback(control.close)
+        await control.listen(bound[CONTROL_SOCKET].dup())
+        host.guests.listen(bound[GUEST_SOCKET].dup())
+        yield host

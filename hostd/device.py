@@ -1,0 +1,285 @@
+"""The device author's page: what a device model is made of.
+
+A model is a class: its verbs and calls are plain methods with typed arguments, everything else is declared.  It knows
+no guest, no handle and no wire; whatever raises here fails the call it was made for, and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, ClassVar, Final, Generic, NamedTuple, ParamSpec, TypeVar, overload
+
+from protocol.clock import Clock
+from protocol.hcall import FIRST_CALL, VERBS
+from protocol.memory import Data, Room
+
+from .irq import MAX_VECTORS, Vectors
+from .later import Later
+
+__all__ = ["Config", "Data", "Device", "Feature", "Irq", "Later", "Property", "Room", "call"]
+
+T = TypeVar("T")
+P = ParamSpec("P")
+F = TypeVar("F", bound=Callable[..., Any])
+
+_SCALARS: Final = (int, bool, str, bytes, float)
+_VERB_ARGUMENTS: Final = {
+    "read": (Room, int), "write": (Data, int), "sync": (), "map": (int, int, int),
+}  # fmt: skip
+_MAX_CALLS: Final = 60  # the reply to OPEN carries them in one map
+_REQUIRED: Final = object()
+_WORKERS: Final = 4  # threads of one device: its slow disk must not hold up another device
+
+
+class _Declared(Generic[T]):
+    """A value of the device that its class declares."""
+
+    name: str
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, device: None, owner: type) -> typing.Self: ...
+    @overload
+    def __get__(self, device: Device, owner: type) -> T: ...
+    def __get__(self, device: Device | None, owner: type) -> typing.Self | T:
+        if device is None:
+            return self
+        try:
+            return typing.cast(T, device.__dict__[self.name])
+        except KeyError:
+            raise AttributeError(f"{owner.__name__}.{self.name} has no value yet") from None
+
+
+class Config(_Declared[T]):
+    """A key of the device's table in the machine file.
+
+    *kind* is bool, int, str, Path (relative to the machine file), or a class with `parse(text, folder)`.  Without a
+    *default*, which is written as in the file, the key must be there.
+    """
+
+    def __init__(self, kind: type[T], default: object = _REQUIRED, help: str = "") -> None:  # noqa: A002  # as argparse
+        self.kind, self.default, self.help = kind, default, help
+
+    @property
+    def required(self) -> bool:
+        """Whether a machine file must have the key."""
+        return self.default is _REQUIRED
+
+    def convert(self, value: object, folder: Path) -> T:
+        """*value*, as the machine file has it, as the device gets it.  Raises ValueError with a sentence."""
+        kind: Any = self.kind
+        wanted = kind if kind in (bool, int, str) else str
+        if type(value) is not wanted:
+            raise ValueError(f"must be {TOML_NAMES[wanted]}, not {TOML_NAMES.get(type(value), 'that')}")
+        if kind is Path:
+            return typing.cast(T, folder / typing.cast(str, value))
+        return typing.cast(T, value if kind is wanted else kind.parse(value, folder))
+
+    def __set__(self, device: Device, value: T) -> None:
+        device.__dict__[self.name] = value
+
+
+TOML_NAMES: Final = {
+    bool: "true or false", int: "a whole number", str: "a string", float: "a number with a point", list: "an array",
+    dict: "a table",
+}  # fmt: skip
+
+
+class Property(_Declared[T]):
+    """A value that the device tree shows: an int, str, bytes or bool, or a tuple of them."""
+
+    def __init__(self, kind: type[T]) -> None:
+        self.kind = kind
+
+    def __set__(self, device: Device, value: T) -> None:
+        if not isinstance(value, self.kind):
+            raise TypeError(f"{self.name} is {self.kind.__name__}, not {type(value).__name__}")
+        device.__dict__[self.name] = value
+
+
+class Feature:
+    """A feature bit, 0 to 63, offered unless the device takes it out of `offered`."""
+
+    name: str
+
+    def __init__(self, bit: int) -> None:
+        self.bit, self.mask = bit, 1 << bit
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+
+class Irq:
+    """A named interrupt vector.  `self.name()` raises it on every open handle of the device."""
+
+    name: str
+    vector: int
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, device: None, owner: type) -> Irq: ...
+    @overload
+    def __get__(self, device: Device, owner: type) -> Callable[[], None]: ...
+    def __get__(self, device: Device | None, owner: type) -> Irq | Callable[[], None]:
+        if device is None:
+            return self
+        bound = functools.partial(device.raise_vector, type(device).irqs.index(self.name))
+        device.__dict__[self.name] = bound  # found before this descriptor from now on
+        return bound
+
+
+@overload
+def call(method: F, /) -> F: ...
+@overload
+def call(*, needs: Feature | None = None, early: bool = False) -> Callable[[F], F]: ...
+def call(method: F | None = None, /, *, needs: Feature | None = None, early: bool = False) -> F | Callable[[F], F]:
+    """Offer a method to the guest: areas first (a Room, a Data), then int, bool, str, bytes or float arguments.
+
+    It is there only if the driver accepted the feature *needs*; *early*: before the driver has negotiated, too.
+    """
+
+    def mark(method: F) -> F:
+        method.__hcall__ = (needs.mask if needs else 0, early)  # type: ignore[attr-defined]
+        return method
+
+    return mark if method is None else mark(method)
+
+
+class Handler(NamedTuple):
+    """A verb or call as dispatch needs it."""
+
+    name: str
+    number: int
+    areas: tuple[type, ...]
+    kinds: tuple[type, ...]
+    needs: int  # feature bits
+    early: bool
+
+
+class Device:
+    """Base of all models."""
+
+    compatible: ClassVar[str | tuple[str, ...]]  # what drivers match, most specific first
+    ids: ClassVar[tuple[int, int]] = (0, 0)  # 16-bit vendor and device, (0, 0) = none
+    shared: ClassVar[bool] = False  # many guests at once; else the first to open owns it
+
+    handlers: ClassVar[tuple[Handler, ...]] = ()
+    irqs: ClassVar[tuple[str, ...]] = ()
+    config: ClassVar[dict[str, Config[Any]]] = {}
+    properties: ClassVar[tuple[str, ...]] = ()
+    features: ClassVar[dict[str, int]] = {}
+
+    clock: Clock  # given before `start`
+    offered: int  # feature bits
+
+    def __init_subclass__(cls) -> None:
+        members: dict[str, Any] = {}
+        for base in reversed(cls.__mro__):
+            members |= vars(base)
+        cls.handlers = tuple(_handlers(members))
+        cls.irqs = tuple(name for name, member in members.items() if isinstance(member, Irq))
+        cls.config = {name: member for name, member in members.items() if isinstance(member, Config)}
+        cls.properties = tuple(name for name, member in members.items() if isinstance(member, Property))
+        cls.features = {name: member.bit for name, member in members.items() if isinstance(member, Feature)}
+        if len(cls.irqs) > MAX_VECTORS or len(cls.handlers) > _MAX_CALLS:
+            raise TypeError(f"{cls.__name__}: at most {MAX_VECTORS} vectors and {_MAX_CALLS} calls")
+
+    def __init__(self, **config: Any) -> None:
+        """*config* are the values of the `Config` keys; a default is converted as the machine file's value would be."""
+        self.openers: list[Vectors] = []  # of each open handle that is ready for interrupts
+        self.offered = sum(1 << bit for bit in type(self).features.values())
+        self._workers: ThreadPoolExecutor | None = None
+        for name, key in type(self).config.items():
+            if name not in config and key.required:
+                raise TypeError(f"{type(self).__name__} needs {name}")
+            setattr(self, name, config.pop(name) if name in config else key.convert(key.default, Path()))
+        if config:
+            raise TypeError(f"{type(self).__name__} has no {', '.join(config)}")
+
+    def start(self) -> None:
+        """Take hold of the backing.  May raise OSError or ValueError: the device is refused with that sentence."""
+
+    def reset(self) -> None:
+        """The last close, or the driver's reset: as after power-on, nothing of one guest visible to the next."""
+
+    def stop(self) -> None:
+        """Let go of the backing; called once, after `start`, when no call is under way."""
+
+    def tick(self) -> None:
+        """Called about once a second, for what can only be found out by looking."""
+
+    def raise_vector(self, vector: int) -> None:
+        """Raise an interrupt by number; `Irq` gives it a name."""
+        for vectors in self.openers:
+            vectors.fire(vector)
+
+    def offload(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Later[T]:
+        """Run a call that blocks, such as a flush, in a worker thread; its outcome is the answer."""
+        if self._workers is None:
+            self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix=type(self).__name__)
+        loop = asyncio.get_running_loop()
+        later: Later[T] = Later()
+        future = self._workers.submit(work, *args, **kwargs)
+
+        def finish() -> None:
+            error = future.exception()
+            if error is None:
+                later.done(future.result())
+            else:
+                later.fail(error if isinstance(error, Exception) else RuntimeError(repr(error)))
+
+        def finished(_: object) -> None:
+            if not future.cancelled() and not loop.is_closed():
+                loop.call_soon_threadsafe(finish)
+
+        later.runs(future.cancel)
+        future.add_done_callback(finished)
+        return later
+
+    def close(self) -> None:
+        """`stop`, and end the workers.  For the host."""
+        if self._workers is not None:
+            self._workers.shutdown(wait=False)
+            self._workers = None
+        self.stop()
+
+
+def _handlers(members: dict[str, Any]) -> Iterator[Handler]:
+    number = FIRST_CALL
+    for name, method in members.items():
+        if not inspect.isfunction(method) or not (name in VERBS or hasattr(method, "__hcall__")):
+            continue
+        hints = typing.get_type_hints(method)
+        hints.pop("return", None)
+        kinds = tuple(hints.values())
+        areas = tuple(kind for kind in kinds if kind in (Room, Data))
+        scalars = kinds[len(areas) :]
+        if (
+            len(hints) != method.__code__.co_argcount - 1
+            or len(set(areas)) != len(areas)
+            or kinds[: len(areas)] not in ((), (Room,), (Data,), (Room, Data))
+            or any(kind not in _SCALARS for kind in scalars)
+        ):
+            raise TypeError(
+                f"{method.__qualname__}: annotate every argument: a Room and a Data first, if any, then int, bool, "
+                "str, bytes or float"
+            )
+        if kinds != _VERB_ARGUMENTS.get(name, kinds):
+            expected = ", ".join(kind.__name__ for kind in _VERB_ARGUMENTS[name])
+            raise TypeError(f"{method.__qualname__}: the verb {name} takes ({expected})")
+        needs, early = getattr(method, "__hcall__", (0, False))
+        if name in VERBS:
+            yield Handler(name, VERBS[name], areas, scalars, needs, early)
+        else:
+            yield Handler(name, number, areas, scalars, needs, early)
+            number += 1

@@ -1,0 +1,194 @@
+"""A disk in a real file, or on a real block device.
+
+The image is never mapped: a hole in a mapped file on a full filesystem kills the process.  What the page cache has is
+read at once, straight into guest memory; whatever may wait for the disk goes to a worker thread.
+"""
+
+import ctypes
+import errno
+import fcntl
+import os
+import re
+import stat
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from hostd.device import Config, Data, Device, Feature, Irq, Later, Property, Room, call
+from protocol.errors import BadArgument, IoError, ReadOnly
+
+_SECTOR = 512
+_READ_NOW = 256 * 1024  # bytes: to copy more would hold up the other guests
+_WRITE_NOW = 64 * 1024  # bytes: to write more may wait for the disk
+_ZEROES = bytes(1 << 20)
+_KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 1, 2, 16  # linux/falloc.h
+_SIZE = re.compile(r"(\d+)([KMGT]?)")
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Size(int):
+    """A number of bytes."""
+
+    @classmethod
+    def parse(cls, text: str, folder: Path) -> "Size":
+        """Such as 4096, 64K or 16M.  Raises ValueError."""
+        match = _SIZE.fullmatch(text)
+        if match is None:
+            raise ValueError(f"{text!r} is no size: a number, and K, M, G or T")
+        return cls(int(match[1]) << 10 * " KMGT".index(match[2] or " "))
+
+
+class Block(Device):
+    """Reads and writes take any byte range within the capacity; each is done whole, or fails."""
+
+    compatible, ids = "hostd,block", (0x1AF4, 0x1042)
+    path = Config(Path, help="the image, or a block device")
+    read_only = Config(bool, False)
+    create = Config(Size, "0", help="size, such as 64M, of an empty image if there is none")
+    capacity = Property(int)  # bytes
+    sector_size = Property(int)
+    RO, FLUSH, DISCARD, WRITE_ZEROES = Feature(5), Feature(9), Feature(13), Feature(14)  # virtio 1.2, 5.2.3
+    resized = Irq()
+
+    def start(self) -> None:
+        if self.create and not self.path.exists():
+            with self.path.open("xb") as image:
+                image.truncate(self.create)
+        self._fd = os.open(self.path, (os.O_RDONLY if self.read_only else os.O_RDWR) | os.O_CLOEXEC)
+        try:
+            mode = os.fstat(self._fd).st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
+                raise OSError(errno.EINVAL, "neither a file nor a block device", str(self.path))
+            try:
+                fcntl.flock(self._fd, (fcntl.LOCK_SH if self.read_only else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise OSError(errno.EBUSY, "in use by another device or process", str(self.path)) from None
+        except OSError:
+            os.close(self._fd)
+            raise
+        self.sector_size = _SECTOR
+        self.capacity = self._size()
+        self._now = os.RWF_NOWAIT
+        self._failed = False
+        writing = self.FLUSH.mask | self.DISCARD.mask | self.WRITE_ZEROES.mask
+        self.offered &= ~(writing if self.read_only else self.RO.mask)
+
+    def stop(self) -> None:
+        os.close(self._fd)
+
+    def tick(self) -> None:
+        """Whoever owns the image may make it longer or shorter."""
+        size = self._size()
+        if size != self.capacity:
+            self.capacity = size
+            self.resized()
+
+    def read(self, into: Room, at: int) -> int | Later[int]:
+        length = into.nbytes
+        if not 0 <= at <= self.capacity - length:
+            raise self._outside(at, length)
+        if length > _READ_NOW:
+            return self.offload(self._read_all, into, at)
+        try:
+            if os.preadv(self._fd, into, at, self._now) == length:
+                return length
+        except BlockingIOError:
+            pass  # not in the page cache
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+            self._now = 0  # tmpfs: always in memory
+            return self.read(into, at)
+        return self.offload(self._read_all, into, at)
+
+    def write(self, data: Data, at: int) -> int | Later[int]:
+        self._check_write(at, data.nbytes)
+        if data.nbytes > _WRITE_NOW:
+            return self.offload(self._write_all, data, at)
+        return self._write_all(data, at)
+
+    def sync(self) -> Later[None]:
+        return self.offload(self._sync)
+
+    @call(needs=DISCARD)
+    def discard(self, at: int, length: int) -> Later[None]:
+        """Give the range back to the filesystem: it reads as zeroes, or as before where that cannot be done."""
+        self._check_write(at, length)
+        return self.offload(self._punch, at, length)
+
+    @call(needs=WRITE_ZEROES)
+    def write_zeroes(self, at: int, length: int) -> Later[None]:
+        """Make the range zeroes."""
+        self._check_write(at, length)
+        return self.offload(self._zero, at, length)
+
+    def _size(self) -> int:
+        return os.lseek(self._fd, 0, os.SEEK_END) // _SECTOR * _SECTOR
+
+    def _outside(self, at: int, length: int) -> BadArgument:
+        return BadArgument(f"{at}+{length} is outside the disk of {self.capacity} bytes")
+
+    def _check_write(self, at: int, length: int) -> None:
+        if self.read_only:
+            raise ReadOnly("this disk is read-only")
+        if length < 0 or not 0 <= at <= self.capacity - length:
+            raise self._outside(at, length)
+        if self._failed:
+            raise IoError("a flush of this disk failed: what was written before may be lost")
+
+    # The rest may run in a worker thread.
+
+    def _read_all(self, into: Sequence[memoryview], at: int) -> int:
+        return _whole(os.preadv, self._fd, into, at)
+
+    def _write_all(self, data: Sequence[memoryview], at: int) -> int:
+        return _whole(os.pwritev, self._fd, data, at)
+
+    def _sync(self) -> None:
+        if self._failed:
+            raise IoError("a flush of this disk failed before")
+        try:
+            os.fdatasync(self._fd)
+        except OSError:
+            self._failed = True  # the kernel has dropped the pages: a second flush would lie
+            raise
+
+    def _punch(self, at: int, length: int) -> None:
+        self._fallocate(_PUNCH_HOLE | _KEEP_SIZE, at, length)
+
+    def _zero(self, at: int, length: int) -> None:
+        if not self._fallocate(_ZERO_RANGE | _KEEP_SIZE, at, length):
+            end = at + length
+            while at < end:
+                at += os.pwrite(self._fd, _ZEROES[: end - at], at)
+
+    def _fallocate(self, mode: int, at: int, length: int) -> bool:
+        """Whether the filesystem can do it."""
+        if not length:
+            return True
+        if _libc.fallocate(self._fd, mode, ctypes.c_int64(at), ctypes.c_int64(length)) == 0:
+            return True
+        number = ctypes.get_errno()
+        if number not in (errno.EOPNOTSUPP, errno.ENODEV, errno.EINVAL):
+            raise OSError(number, os.strerror(number))
+        return False
+
+
+_Transfer: TypeAlias = Callable[[int, Sequence[memoryview], int], int]
+
+
+def _whole(transfer: _Transfer, fd: int, pieces: Sequence[memoryview], at: int) -> int:
+    """Go on after a short transfer until all is done.  Raises IoError where the image ends."""
+    total = sum(map(len, pieces))
+    done = transfer(fd, pieces, at)
+    while done < total:
+        rest, skip = [], done
+        for piece in pieces:
+            if skip < len(piece):
+                rest.append(piece[skip:])
+            skip = max(0, skip - len(piece))
+        moved = transfer(fd, rest, at + done)
+        if not moved:
+            raise IoError(f"the image ends at {at + done}")
+        done += moved
+    return total

@@ -1,0 +1,167 @@
+"""A body, `[number, handle, args]` with its areas, becomes a call of a handler.
+
+For every carrier: one argument check, one failure path, one place to filter or capture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from protocol.errors import BadArea, BadArgument, Busy, HcallError, NoSuchCall, NotAllowed, NotOpen
+from protocol.hcall import CLASS_SHIFT
+from protocol.memory import Memory
+from protocol.messages import Areas, Args
+
+from .answers import OK, failed, finished
+from .core import CORE
+from .irq import Vectors
+from .later import Later
+from .limits import Limits
+from .opened import DATA, NO_AREA, ROOM, Open, Pending
+from .tree import Node, Tree
+
+
+class Dispatcher:
+    """What one guest has opened, and the memory it lent.  Knows no lane and no socket."""
+
+    __slots__ = ("_hint", "detach", "limits", "memory", "opens", "take_fd", "tree", "watched")
+
+    def __init__(
+        self,
+        tree: Tree,
+        limits: Limits,
+        hint: Callable[[int, int, int], None],
+        take_fd: Callable[[int], int],
+        detach: Callable[[], None],
+    ) -> None:
+        """*hint*(tag, vector, count) goes to the guest, *take_fd*(id) gives what it sent, *detach* learns of DETACH."""
+        self.tree, self.limits, self._hint, self.take_fd, self.detach = tree, limits, hint, take_fd, detach
+        self.memory = Memory(limits.regions, limits.memory)
+        self.opens: dict[int, Open] = {}
+        self.watched: dict[int, Vectors] = {}  # by node handle: changes among its children
+
+    def dispatch(self, number: int, handle: int, args: Args, areas: Areas) -> tuple[int, object] | Pending:
+        """The answer, (status, value), or the Pending of one that comes later."""
+        room = data = None
+        try:
+            if number >> CLASS_SHIFT == 0:
+                core = CORE.get(number)
+                if core is None:
+                    raise NoSuchCall(f"the core has no call {number:#x}")
+                function, kinds = core
+                if areas:
+                    raise BadArea("calls of the core take no areas")
+                if len(args) != len(kinds) or (args and (*map(type, args),) != kinds):
+                    raise _wrong_arguments(kinds)
+                value = function(self, handle, *args)
+            else:
+                opened = self.opens.get(handle)
+                if opened is None:
+                    raise self.not_open(handle)
+                entry = opened.table.get(number)
+                if entry is None:
+                    raise opened.missing(number)
+                method, kinds, takes = entry
+                if (
+                    len(args) != len(kinds)
+                    or (args and type(args[0]) is not kinds[0])
+                    or (len(args) > 1 and (*map(type, args),) != kinds)
+                ):
+                    raise _wrong_arguments(kinds)
+                if takes == ROOM:
+                    room = self.memory.room(areas)
+                    value = method(room, *args)
+                elif takes == DATA:
+                    data = self.memory.data(areas)
+                    value = method(data, *args)
+                elif takes == NO_AREA:
+                    if areas:
+                        raise BadArea("this call takes no area")
+                    value = method(*args)
+                else:
+                    room, data = self.memory.both(areas)
+                    value = method(room, data, *args)
+                if type(value) is Later:
+                    return Pending(opened, value, room, data)
+                return finished(value, room, data)
+            if type(value) is Later:
+                return Pending(None, value, None, None)
+            return OK, value
+        except Exception as error:
+            return failed(error, room, data)
+
+    def not_open(self, handle: int) -> HcallError:
+        """Why nothing is open behind *handle*."""
+        if handle in self.tree.nodes:
+            return NotOpen(f"{handle:#x} is a node handle: open the device first")
+        return self.tree.handles.missing(handle)
+
+    def open(self, node: Node, cookie: int) -> int:
+        """Open the device of *node*; the handle.  Its interrupts carry *cookie*, or the handle if that is 0."""
+        if node.device is None:
+            raise NotAllowed(f"{node.path} has no device")
+        if node.leaving:
+            raise Busy(f"{node.path} is being unplugged")
+        if node.opens and not node.device.shared:
+            raise Busy(f"{node.path} has an owner")
+        if len(self.opens) >= self.limits.handles:
+            raise Busy(f"a guest has at most {self.limits.handles} devices open")
+        if not 0 <= cookie < 1 << 64:
+            raise BadArgument("a cookie is 64 bits")
+        handle = self.tree.handles.new()
+        self.opens[handle] = Open(node, handle, partial(self._hint, cookie or handle), self.forget)
+        return handle
+
+    def opened(self, handle: int) -> Open:
+        """What is open behind *handle*.  Raises NotOpen, StaleHandle or BadHandle."""
+        opened = self.opens.get(handle)
+        if opened is None:
+            raise self.not_open(handle)
+        return opened
+
+    def forget(self, handle: int) -> None:
+        """*handle* was closed, or its device is gone: it is stale from now on."""
+        self.opens.pop(handle, None)
+
+    def acknowledge(self, handle: int, vector: int, seen: int) -> None:
+        """The guest has seen *vector* at the count *seen*.  A handle that is gone meanwhile does not matter."""
+        opened = self.opens.get(handle)
+        vectors = opened.vectors if opened is not None else self.watched.get(handle)
+        if vectors is not None:
+            vectors.acknowledge(vector, seen)
+
+    def watch(self) -> None:
+        """Hint from now on when the children of a node change: vector 0 of that node."""
+        self.tree.watchers.setdefault(self, self._changed)
+
+    def _changed(self, parent: Node) -> None:
+        for gone in self.watched.keys() - self.tree.nodes.keys():
+            del self.watched[gone]
+        if parent.handle not in self.watched:
+            self.watched[parent.handle] = Vectors(partial(self._hint, parent.handle))
+        self.watched[parent.handle].fire(0)
+
+    def relink(self) -> None:
+        """The guest came back: every hint that it did not acknowledge is given again."""
+        for vectors in [*(opened.vectors for opened in self.opens.values()), *self.watched.values()]:
+            vectors.relink()
+
+    def close(self, then: Callable[[], None]) -> None:
+        """Give back all devices; *then* is called when none of them works for this guest any more."""
+        self.tree.watchers.pop(self, None)
+        self.watched.clear()
+        waiting = {0, *self.opens}  # 0 until all have been told
+
+        def closed(handle: int) -> None:
+            waiting.discard(handle)
+            if not waiting:
+                then()
+
+        for handle, opened in list(self.opens.items()):
+            opened.close(partial(closed, handle))
+        closed(0)
+
+
+def _wrong_arguments(kinds: tuple[type, ...]) -> BadArgument:
+    return BadArgument(f"this call takes ({', '.join(kind.__name__ for kind in kinds)})")

@@ -1,0 +1,151 @@
+"""One guest: its session, what it has open, and the link of the moment.  It outlives a lost link."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from protocol.errors import BadArgument, ProtocolViolation, Status
+from protocol.messages import CALL, Hello, end
+from protocol.session import HostSession, State
+
+from .dispatch import Dispatcher
+from .irq import MAX_VECTORS
+from .limits import Limits
+from .tree import Tree
+
+if TYPE_CHECKING:
+    from .link import Link
+
+_FD_BYTES: Final = 4  # a datagram of the fd lane: the id, little-endian, and one descriptor
+
+
+class Guest:
+    """Takes a link's bytes, makes the calls in them, and answers in one write."""
+
+    __slots__ = ("_batching", "detached", "dispatcher", "fd_lane", "identity", "link", "lost_at", "name", "session",
+                 "token", "uid")  # fmt: skip
+
+    def __init__(self, hello: Hello, session: HostSession, uid: int, tree: Tree, limits: Limits) -> None:
+        self.name, self.token, self.uid, self.session = hello.name, hello.token, uid, session
+        self.dispatcher = Dispatcher(tree, limits, self._hint, self._take_fd, self._detach)
+        self.identity: set[tuple[int, int, int, int]] = set()  # the memory of its HELLO
+        self.fd_lane: socket.socket | None = None
+        self.link: Link | None = None
+        self.lost_at: float | None = None
+        self.detached = False
+        self._batching = False
+
+    def receive(self, data: bytes) -> ProtocolViolation | None:
+        """The bytes of a link; what is wrong with them, after all before it was done."""
+        session, dispatch = self.session, self.dispatcher.dispatch
+        self._batching = True
+        try:
+            for message in session.receive(data):
+                if message[0] == CALL:
+                    _, slot, seq, number, handle, args, areas = message
+                    answer = dispatch(number, handle, args, areas)
+                    if isinstance(answer, tuple):
+                        session.reply(slot, seq, *answer)
+                    else:
+                        answer.then(partial(self._answer, slot, seq))
+                elif 0 <= message[2] < MAX_VECTORS:
+                    self.dispatcher.acknowledge(message[1], message[2], message[3])
+                else:
+                    session.broken = ProtocolViolation(f"there is no vector {message[2]}")
+                    break
+        finally:
+            self._batching = False
+        if session.out:
+            self.flush()
+        return session.broken
+
+    def flush(self) -> None:
+        """Write what waits, in one piece."""
+        if self.link is not None:
+            self.link.write(self.session.out)
+
+    def attach(self, link: Link) -> None:
+        """*link* carries the session from now on."""
+        self.link = link
+        self.lost_at = None
+
+    def resume(self) -> None:
+        """The guest came back: the old link, even if it looks alive, is cut; what it may have lost is given again."""
+        old, self.link = self.link, None
+        if old is not None:
+            old.abort()
+        self.session.resume()
+        self.dispatcher.relink()
+
+    def lose(self, now: float) -> None:
+        """The link broke."""
+        self.link = None
+        self.lost_at = now
+        self.session.lose()
+
+    def end(self, status: Status, text: str, then: Callable[[], None] = lambda: None) -> None:
+        """Say the last word and give back all devices; *then* follows when no call is under way any more."""
+        if self.session.state is State.ENDED:
+            then()
+            return
+        self._batching = True  # the answers of the calls that this ends, and the last word, in one write
+        self.dispatcher.close(then)
+        self._batching = False
+        self.session.end(end(status, text))
+        self.flush()
+        if self.link is not None:
+            self.link.close()
+            self.link = None
+        self.take_lane(None)
+
+    def take_lane(self, lane: socket.socket | None) -> None:
+        """*lane* takes the place of the fd lane, which is closed."""
+        if self.fd_lane is not None:
+            self.fd_lane.close()
+        self.fd_lane = lane
+
+    def is_dead(self) -> bool:
+        """Whether its process is gone: then nobody holds the other end of the fd lane."""
+        if self.fd_lane is None:
+            return False
+        poll = select.poll()
+        poll.register(self.fd_lane, 0)
+        return any(events & (select.POLLHUP | select.POLLERR) for _, events in poll.poll(0))
+
+    def _answer(self, slot: int, seq: int, status: int, value: object) -> None:
+        if self.session.state is not State.ENDED:
+            self.session.reply(slot, seq, status, value)
+            if not self._batching:
+                self.flush()
+
+    def _hint(self, tag: int, vector: int, count: int) -> None:
+        if self.session.state is State.READY:
+            self.session.interrupt(tag, vector, count)
+            if not self._batching:
+                self.flush()
+
+    def _take_fd(self, fd_id: int) -> int:
+        """The descriptor with *fd_id*, the caller's to close; those before it on the lane are dropped."""
+        while self.fd_lane is not None:
+            try:
+                data, fds, flags, _ = socket.recv_fds(
+                    self.fd_lane, _FD_BYTES + 1, 2, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+                )
+            except OSError:
+                break
+            if not data:
+                break
+            whole = len(data) == _FD_BYTES and len(fds) == 1 and not flags & socket.MSG_CTRUNC
+            if whole and int.from_bytes(data, "little") == fd_id:
+                return fds[0]
+            for fd in fds:
+                os.close(fd)
+        raise BadArgument(f"no descriptor with the id {fd_id} came over the fd lane")
+
+    def _detach(self) -> None:
+        self.detached = True

@@ -1,0 +1,157 @@
+"""A running machine: its tree, its devices and its guests."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import resource
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from protocol.clock import Clock, Timer
+from protocol.errors import NoMatch
+
+from .guests import Guests
+from .limits import Limits
+from .machine import DeviceSpec, Machine, MachineError, read_device
+from .tree import Node, Tree
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS: Final = 1.0
+UNPLUG_SECONDS: Final = 5.0  # that guests have to let go of a device
+_FDS_A_GUEST: Final = 3  # its socket, its fd lane, and one on its way
+_FDS_OF_OURS: Final = 128  # devices, control connections, the interpreter
+
+
+class Host:
+    """The devices of a machine, and the guests that use them."""
+
+    def __init__(self, machine: Machine, clock: Clock, socket: Path) -> None:
+        self.machine, self.clock, self.socket = machine, clock, socket
+        self.epoch = new_epoch()
+        self.tree = Tree(self.epoch, machine.name)
+        self.guests = Guests(self.tree, _affordable(machine.limits), clock, self.epoch)
+        self.started = clock.time()
+        self._specs: dict[int, DeviceSpec] = {}  # by node handle
+        self._ticker: Timer = clock.call_later(TICK_SECONDS, self._tick)
+
+    def plug(self, spec: DeviceSpec) -> Node:
+        """Start the device of *spec* and show it to all guests.  Raises MachineError."""
+        try:
+            device = spec.make()
+            device.clock = self.clock
+            device.start()
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            where = f" {error.filename}:" if isinstance(error, OSError) and error.filename else ""
+            raise MachineError([f"{self._file}: devices.{spec.path}:{where} {reason}"]) from error
+        try:
+            node = self.tree.plug(spec.path, device)
+        except ValueError as error:
+            device.close()
+            raise MachineError([f"{self._file}: devices.{spec.path}: {error}"]) from None
+        self._specs[node.handle] = spec
+        self._notify()
+        return node
+
+    def plug_table(self, path: str, table: Mapping[str, Any]) -> Node:
+        """Plug the device that *table*, as in a machine file, describes.  Raises MachineError."""
+        folder = self.machine.file.parent if self.machine.file else Path()
+        return self.plug(read_device(path, table, folder.absolute()))
+
+    async def unplug(self, path: str, surprise: bool = False, within: float = UNPLUG_SECONDS) -> bool:
+        """Take the node at *path*, and all below it, out of the tree; whether guests let go of it in time.
+
+        They are asked, and have *within* seconds; a *surprise* does not ask.  Raises NoMatch.
+        """
+        node = self.tree.find(path)
+        if node is self.tree.root:
+            raise NoMatch("the root stays")
+        willing = True
+        if not surprise and any(below.opens for below in node.walk()):
+            self.tree.leave(node)
+            try:
+                async with asyncio.timeout(within):
+                    await self._closed(node)
+            except TimeoutError:
+                willing = False
+        if node.handle in self.tree.nodes:  # else somebody else was faster
+            self._remove(node)
+        return willing
+
+    async def _closed(self, node: Node) -> None:
+        for below in list(node.walk()):
+            if below.opens:
+                closed = asyncio.Event()
+                below.when_closed.append(closed.set)
+                await closed.wait()
+
+    def _remove(self, node: Node) -> None:
+        below = list(node.walk())
+        self.tree.remove(node)
+        for gone in below:
+            self._specs.pop(gone.handle, None)
+            for opened in list(gone.opens):
+                opened.close()
+            if gone.opens:  # a worker thread has its hands on the device
+                gone.when_closed.append(partial(_stop, gone))
+            else:
+                _stop(gone)
+        self._notify()
+
+    def spec(self, node: Node) -> DeviceSpec | None:
+        """What *node* was plugged from."""
+        return self._specs.get(node.handle)
+
+    async def close(self) -> None:
+        """Answer every call, end every session, stop every device."""
+        self._ticker.cancel()
+        await self.guests.close()
+        for node in list(self.tree.root.children.values()):
+            self._remove(node)
+
+    @property
+    def _file(self) -> str:
+        return str(self.machine.file or "machine")
+
+    def _notify(self) -> None:
+        self.guests.changed.set()
+
+    def _tick(self) -> None:
+        for node in list(self.tree.nodes.values()):
+            if node.device is not None:
+                try:
+                    node.device.tick()
+                except Exception:
+                    log.exception("%s: tick failed", node.path)
+        self._ticker = self.clock.call_later(TICK_SECONDS, self._tick)
+
+
+def _stop(node: Node) -> None:
+    if node.device is not None:
+        try:
+            node.device.close()
+        except Exception:
+            log.exception("%s: stop failed", node.name)
+
+
+def new_epoch() -> int:
+    """A number, 1 to 32767, for one life of a host: handles of another life are seen as such."""
+    return int.from_bytes(os.urandom(2), "big") % 0x7FFF + 1
+
+
+def _affordable(limits: Limits) -> Limits:
+    """*limits* with no more guests than the process may have descriptors for."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    possible = max(1, (hard - _FDS_OF_OURS) // _FDS_A_GUEST)
+    if possible >= limits.guests:
+        return limits
+    log.warning("%d open files allow %d guests, not %d: raise the limit (ulimit -Hn)", hard, possible, limits.guests)
+    return msgspec.structs.replace(limits, guests=possible)

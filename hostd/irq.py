@@ -1,0 +1,61 @@
+"""Interrupt vectors of one open handle: each a counter, a mask bit and at most one hint that is not acknowledged.
+
+Memory is bounded whatever a device does, and no interrupt is lost across a mask or a lost link: the count goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+MAX_VECTORS: Final = 32
+
+
+class Vectors:
+    """Costs next to nothing until the first interrupt."""
+
+    __slots__ = ("_counts", "_hint", "_hinted", "_seen", "mask")
+
+    def __init__(self, hint: Callable[[int, int], None]) -> None:
+        """*hint*(vector, count) tells the guest."""
+        self._hint = hint
+        self._counts: dict[int, int] = {}
+        self._seen: dict[int, int] = {}
+        self._hinted = 0  # bit set: hints that are not acknowledged
+        self.mask = 0  # bit set: vectors that count, but give no hints
+
+    def count(self, vector: int) -> int:
+        """How often *vector* was raised."""
+        return self._counts.get(vector, 0)
+
+    def fire(self, vector: int) -> None:
+        """Raise *vector*."""
+        self._counts[vector] = self._counts.get(vector, 0) + 1
+        self._notify(vector)
+
+    def acknowledge(self, vector: int, seen: int) -> None:
+        """The guest has seen the count *seen*; beyond it there is another hint."""
+        self._hinted &= ~(1 << vector)
+        self._seen[vector] = min(seen, self.count(vector))
+        self._notify(vector)
+
+    def set_mask(self, mask: int) -> int:
+        """Mask exactly the vectors of the bit set *mask*; the mask before."""
+        before, self.mask = self.mask, mask
+        for vector in self._counts:
+            if before & ~mask & 1 << vector:
+                self._notify(vector)
+        return before
+
+    def relink(self) -> None:
+        """The hints on the old link may be lost: give them again."""
+        self._hinted = 0
+        for vector in self._counts:
+            self._notify(vector)
+
+    def _notify(self, vector: int) -> None:
+        bit = 1 << vector
+        count = self._counts.get(vector, 0)
+        if not (self._hinted | self.mask) & bit and count > self._seen.get(vector, 0):
+            self._hinted |= bit
+            self._hint(vector, count)

@@ -1,0 +1,174 @@
+"""The machine file: TOML, checked against what each table may hold, every mistake in one line that names its place.
+
+[machine]
+name = "demo"
+
+[limits]                    # see hostd.limits
+guests = 16
+
+[devices.disk]              # a node of the tree; "bus/disk" stands below another
+model = "block"             # what hostd/devices has
+path = "disk.img"           # and what the model declares with Config
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from . import models
+from .device import TOML_NAMES, Device
+from .limits import Limits
+from .tree import NAME
+
+
+class MachineError(ValueError):
+    """What is wrong with a machine file: one line for each mistake."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self.lines = list(lines)
+        super().__init__("\n".join(self.lines))
+
+
+@dataclass(frozen=True)
+class DeviceSpec:
+    """One device as its table describes it."""
+
+    path: str  # in the tree
+    model: str
+    device: type[Device]
+    config: dict[str, Any]
+
+    def make(self) -> Device:
+        """The device, not started."""
+        return self.device(**self.config)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine file, read and checked."""
+
+    name: str = "machine"
+    limits: Limits = field(default_factory=Limits)
+    devices: tuple[DeviceSpec, ...] = ()
+    file: Path | None = None
+
+    @classmethod
+    def load(cls, file: str | Path) -> Machine:
+        """Read *file*; paths in it are relative to its folder.  Raises MachineError with all mistakes."""
+        file = Path(file)
+        try:
+            text = file.read_text()
+            tables = tomllib.loads(text)
+        except OSError as error:
+            raise MachineError([f"{file}: {error.strerror}"]) from None
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise MachineError([f"{file}: {error}"]) from None
+        return cls._read(tables, _Checker(str(file), file.parent.absolute()), file)
+
+    @classmethod
+    def from_tables(cls, tables: Mapping[str, Any], folder: Path) -> Machine:
+        """The machine that *tables*, shaped as the file's, describe.  Raises MachineError."""
+        return cls._read(tables, _Checker("machine", folder), None)
+
+    @classmethod
+    def _read(cls, tables: Mapping[str, Any], check: _Checker, file: Path | None) -> Machine:
+        sections = check.table("", tables, {"machine": dict, "limits": dict, "devices": dict})
+        about = check.table("machine", sections.get("machine", {}), {"name": str})
+        names = dict.fromkeys(Limits.__struct_fields__, int)
+        limits = {
+            key: value
+            for key, value in check.table("limits", sections.get("limits", {}), names).items()
+            if value > 0 or check.wrong(f"limits.{key}", "must be more than 0")
+        }
+        specs = [check.device(path, table) for path, table in sections.get("devices", {}).items()]
+        if check.mistakes:
+            raise MachineError(check.mistakes)
+        return cls(
+            about.get("name", "machine"),
+            msgspec.structs.replace(Limits(), **limits),
+            tuple(spec for spec in specs if spec is not None),
+            file,
+        )
+
+
+def read_device(path: str, table: Mapping[str, Any], folder: Path) -> DeviceSpec:
+    """One device from its *table*, as for `hostd plug`.  Raises MachineError."""
+    check = _Checker("plug", folder)
+    spec = check.device(path, table)
+    if spec is None or check.mistakes:
+        raise MachineError(check.mistakes)
+    return spec
+
+
+class _Checker:
+    """Collects the mistakes of one file."""
+
+    def __init__(self, file: str, folder: Path) -> None:
+        self._file, self._folder = file, folder
+        self.mistakes: list[str] = []
+
+    def wrong(self, place: str, text: str) -> bool:
+        """Note a mistake.  Returns False."""
+        self.mistakes.append(f"{self._file}: {place}: {text}" if place else f"{self._file}: {text}")
+        return False
+
+    def table(self, place: str, table: object, allowed: Mapping[str, type]) -> dict[str, Any]:
+        """The entries of *table* that may be there and have the right type."""
+        good = {}
+        if not isinstance(table, dict):
+            self.wrong(place, "must be a table")
+            return {}
+        for key, value in table.items():
+            where = f"{place}.{key}".lstrip(".")
+            if key not in allowed:
+                self._unknown(where, key, list(allowed))
+            elif type(value) is not allowed[key]:
+                self.wrong(where, f"must be {TOML_NAMES[allowed[key]]}, not {TOML_NAMES.get(type(value), 'that')}")
+            else:
+                good[key] = value
+        return good
+
+    def device(self, path: str, table: object) -> DeviceSpec | None:
+        """The device of the table `[devices.path]`, or None and a mistake."""
+        place = f"devices.{path}" if "/" not in path else f'devices."{path}"'
+        before = len(self.mistakes)
+        for name in path.split("/"):
+            if not NAME.fullmatch(name):
+                self.wrong(place, f"{name!r} is no device name: 1 to 31 letters, digits and ,._+-")
+        if not isinstance(table, dict):
+            self.wrong(place, "must be a table")
+            return None
+        model = table.get("model")
+        if not isinstance(model, str):
+            self.wrong(place, f'needs model = "...", one of {", ".join(models.names())}')
+            return None
+        try:
+            device = models.load(model)
+        except LookupError as error:
+            self.wrong(f"{place}.model", str(error))
+            return None
+        config = {}
+        for key, value in table.items():
+            if key in device.config:
+                try:
+                    config[key] = device.config[key].convert(value, self._folder)
+                except ValueError as error:
+                    self.wrong(f"{place}.{key}", str(error))
+            elif key != "model":
+                self._unknown(f"{place}.{key}", key, ["model", *device.config])
+        for key, declared in device.config.items():
+            if key not in table:
+                if declared.required:
+                    self.wrong(place, f"needs {key} = ...{f', {declared.help}' if declared.help else ''}")
+                else:
+                    config[key] = declared.convert(declared.default, self._folder)
+        return DeviceSpec(path, model, device, config) if len(self.mistakes) == before else None
+
+    def _unknown(self, place: str, key: str, allowed: list[str]) -> None:
+        self.wrong(place, f"unknown key{models.suggest(key, allowed)}; allowed: {', '.join(allowed)}")

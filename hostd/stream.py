@@ -1,0 +1,170 @@
+"""The vuart: a device that is two pipes, with buffers, triggers and three interrupts.
+
+After the virtual UART of the PlayStation 3 hypervisor (Linux drivers/ps3/ps3-vuart.c).  A vector counts how often its
+condition was found true: when it becomes true, and when it is enabled in the interrupt mask while true.  So a driver
+works until WOULD_BLOCK, and only then waits.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final
+
+from protocol.errors import BadArgument, IoError, WouldBlock
+
+from .device import Data, Device, Irq, Room, call
+
+__all__ = ["Param", "Stream"]
+
+
+class Param(enum.IntEnum):
+    """The parameters of a port; from RX_BUF_SIZE on they can only be read."""
+
+    TX_TRIGGER = 0  # free bytes in the transmit buffer at which tx_ready is raised
+    RX_TRIGGER = 1  # free bytes in the receive buffer at which, or below, rx_ready is raised
+    INTERRUPT_MASK = 2  # enabled interrupts: TX 1, RX 2, DISCONNECT 4
+    RX_BUF_SIZE = 3
+    RX_BYTES = 4
+    TX_BUF_SIZE = 5
+    TX_BYTES = 6
+    INTERRUPT_STATUS = 7  # conditions that are true, whether enabled or not
+
+
+TX, RX, DISCONNECT = 1, 2, 4
+BUFFER: Final = 64 * 1024  # bytes each way
+
+
+class Stream(Device):
+    """Base of the models that are a plain bidirectional stream.
+
+    Towards the guest a model calls `send` and is asked for more by `drained`; what the guest wrote comes to `written`,
+    which may take less than all: flow control, until `transmit` is called.
+    """
+
+    rx_ready, tx_ready, disconnected = Irq(), Irq(), Irq()
+
+    def start(self) -> None:
+        """Begin with empty buffers."""
+        Stream.clear(self)
+
+    # What a model has.
+
+    def written(self, data: bytes) -> int:
+        """The guest wrote *data*: how much of it is taken now."""
+        raise NotImplementedError
+
+    def drained(self) -> None:
+        """The guest has read: there is `space` again."""
+
+    @property
+    def space(self) -> int:
+        """How many bytes `send` would take."""
+        return BUFFER - len(self._rx)
+
+    def send(self, data: bytes) -> int:
+        """Give *data* to the guest: how much of it fitted."""
+        data = data[: self.space]
+        self._rx += data
+        self._update()
+        return len(data)
+
+    def transmit(self) -> None:
+        """The model takes bytes again: what waited goes to `written`."""
+        while self._tx:
+            taken = self.written(bytes(self._tx))
+            if not taken:
+                break
+            del self._tx[:taken]
+        self._update()
+
+    def hang_up(self) -> None:
+        """The other end is gone: the guest reads what is left, then the end."""
+        self._closed = True
+        self._tx.clear()
+        self._update()
+
+    def reset(self) -> None:
+        """As after power-on; what came in before anybody looked is kept."""
+        if self._touched:
+            self.clear()
+            self._update()
+            self.drained()
+
+    def clear(self) -> None:
+        """Nothing of one guest is visible to the next."""
+        self._rx, self._tx = bytearray(), bytearray()
+        self._touched = self._closed = False
+        self._triggers = [1, BUFFER - 1]  # one byte of room, one byte that waits
+        self._enabled = TX | RX | DISCONNECT
+        self._raised = TX  # conditions that hold, and were told
+
+    # What the guest sees.
+
+    def read(self, into: Room, at: int) -> int:
+        """Bytes that wait; 0 is the end of the stream.  Errors: WouldBlock."""
+        self._touched = True
+        if not self._rx:
+            if self._closed or not into.nbytes:
+                return 0
+            raise WouldBlock("nothing has come: wait for rx_ready")
+        count = into.put(bytes(self._rx[: into.nbytes]))
+        del self._rx[:count]
+        self._update()
+        self.drained()
+        return count
+
+    def write(self, data: Data, at: int) -> int:
+        """Take as much as there is room for.  Errors: WouldBlock, IoError after the other end is gone."""
+        self._touched = True
+        if self._closed:
+            raise IoError("the other end is gone")
+        room = BUFFER - len(self._tx)
+        if not room:
+            raise WouldBlock("no room: wait for tx_ready")
+        taken = data.get()[:room]
+        self._tx += taken
+        self.transmit()
+        return len(taken)
+
+    @call
+    def get_param(self, param: int) -> int:
+        """A parameter of the port, see `Param`.  Errors: BadArgument."""
+        if param == Param.TX_TRIGGER or param == Param.RX_TRIGGER:
+            return self._triggers[param]
+        values = {
+            Param.INTERRUPT_MASK: self._enabled, Param.RX_BUF_SIZE: BUFFER, Param.RX_BYTES: len(self._rx),
+            Param.TX_BUF_SIZE: BUFFER, Param.TX_BYTES: len(self._tx), Param.INTERRUPT_STATUS: self._conditions(),
+        }  # fmt: skip
+        if param not in values:
+            raise BadArgument(f"a port has the parameters 0 to {max(Param)}, not {param}")
+        return values[Param(param)]
+
+    @call
+    def set_param(self, param: int, value: int) -> None:
+        """Set a trigger, 1 to the buffer's size for TX, 0 to below it for RX, or the mask.  Errors: BadArgument."""
+        self._touched = True
+        if param == Param.INTERRUPT_MASK and 0 <= value <= TX | RX | DISCONNECT:
+            self._raised &= value  # what is enabled anew while true is told
+            self._enabled = value
+        elif param in (Param.TX_TRIGGER, Param.RX_TRIGGER) and 0 <= value - (param == Param.TX_TRIGGER) < BUFFER:
+            self._triggers[param] = value
+        else:
+            raise BadArgument(f"parameter {param} cannot be set to {value}")
+        self._update()
+
+    def _conditions(self) -> int:
+        tx = TX if BUFFER - len(self._tx) >= self._triggers[Param.TX_TRIGGER] and not self._closed else 0
+        rx = RX if self.space <= self._triggers[Param.RX_TRIGGER] or self._closed else 0
+        return tx | rx | (DISCONNECT if self._closed else 0)
+
+    def _update(self) -> None:
+        """Raise the interrupts whose condition has become true."""
+        conditions = self._conditions()
+        fresh = conditions & ~self._raised & self._enabled
+        self._raised = conditions & (self._raised | fresh)
+        if fresh & RX:
+            self.rx_ready()
+        if fresh & TX:
+            self.tx_ready()
+        if fresh & DISCONNECT:
+            self.disconnected()

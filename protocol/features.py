@@ -1,0 +1,75 @@
+"""The device status byte and feature negotiation, as in virtio 1.2, 2.1, 2.2 and 3.1.1.
+
+Reset, ACKNOWLEDGE, DRIVER, features, FEATURES_OK and look whether it stayed, DRIVER_OK.
+"""
+
+from __future__ import annotations
+
+import enum
+import itertools
+from typing import Final
+
+from .errors import BadArgument, NotAllowed
+
+
+class DeviceStatus(enum.IntFlag):
+    """What the driver has told the device; writing 0 resets it."""
+
+    ACKNOWLEDGE = 1
+    DRIVER = 2
+    DRIVER_OK = 4
+    FEATURES_OK = 8
+    NEEDS_RESET = 64
+    FAILED = 128
+
+
+#: The steps, in the order in which a driver takes them after a reset.
+STEPS: Final = (
+    DeviceStatus.ACKNOWLEDGE, DeviceStatus.DRIVER, DeviceStatus.FEATURES_OK, DeviceStatus.DRIVER_OK,
+)  # fmt: skip
+_WRITABLE: Final = sum(STEPS) | DeviceStatus.FAILED
+
+
+class Negotiation:
+    """The device's side, of one open handle."""
+
+    __slots__ = ("accepted", "offered", "status")
+
+    def __init__(self, offered: int) -> None:
+        self.offered = offered
+        self.reset()
+
+    def reset(self) -> None:
+        """As after power-on."""
+        self.accepted, self.status = 0, 0
+
+    @property
+    def live(self) -> bool:
+        """Whether the driver may use the device."""
+        return self.status & (DeviceStatus.DRIVER_OK | DeviceStatus.FAILED) == DeviceStatus.DRIVER_OK
+
+    def accept(self, features: int) -> None:
+        """The driver's feature bits.  Raises NotAllowed out of turn, BadArgument if they are no bit set."""
+        if not 0 <= features < 1 << 64:
+            raise BadArgument("feature bits are 64 bits")
+        if not self.status & DeviceStatus.DRIVER or self.status & DeviceStatus.FEATURES_OK:
+            raise NotAllowed("features are set after DRIVER and before FEATURES_OK")
+        self.accepted = features
+
+    def write(self, status: int) -> int:
+        """Set the status byte to *status*, not 0; the byte as it is then.
+
+        FEATURES_OK stays clear if the driver accepted a bit that was not offered.  Raises BadArgument for a bit that
+        does not exist or is cleared, NotAllowed for a step out of turn; nothing is changed then.
+        """
+        if status & ~_WRITABLE or self.status & ~status & _WRITABLE:
+            raise BadArgument(f"status {status:#x} has an unknown bit, or clears one of {self.status:#x}")
+        for before, step in itertools.pairwise(STEPS):
+            if status & step and not status & before:
+                raise NotAllowed(f"{step.name} comes after {before.name}")
+        if status & DeviceStatus.FEATURES_OK and self.accepted & ~self.offered:
+            if status & DeviceStatus.DRIVER_OK:
+                raise NotAllowed("a feature was accepted that the device does not offer")
+            status &= ~DeviceStatus.FEATURES_OK
+        self.status = status | (self.status & DeviceStatus.NEEDS_RESET)
+        return self.status
