@@ -1,0 +1,114 @@
+"""What every test gets: both event loops, and a check that nothing was left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import gc
+import inspect
+import os
+import re
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+import hostd
+
+MACHINE = """
+[machine]
+name = "test"
+[devices.rng]
+model = "rng"
+[devices.console]
+model = "console"
+backing = "cmd:cat"
+[devices.disk]
+model = "block"
+path = "disk.img"
+create = "1M"
+"""
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Every asynchronous test runs twice."""
+    return {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+            item.obj = _no_task_left(item.obj)
+
+
+def _no_task_left(test: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(test)
+    async def checked(*args: Any, **kwargs: Any) -> None:
+        before = asyncio.all_tasks()
+        await test(*args, **kwargs)
+        for _ in range(10):  # what was cancelled or answered just now still has a step to go
+            await asyncio.sleep(0)
+        left = asyncio.all_tasks() - before
+        assert not left, f"tasks are left: {left}"
+
+    return checked
+
+
+@pytest.fixture(scope="session", autouse=True)
+def loops_are_warm() -> None:
+    """The first event loop of a process opens descriptors that stay."""
+    for new_loop in pytest_asyncio_loop_factories().values():
+        loop = new_loop()
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+
+
+def _held() -> dict[str, object]:
+    """What the process holds now."""
+    fds = {}
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            fds[fd] = os.readlink(f"/proc/self/fd/{fd}")
+        except FileNotFoundError:
+            continue  # the listing's own
+    maps = Path("/proc/self/maps").read_text()
+    return {
+        "descriptors": fds,
+        "mappings of guest memory": len(re.findall("memfd:", maps)),
+        "threads": {thread.name for thread in threading.enumerate() if "asyncio" not in thread.name},
+    }
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """Descriptors, guest memory and threads are after every test what they were before."""
+    gc.collect()
+    before = _held()
+    yield
+    gc.collect()
+    for thread in threading.enumerate():  # of executors that were shut down without waiting
+        if thread is not threading.main_thread() and not thread.daemon:
+            thread.join(5)
+    assert _held() == before
+
+
+@pytest.fixture
+def machine_file(tmp_path: Path) -> Path:
+    """A machine with an rng, a console behind which `cat` runs, and a disk of 1 MiB."""
+    path = tmp_path / "machine.toml"
+    path.write_text(MACHINE)
+    return path
+
+
+@pytest.fixture
+async def host(machine_file: Path, tmp_path: Path) -> AsyncIterator[hostd.Host]:
+    """That machine, served in this process; its runtime directory is empty of sockets afterwards."""
+    runtime = tmp_path / "run"
+    async with hostd.serve(machine_file, runtime) as host:
+        yield host
+        held = len(host.guests.by_token)
+    assert held == 0, "a test left a guest behind"
+    assert not list(runtime.glob("*.sock"))
