@@ -276,6 +276,7 @@ class BlockingGuest(Guest[Pending]):
         while self._sock is None:
             try:
                 self._connect()
+                self.resumed += 1
             except OSError as error:
                 if time.monotonic() > deadline:
                     raise self._end(LinkLost(f"no host at {self.path}: {error.strerror}")) from None

@@ -46,6 +46,9 @@ class AsyncGuest(Guest[Waiter]):
         self._interrupted: dict[tuple[OpenDevice, int], Waiter] = {}
         self._binding: dict[str, asyncio.Task[Driver]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._following = asyncio.Lock()
+        self._happened: list[tuple[int, str]] = []
+        self._happening = asyncio.Event()
 
     async def attach(self) -> None:
         """Connect, and wait to be welcomed.  Raises OSError without a host, LinkLost if it refuses."""
@@ -64,6 +67,11 @@ class AsyncGuest(Guest[Waiter]):
             task.cancel()
         await asyncio.gather(*self._tasks, *self._binding.values(), return_exceptions=True)
         self._release()
+
+    def cut(self) -> None:
+        """Cut the link, as a network would; the guest comes back by itself."""
+        if self._link is not None:
+            self._link.transport.abort()
 
     def nop(self) -> Awaitable[None]:
         """A round trip that does nothing."""
@@ -175,8 +183,21 @@ class AsyncGuest(Guest[Waiter]):
             self._spawn(self._follow())
 
     async def _follow(self) -> None:
-        with contextlib.suppress(HcallError):
-            await self.follow()
+        async with self._following:
+            with contextlib.suppress(HcallError):
+                happened = await self.follow()
+                self._happened += happened
+        self._happening.set()
+
+    async def happened(self) -> list[tuple[int, str]]:
+        """What was plugged and unplugged, see `follow`; waits until there is something.  Raises LinkLost."""
+        while not self._happened:
+            if self._lost is not None:
+                raise self._lost
+            self._happening.clear()
+            await self._happening.wait()
+        happened, self._happened = self._happened, []
+        return happened
 
     def _spawn(self, work: Any) -> None:
         task = self._loop.create_task(work)
@@ -205,6 +226,7 @@ class AsyncGuest(Guest[Waiter]):
         while True:
             try:
                 await self._connect()
+                self.resumed += 1
                 return
             except OSError as error:
                 if self._loop.time() > deadline:
@@ -221,6 +243,7 @@ class AsyncGuest(Guest[Waiter]):
                 future.set_exception(error)
                 future.exception()  # nobody has to be waiting
         self._interrupted.clear()
+        self._happening.set()
         if self._link is not None:
             self._link.transport.abort()
 

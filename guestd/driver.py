@@ -17,6 +17,8 @@ from .memory import Buffer, Ram
 
 __all__ = ["Buffer", "Driver", "Op", "Signal"]
 
+_CHUNK = 1 << 20  # bytes of guest memory that a large transfer uses
+
 P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -166,3 +168,26 @@ class Driver:
         done = 0
         while done < len(data):
             done += await self.write(data[done : done + MAX_INLINE], at + done)
+
+    async def load(self, count: int, at: int = 0) -> bytes:
+        """As `read_exactly`, through guest memory: the way for much."""
+        pieces: list[bytes] = []
+        with self.dev.ram.alloc(min(count, _CHUNK)) as buffer:
+            left = count
+            while left:
+                moved = await self.read_into(buffer.part(0, min(left, buffer.size)), at + count - left)
+                if not moved:
+                    raise IoError(f"{self.dev.name} ended {left} bytes early")
+                pieces.append(bytes(buffer.view[:moved]))
+                left -= moved
+        return b"".join(pieces)
+
+    async def store(self, data: bytes, at: int = 0) -> None:
+        """As `write_all`, through guest memory: the way for much."""
+        with self.dev.ram.alloc(min(len(data), _CHUNK)) as buffer:
+            for start in range(0, len(data), buffer.size):
+                piece = data[start : start + buffer.size]
+                buffer.view[: len(piece)] = piece
+                done = 0
+                while done < len(piece):
+                    done += await self.write_from(buffer.part(done, len(piece) - done), at + start + done)

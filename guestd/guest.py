@@ -47,6 +47,7 @@ class Guest(Generic[W]):
         self.session: GuestSession[W] = GuestSession()
         self.drivers: dict[str, Driver] = {}  # bound, by path
         self._known = list(drivers) if drivers is not None else known_drivers()
+        self.resumed = 0  # how often the link was lost and the session went on
         self._token = os.urandom(TOKEN_BYTES)
         self._lane, self._lane_of_host = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._fd_ids = itertools.count(1)

@@ -25,11 +25,11 @@ class Buffer:
         self.room: Areas = ((address, size, TO_GUEST),)
         self.data: Areas = ((address, size, TO_DEVICE),)
 
-    def part(self, size: int) -> Buffer:
-        """The first *size* bytes of it, not to be freed."""
-        if not 0 <= size <= self.size:
-            raise BadArgument(f"a buffer of {self.size} bytes has no part of {size}")
-        return Buffer(self._ram, self.address, size, self.view[:size])
+    def part(self, start: int, size: int) -> Buffer:
+        """*size* bytes of it, from *start* on; not to be freed by itself."""
+        if start < 0 or not 0 <= size <= self.size - start:
+            raise BadArgument(f"a buffer of {self.size} bytes has no part {start}+{size}")
+        return Buffer(self._ram, self.address + start, size, self.view[start : start + size])
 
     def free(self) -> None:
         """Give it back.  No call may be using it."""

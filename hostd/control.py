@@ -15,17 +15,14 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from protocol.command import Exit, explain
 from protocol.errors import NoMatch
 
 from .host import UNPLUG_SECONDS, Host
-from .machine import MachineError
 from .tree import Node
 
 log = logging.getLogger(__name__)
 
-#: Exit codes of the commands, and `code` of an error here.
-FAILED, NO_SUCH_DEVICE, TIMED_OUT, BAD_CONFIGURATION = 1, 4, 6, 78
-USAGE: Final = 2
 _LINE: Final = 64 * 1024
 Answer: TypeAlias = object
 
@@ -92,20 +89,16 @@ class Control:
         try:
             request = json.loads(line)
             if not isinstance(request, dict) or request.get("do") not in _VERBS:
-                return _error(f'a request is {{"do": VERB, ...}}, VERB one of {", ".join(_VERBS)}', USAGE)
+                return _error(f'a request is {{"do": VERB, ...}}, VERB one of {", ".join(_VERBS)}', Exit.USAGE)
             kind, verb = _VERBS[request.pop("do")]
             return {"ok": await verb(self._host, msgspec.convert(request, kind))}
         except (json.JSONDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
-            return _error(str(error), USAGE)
-        except MachineError as error:
-            return _error(str(error), BAD_CONFIGURATION)
-        except NoMatch as error:
-            return _error(str(error), NO_SUCH_DEVICE)
-        except TimeoutError as error:
-            return _error(str(error) or "timed out", TIMED_OUT)
+            return _error(str(error), Exit.USAGE)
         except Exception as error:
-            log.exception("a control request failed")
-            return _error(f"{type(error).__name__}: {error}", FAILED)
+            text, code = explain(error)
+            if code == Exit.FAILED:
+                log.exception("a control request failed")
+            return _error(text, code)
 
 
 def _error(text: str, code: int) -> dict[str, object]:

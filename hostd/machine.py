@@ -21,18 +21,20 @@ from typing import Any
 
 import msgspec
 
+from protocol.command import Exit, Failure
+
 from . import models
 from .device import TOML_NAMES, Device
 from .limits import Limits
 from .tree import NAME
 
 
-class MachineError(ValueError):
+class MachineError(Failure):
     """What is wrong with a machine file: one line for each mistake."""
 
     def __init__(self, lines: Iterable[str]) -> None:
         self.lines = list(lines)
-        super().__init__("\n".join(self.lines))
+        super().__init__("\n".join(self.lines), Exit.BAD_CONFIGURATION)
 
 
 @dataclass(frozen=True)

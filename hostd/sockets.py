@@ -10,14 +10,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from protocol.command import Exit, Failure
 from protocol.rendezvous import CONTROL_SOCKET, GUEST_SOCKET, check_private
 
 _LOCK: Final = "hostd.lock"
 _MODES: Final = {GUEST_SOCKET: 0o660, CONTROL_SOCKET: 0o600}
 
 
-class AlreadyServed(OSError):
+class AlreadyServed(Failure):
     """Another host serves this runtime directory."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, Exit.BUSY)
 
 
 @contextlib.contextmanager

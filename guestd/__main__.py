@@ -1,0 +1,5 @@
+"""`python -m guestd` is the command `guestd`."""
+
+from .cli import main
+
+main()

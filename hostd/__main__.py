@@ -1,0 +1,5 @@
+"""`python -m hostd` is the command `hostd`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,250 @@
+"""The command `hostd`: serve a machine, look at a running one, and change it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from protocol.command import Exit, Failure, console, print_json, print_table, run, say, shown
+
+app = App(
+    name="hostd",
+    help="Standard virtual devices as ordinary processes: the host, which owns the devices.",
+    help_format="plaintext",
+    version_flags=["--version"],
+)
+
+MachineFile = Annotated[Path, Parameter(name="MACHINE.toml", help="the machine file")]
+Socket = Annotated[
+    str | None,
+    Parameter(help="a socket of the host, or their directory; else $HOSTD_SOCKET, else the runtime directory"),
+]
+Json = Annotated[bool, Parameter(name="--json", negative="", help="print JSON")]
+RuntimeDir = Annotated[Path | None, Parameter(help="where the sockets are: guest.sock and control.sock")]
+
+
+@app.command
+def serve(
+    machine: MachineFile,
+    /,
+    *,
+    runtime_dir: RuntimeDir = None,
+    ready_fd: Annotated[int | None, Parameter(help="write a line to this descriptor once guests can attach")] = None,
+    verbose: Annotated[bool, Parameter(alias="-v", negative="", help="log who comes and goes")] = False,
+) -> int:
+    """Serve a machine until SIGTERM or SIGINT."""
+    from .runner import serve_forever
+
+    return serve_forever(machine, runtime_dir, ready_fd, verbose)
+
+
+@app.command(name="run")
+def run_(machine: MachineFile, /, *command: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> int:
+    """Serve a machine while COMMAND runs, with HOSTD_SOCKET set; its exit status.
+
+    hostd run MACHINE.toml -- COMMAND ...
+    """
+    from .runner import run_captive
+
+    if not command:
+        raise Failure("which command? hostd run MACHINE.toml -- COMMAND ...", Exit.USAGE)
+    return run_captive(machine, list(command))
+
+
+@app.command
+def check(machine: MachineFile, /, *, as_json: Json = False) -> None:
+    """Read a machine file and say what is wrong with it, or what it describes."""
+    from .machine import Machine
+
+    found = Machine.load(machine)
+    if as_json:
+        print_json({
+            "name": found.name,
+            "devices": [
+                {"path": f"/{spec.path}", "model": spec.model, "config": {k: str(v) for k, v in spec.config.items()}}
+                for spec in found.devices
+            ],
+        })  # fmt: skip
+    else:
+        print_table(("PATH", "MODEL", "COMPATIBLE"), ((f"/{spec.path}", spec.model, shown(spec.device.compatible))
+                                                      for spec in found.devices))  # fmt: skip
+        say("hostd", f"{machine} is good: machine {found.name!r}, {len(found.devices)} devices")
+
+
+@app.command
+def ls(*, socket: Socket = None, as_json: Json = False) -> None:
+    """List the devices of a running machine."""
+    from .remote import ask
+
+    devices = ask(socket, "ls")
+    if as_json:
+        print_json(devices)
+    else:
+        print_table(("PATH", "MODEL", "USED BY", "PROPERTIES"), map(_device_row, devices))
+
+
+_STANDARD = {"name", "compatible", "vendor-id", "device-id", "hcall-class"}
+
+
+def _own(properties: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in properties.items() if name not in _STANDARD}
+
+
+def _device_row(device: dict[str, Any]) -> tuple[str, ...]:
+    own = _own(device["properties"])
+    used = ", ".join(device["guests"]) or ("leaving" if device["leaving"] else "-")
+    return device["path"], device["model"] or "-", used, "  ".join(f"{name}={shown(own[name])}" for name in own)
+
+
+@app.command
+def tree(*, socket: Socket = None, as_json: Json = False) -> None:
+    """Show the device tree of a running machine, with the devices' own properties."""
+    from rich.text import Text
+    from rich.tree import Tree
+
+    from .remote import ask
+
+    root = ask(socket, "tree")
+    if as_json:
+        print_json(root)
+        return
+
+    def grow(node: dict[str, Any], label: str) -> Tree:
+        properties = dict(node["properties"])
+        text = Text(label, "bold")
+        if "compatible" in properties:
+            text.append(f"  {shown(properties['compatible'])}", "cyan")
+            text.append(f"  {properties['vendor-id']:04x}:{properties['device-id']:04x}", "not bold")
+        for name, value in _own(properties).items():
+            text.append(f"  {name}={shown(value)}", "not bold")
+        grown = Tree(text, guide_style="dim")
+        for child in node["children"]:
+            grown.children.append(grow(child, child["name"]))
+        return grown
+
+    console().print(grow(root, f"/ ({root['name']})"))
+
+
+@app.command
+def status(*, socket: Socket = None, as_json: Json = False) -> None:
+    """Show a running host and its guests."""
+    from .remote import ask
+
+    found = ask(socket, "status")
+    if as_json:
+        print_json(found)
+        return
+    guests = found.pop("guests")
+    limits = found.pop("limits")
+    for key, value in found.items():
+        print(f"{key + ':':10}{'-' if value is None else value}")
+    print(f"{'guests:':10}{len(guests)} of {limits['guests']}")
+    if guests:
+        print()
+        print_table(
+            ("GUEST", "LINK", "CALLS", "MEMORY", "OPEN"),
+            ((guest["name"], "up" if guest["linked"] else "lost", guest["calls"], guest["memory"],
+              ", ".join(guest["open"]) or "-") for guest in guests),
+        )  # fmt: skip
+
+
+@app.command
+def plug(
+    path: str,
+    model: str,
+    /,
+    *settings: Annotated[str, Parameter(help="KEY=VALUE, as in the machine file; strings need no quotes")],
+    socket: Socket = None,
+    as_json: Json = False,
+) -> None:
+    """Add a device to a running machine.
+
+    hostd plug disk2 block path=extra.img read_only=true
+    """
+    from .remote import ask
+
+    node = ask(socket, "plug", path=path, config={"model": model} | dict(map(_setting, settings)))
+    if as_json:
+        print_json(node)
+    else:
+        say("hostd", f"{node['path']} is plugged")
+
+
+def _setting(text: str) -> tuple[str, object]:
+    import tomllib
+
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise Failure(f"{text!r} is no KEY=VALUE", Exit.USAGE)
+    if key == "path" or key.endswith("_path"):
+        value = str(Path(value).absolute())  # of the user's folder, not of the machine file's
+    try:
+        return key, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key, value
+
+
+@app.command
+def unplug(
+    path: str,
+    /,
+    *,
+    surprise: Annotated[bool, Parameter(negative="", help="do not ask the guests first")] = False,
+    timeout: Annotated[float, Parameter(help="seconds that guests have to let go of it")] = 5.0,
+    socket: Socket = None,
+    as_json: Json = False,
+) -> None:
+    """Take a device out of a running machine."""
+    from .remote import ask
+
+    answer = ask(socket, "unplug", path=path, surprise=surprise, timeout=timeout)
+    if as_json:
+        print_json(answer)
+    elif answer["willing"]:
+        say("hostd", f"{path} is unplugged")
+    else:
+        say("hostd", f"{path} is unplugged; a guest held it to the end of {timeout:g} s")
+
+
+@app.command
+def wait(
+    *,
+    device: Annotated[str | None, Parameter(help="until there is this device")] = None,
+    gone: Annotated[str | None, Parameter(help="until this device is gone")] = None,
+    guest: Annotated[str | None, Parameter(help="until a guest of this name is attached")] = None,
+    timeout: Annotated[float, Parameter(help="seconds, after which the exit code is 6")] = 30.0,
+    socket: Socket = None,
+) -> None:
+    """Wait until a host answers, and all that is asked for holds."""
+    import time
+
+    from .remote import ask
+
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            left = max(0.0, deadline - time.monotonic())
+            ask(socket, "wait", device=device, gone=gone, guest=guest, timeout=left)
+            return
+        except Failure as failure:
+            if failure.code == Exit.TIMEOUT or (failure.code == Exit.NO_HOST and time.monotonic() >= deadline):
+                raise Failure(f"it did not happen within {timeout:g} s", Exit.TIMEOUT) from None
+            if failure.code != Exit.NO_HOST:
+                raise
+        time.sleep(0.05)  # there is nothing to be told by yet
+
+
+@app.command
+def demo(*, as_json: Json = False) -> int:
+    """Show it all: a host and a guest process, every device, hotplug and a cut link, in a few seconds."""
+    from .demo import run_demo
+
+    return run_demo(as_json)
+
+
+def main() -> None:
+    """The entry point."""
+    sys.exit(run(app, "hostd", sys.argv[1:]))

@@ -1,0 +1,145 @@
+"""How all commands behave: exit codes, errors in one line that say what, where and what next, tables, JSON.
+
+Data goes to stdout, everything else to stderr; colour only on a terminal, and never with NO_COLOR.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from .errors import Busy, HcallError, LinkLost, NoMatch, StaleHandle
+
+if TYPE_CHECKING:
+    from cyclopts import App
+    from rich.console import Console
+
+
+_WIDE: Final = 1000  # columns: nothing is cut or wrapped
+
+
+class Exit(enum.IntEnum):
+    """The exit codes of all commands."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    NO_HOST = 3  # the daemon cannot be reached
+    NO_DEVICE = 4
+    BUSY = 5
+    TIMEOUT = 6
+    BAD_CONFIGURATION = 78  # EX_CONFIG of sysexits.h
+    INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+class Failure(Exception):
+    """Ends a command with *text* and the exit code *code*."""
+
+    def __init__(self, text: str, code: int = Exit.FAILED) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def no_host(path: object, error: OSError) -> Failure:
+    """What to say when nobody answers at the socket *path*."""
+    if isinstance(error, PermissionError):
+        return Failure(f"you may not connect to {path}: ask for its group, or name another with --socket", Exit.NO_HOST)
+    text = f"no hostd answers at {path}: start one with `hostd serve MACHINE.toml`, or name it with --socket"
+    return Failure(text, Exit.NO_HOST)
+
+
+def explain(error: BaseException) -> tuple[str, int]:
+    """What to tell the user about *error*, and the exit code."""
+    if isinstance(error, Failure):
+        return str(error), error.code
+    if isinstance(error, LinkLost):
+        return str(error), Exit.NO_HOST
+    if isinstance(error, NoMatch | StaleHandle):
+        return str(error), Exit.NO_DEVICE
+    if isinstance(error, Busy):
+        return str(error), Exit.BUSY
+    if isinstance(error, TimeoutError):
+        return str(error) or "timed out", Exit.TIMEOUT
+    if isinstance(error, HcallError):
+        return f"{error} ({error.status.name})", Exit.FAILED
+    if isinstance(error, OSError) and error.strerror:
+        return f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}", Exit.FAILED
+    return str(error) or type(error).__name__, Exit.FAILED
+
+
+def run(app: App, program: str, arguments: Sequence[str]) -> int:
+    """Run the command line; the exit code.  `--debug` anywhere before `--` shows tracebacks."""
+    from cyclopts import CycloptsError
+
+    words = list(arguments)
+    end = words.index("--") if "--" in words else len(words)
+    debug = "--debug" in words[:end]
+    words = [word for n, word in enumerate(words) if n >= end or word != "--debug"]
+    try:
+        code = app(words, exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
+        return code if isinstance(code, int) else Exit.OK
+    except CycloptsError as error:
+        say(program, f"{' '.join(str(error).split())} (see {program} --help)")
+        return Exit.USAGE
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    except BrokenPipeError:  # of `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.OK
+    except Exception as error:
+        if debug:
+            raise
+        text, code = explain(error)
+        for line in text.splitlines():
+            say(program, line)
+        return code
+
+
+def say(program: str, line: str) -> None:
+    """A line for the user, not data."""
+    print(f"{program}: {line}", file=sys.stderr)
+
+
+def console() -> Console:
+    """Where output goes: plain and as wide as need be when it is not a terminal."""
+    from rich.console import Console
+
+    return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=_WIDE)
+
+
+def print_json(value: object) -> None:
+    """One JSON document."""
+    json.dump(value, sys.stdout, indent=2, ensure_ascii=False)
+    print()
+
+
+def print_table(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """Aligned columns."""
+    from rich.table import Table
+    from rich.text import Text
+
+    out = console()
+    table = Table(*headings, box=None, pad_edge=False, header_style="bold", show_edge=False)
+    for column in table.columns:
+        column.overflow = "fold"
+        column.no_wrap = not out.is_terminal
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))
+    with out.capture() as capture:
+        out.print(table)
+    for line in capture.get().splitlines():
+        print(line.rstrip())
+
+
+def shown(value: Any) -> str:
+    """A property's value for people."""
+    if isinstance(value, bytes):
+        return value.hex(" ")
+    if isinstance(value, list | tuple):
+        return ", ".join(map(shown, value))
+    return str(value)
