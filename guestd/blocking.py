@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from protocol import hcall
-from protocol.errors import HcallError, LinkLost, ProtocolViolation, failure
+from protocol.errors import HcallError, LinkLost, failure
 from protocol.messages import Areas, Args
 from protocol.session import State
 
@@ -226,10 +226,7 @@ class BlockingGuest(Guest[Pending]):
             out.clear()
 
     def _received(self, data: bytes, ready: deque[_Task] | None = None) -> None:
-        try:
-            answers, interrupts = self.session.receive(data)
-        except ProtocolViolation as error:
-            raise self._end(LinkLost(f"the host broke the protocol: {error}")) from None
+        answers, interrupts = self.session.receive(data)
         for pending, status, value in answers:
             pending.status, pending.value = status, value
             if ready is not None and pending.task is not None:
@@ -239,9 +236,8 @@ class BlockingGuest(Guest[Pending]):
             if ready is not None:
                 ready += [sleeper.task for sleeper in self._sleepers if sleeper.task is not None]
                 self._sleepers.clear()
-        if self.session.state is State.ENDED:
-            last = self.session.last
-            raise self._end(LinkLost(f"the host ended the session: {last.text}" if last else "the session is over"))
+        if self.session.broken is not None or self.session.state is State.ENDED:
+            raise self._end(self._why_over())
 
     def _connect(self) -> None:
         sock = socket.socket(socket.AF_UNIX)

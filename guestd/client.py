@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, cast
 
 from protocol import hcall
 from protocol.clock import Clock
-from protocol.errors import HcallError, LinkLost, ProtocolViolation, failure
+from protocol.errors import HcallError, LinkLost, failure
 from protocol.messages import Areas, Args
 from protocol.session import State
 
@@ -148,11 +148,7 @@ class AsyncGuest(Guest[Waiter]):
             link.transport.abort()
 
     def _received(self, data: bytes) -> None:
-        try:
-            answers, interrupts = self.session.receive(data)
-        except ProtocolViolation as error:
-            self._end(LinkLost(f"the host broke the protocol: {error}"))
-            return
+        answers, interrupts = self.session.receive(data)
         for future, status, value in answers:
             if not future.done():
                 if status == 0:
@@ -163,10 +159,8 @@ class AsyncGuest(Guest[Waiter]):
             self._raised(interrupts)
             self._wake(interrupts)
         self._eager = len(answers) == 1 and not self.session.busy
-        state = self.session.state
-        if state is not State.READY:
-            last = self.session.last
-            self._end(LinkLost(f"the host ended the session: {last.text}" if last else "the session is over"))
+        if self.session.broken is not None or self.session.state is not State.READY:
+            self._end(self._why_over())
         elif not self._welcomed.done():
             self._welcomed.set_result(None)
         if self.session.out:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
 from protocol import hcall, rendezvous
-from protocol.errors import HcallError, NoMatch, StaleHandle
+from protocol.errors import HcallError, LinkLost, NoMatch, StaleHandle
 from protocol.messages import FD_LANE, HELLO, MAGIC, TOKEN_BYTES, VERSION, Areas, Args, Hello
 from protocol.session import GuestSession, Message
 
@@ -93,10 +93,15 @@ class Guest(Generic[W]):
 
     async def grow(self, size: int) -> None:
         """Lend the host *size* more bytes of memory, for larger buffers."""
-        address, size, fd = self.ram.grow(size)
+        region = self.ram.region(size)
         fd_id = next(self._fd_ids)
-        socket.send_fds(self._lane, [fd_id.to_bytes(4, "little")], [fd])
-        await self.core(0, hcall.ADD_MEMORY, address, size, fd_id)
+        try:
+            socket.send_fds(self._lane, [fd_id.to_bytes(4, "little")], [region.fd])
+            await self.core(0, hcall.ADD_MEMORY, region.start, region.size, fd_id)
+        except BaseException:
+            region.close()
+            raise
+        self.ram.add(region)
 
     # Devices.
 
@@ -202,9 +207,9 @@ class Guest(Generic[W]):
 
     def _hello(self) -> tuple[Hello, list[int]]:
         """HELLO, and the descriptors that go with it: the same every time, so that a lost WELCOME does no harm."""
-        address, size, fd = self.ram.first
-        hello = Hello(HELLO, MAGIC, VERSION, VERSION, FD_LANE, self.name, self._token, ((address, size),))
-        return hello, [fd, self._lane_of_host.fileno()]
+        first = self.ram.first
+        hello = Hello(HELLO, MAGIC, VERSION, VERSION, FD_LANE, self.name, self._token, ((first.start, first.size),))
+        return hello, [first.fd, self._lane_of_host.fileno()]
 
     def _raised(self, interrupts: list[Message]) -> None:
         for _, tag, vector, count in interrupts:
@@ -217,6 +222,12 @@ class Guest(Generic[W]):
     def _see(self, device: OpenDevice, vector: int) -> None:
         device.seen[vector] = seen = device.counts[vector]
         self.session.acknowledge(device.handle, vector, seen)
+
+    def _why_over(self) -> LinkLost:
+        if self.session.broken is not None:
+            return LinkLost(f"the host broke the protocol: {self.session.broken}")
+        last = self.session.last
+        return LinkLost(f"the host ended the session: {last.text}" if last else "the session is over")
 
     def _release(self) -> None:
         self._lane.close()

@@ -42,7 +42,7 @@ class Buffer:
         self.free()
 
 
-class _Region:
+class Region:
     """One memfd, and which of its pages are free."""
 
     def __init__(self, start: int, size: int) -> None:
@@ -57,6 +57,13 @@ class _Region:
             raise
         self.view = memoryview(self.map)
         self.free = [(0, size)]  # (offset, bytes), in order
+
+    def close(self) -> None:
+        """Let go of it."""
+        self.view.release()
+        os.close(self.fd)
+        with contextlib.suppress(BufferError):  # somebody still looks at a buffer
+            self.map.close()
 
     def take(self, size: int) -> int | None:
         for n, (at, room) in enumerate(self.free):
@@ -81,20 +88,19 @@ class Ram:
 
     def __init__(self, size: int) -> None:
         """*size* is in bytes, rounded up to whole pages."""
-        self._regions: list[_Region] = []
-        self.grow(size)
+        self.first = Region(START, _pages(size))  # the one that HELLO brings
+        self._regions = [self.first]
+        self._end = START + self.first.size
 
-    def grow(self, size: int) -> tuple[int, int, int]:
-        """Another region: (address, bytes, its memfd).  The host knows nothing of it yet."""
-        start = self._regions[-1].start + self._regions[-1].size if self._regions else START
-        self._regions.append(_Region(start, _pages(size)))
-        return start, self._regions[-1].size, self._regions[-1].fd
+    def region(self, size: int) -> Region:
+        """Another region, for `add` once the host knows of it."""
+        region = Region(self._end, _pages(size))
+        self._end += region.size
+        return region
 
-    @property
-    def first(self) -> tuple[int, int, int]:
-        """The region that HELLO brings: (address, bytes, its memfd)."""
-        region = self._regions[0]
-        return region.start, region.size, region.fd
+    def add(self, region: Region) -> None:
+        """Allocate from *region*, too."""
+        self._regions.append(region)
 
     def alloc(self, size: int) -> Buffer:
         """A buffer of *size* bytes, not cleared.  Raises MemoryError: free some, or add memory."""
@@ -117,10 +123,7 @@ class Ram:
     def close(self) -> None:
         """Let go of all of it; views of buffers that were not freed keep their pages."""
         for region in self._regions:
-            region.view.release()
-            os.close(region.fd)
-            with contextlib.suppress(BufferError):  # somebody still looks at a buffer
-                region.map.close()
+            region.close()
         self._regions.clear()
 
 

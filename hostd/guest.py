@@ -13,6 +13,7 @@ from protocol.errors import BadArgument, ProtocolViolation, Status
 from protocol.messages import CALL, Hello, end
 from protocol.session import HostSession, State
 
+from . import descriptors
 from .dispatch import Dispatcher
 from .irq import MAX_VECTORS
 from .limits import Limits
@@ -31,7 +32,8 @@ class Guest:
                  "token", "uid")  # fmt: skip
 
     def __init__(self, hello: Hello, session: HostSession, uid: int, tree: Tree, limits: Limits) -> None:
-        self.name, self.token, self.uid, self.session = hello.name, hello.token, uid, session
+        self.name = "".join(letter if letter.isprintable() else "?" for letter in hello.name)  # it goes to terminals
+        self.token, self.uid, self.session = hello.token, uid, session
         self.dispatcher = Dispatcher(tree, limits, self._hint, self._take_fd, self._detach)
         self.identity: set[tuple[int, int, int, int]] = set()  # the memory of its HELLO
         self.fd_lane: socket.socket | None = None
@@ -93,15 +95,20 @@ class Guest:
         if self.session.state is State.ENDED:
             then()
             return
-        self._batching = True  # the answers of the calls that this ends, and the last word, in one write
-        self.dispatcher.close(then)
-        self._batching = False
+        self.let_go(then)
         self.session.end(end(status, text))
         self.flush()
         if self.link is not None:
             self.link.close()
             self.link = None
         self.take_lane(None)
+
+    def let_go(self, then: Callable[[], None]) -> None:
+        """Give back all devices, every call answered; *then* follows when none is under way any more."""
+        self._batching = True
+        self.dispatcher.close(then)
+        self._batching = False
+        self.flush()
 
     def take_lane(self, lane: socket.socket | None) -> None:
         """*lane* takes the place of the fd lane, which is closed."""
@@ -133,14 +140,12 @@ class Guest:
         """The descriptor with *fd_id*, the caller's to close; those before it on the lane are dropped."""
         while self.fd_lane is not None:
             try:
-                data, fds, flags, _ = socket.recv_fds(
-                    self.fd_lane, _FD_BYTES + 1, 2, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-                )
+                data, fds, cut = descriptors.receive(self.fd_lane, _FD_BYTES + 1, 2)
             except OSError:
                 break
             if not data:
                 break
-            whole = len(data) == _FD_BYTES and len(fds) == 1 and not flags & socket.MSG_CTRUNC
+            whole = len(data) == _FD_BYTES and len(fds) == 1 and not cut
             if whole and int.from_bytes(data, "little") == fd_id:
                 return fds[0]
             for fd in fds:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
@@ -180,13 +181,19 @@ class Guests:
             self._retry.cancel()
         for greeting in list(self.greetings):
             greeting.refuse(Status.RESET, "the host is shutting down")
-        for guest in list(self.by_token.values()):
-            self.end(guest, Status.RESET, "the host is shutting down")
         if self._connecting:
             await asyncio.wait(self._connecting)
+        with contextlib.suppress(TimeoutError):  # a call that is stuck in a worker thread is not waited for
+            async with asyncio.timeout(CLOSE_SECONDS):
+                self._leaving += len(self.by_token)
+                for guest in self.by_token.values():
+                    guest.let_go(self._left)
+                await self.wait_for(lambda: not self._leaving)
+        for guest in list(self.by_token.values()):
+            self.end(guest, Status.RESET, "the host is shutting down")
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
-                await self.wait_for(lambda: not self.links and not self._leaving)
+                await self.wait_for(lambda: not self.links)
         except TimeoutError:
             for link in list(self.links):
                 link.abort()

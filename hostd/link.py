@@ -15,6 +15,7 @@ from protocol.messages import FD_LANE, FEATURES, VERSION, WELCOME, Hello, Welcom
 from protocol.session import HostSession
 from protocol.wire import MAX_MESSAGE, encode
 
+from . import descriptors
 from .guest import Guest
 
 if TYPE_CHECKING:
@@ -119,14 +120,12 @@ class Greeting:
     def _readable(self) -> None:
         try:
             # One more than belongs there, so that too many are seen as such.
-            data, fds, flags, _ = socket.recv_fds(
-                self._sock, MAX_MESSAGE, self._guests.limits.regions + 2, socket.MSG_CMSG_CLOEXEC
-            )
+            data, fds, cut = descriptors.receive(self._sock, MAX_MESSAGE, self._guests.limits.regions + 2)
             self._fds += fds
             if not data:
                 self.close()
                 return
-            if flags & socket.MSG_CTRUNC:
+            if cut:
                 raise ProtocolViolation("more descriptors than HELLO can have")
             hello = self._session.greet(data)
             if hello is not None:

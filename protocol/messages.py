@@ -20,6 +20,7 @@ Args: TypeAlias = tuple[object, ...]
 MAGIC: Final = "hcall"
 VERSION: Final = 1
 SLOTS: Final = 64
+MAX_SLOTS: Final = 4096
 TOKEN_BYTES: Final = 16
 FD_LANE: Final = 1 << 0  # feature bit: the last descriptor of HELLO is one end of a SOCK_SEQPACKET pair
 FEATURES: Final = FD_LANE
@@ -75,7 +76,7 @@ class Welcome(NamedTuple):
     @classmethod
     def check(cls, message: tuple[object, ...]) -> Welcome:
         """*message* as a Welcome, its shape checked.  Raises ProtocolViolation."""
-        if tuple(map(type, message)) != (int, int, int, int, int, bool):
+        if tuple(map(type, message)) != (int, int, int, int, int, bool) or not 0 < message[4] <= MAX_SLOTS:  # type: ignore[operator]  # an int, as was just seen
             raise ProtocolViolation("WELCOME is [5, version, features, epoch, slots, resumed]")
         return cls._make(message)
 

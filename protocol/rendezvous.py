@@ -36,9 +36,9 @@ def find(named: str | None, socket: str, environ: Mapping[str, str] = os.environ
         check_private(directory)
         return directory / socket
     path = Path(given)
-    if path.is_dir():
-        return path / socket
-    return path.with_name(socket) if path.name in (GUEST_SOCKET, CONTROL_SOCKET) else path
+    if path.name in (GUEST_SOCKET, CONTROL_SOCKET):
+        return path.with_name(socket)
+    return path if path.suffix == ".sock" or path.is_socket() else path / socket
 
 
 def check_private(directory: Path) -> None:

@@ -73,11 +73,12 @@ _EVENTS: Final = {REPLY: Event.REPLY, IRQ: Event.IRQ, WELCOME: Event.WELCOME, EN
 class _Session:
     """The state, and the bytes that wait to be sent."""
 
-    __slots__ = ("_decoder", "out", "state")
+    __slots__ = ("_decoder", "broken", "out", "state")
     MOVES: dict[tuple[State, Event], State]
 
     def __init__(self, state: State) -> None:
         self.state = state
+        self.broken: ProtocolViolation | None = None  # what the last `receive` stopped at
         self.out: list[bytes] = []
         self._decoder = Decoder()
 
@@ -102,12 +103,11 @@ class _Session:
 class HostSession(_Session):
     """The host's end: hands out each new call once, and answers a repeated one from its slot."""
 
-    __slots__ = ("_last", "_linked", "_repeated", "_replies", "_seqs", "_slots", "broken")
+    __slots__ = ("_last", "_linked", "_repeated", "_replies", "_seqs", "_slots")
     MOVES = HOST_MOVES
 
     def __init__(self, slots: int = SLOTS) -> None:
         super().__init__(State.GREETING)
-        self.broken: ProtocolViolation | None = None  # what the last `receive` stopped at
         self._slots = slots
         self._last = 0  # seq of the lane's newest call
         self._linked = 0  # what it was when this link began
@@ -292,37 +292,32 @@ class GuestSession(_Session, Generic[W]):
             self.out.append(encode((ACK, handle, vector, seen)))
 
     def receive(self, data: bytes) -> tuple[list[tuple[W, int, Any]], list[Message]]:
-        """The answers in *data* as (waiter, status, value), and the IRQ messages.  Raises ProtocolViolation."""
+        """The answers in *data* as (waiter, status, value), and the IRQ messages.
+
+        After a violation those before it are still given, and `broken` is set; the session has to end then.
+        """
         answers: list[tuple[W, int, Any]] = []
         interrupts: list[Message] = []
         sent, free = self._sent, self._free
         for message in self._decoder.feed(data):
-            if type(message) is not tuple or not message:
-                raise ProtocolViolation("not a message")
-            kind = message[0]
-            if kind == REPLY and len(message) == 5 and self.state is State.READY:
-                _, slot, seq, status, value = message
-                call = sent.pop(slot, None)
-                if call is None or call[0] != seq or type(status) is not int:
-                    raise ProtocolViolation(f"an answer to no call: seq {seq} in slot {slot}")
-                free.append(slot)
-                answers.append((call[2], status, value))
-                continue
-            event = _EVENTS.get(kind) if type(kind) is int else None
-            if event is None:
-                raise ProtocolViolation("a message of no known kind")
-            self.move(event)
-            if event is Event.WELCOME:
-                self._welcome(Welcome.check(message))
-            elif event is Event.IRQ and len(message) == 4 and {*map(type, message)} == {int}:
-                interrupts.append(message)
-            elif event is Event.END:
-                self.last = End.check(message)
+            if type(message) is tuple and len(message) == 5 and message[0] == REPLY and self.state is State.READY:
+                kind, slot, seq, status, value = message
+                if int is type(kind) is type(slot) is type(seq) is type(status):
+                    call = sent.get(slot)
+                    if call is not None and call[0] == seq:
+                        del sent[slot]
+                        free.append(slot)
+                        answers.append((call[2], status, value))
+                        continue
+                self.broken = ProtocolViolation("an answer to no call")
                 return answers, interrupts
-            else:
-                raise ProtocolViolation("a message of the wrong shape")
-        if self._decoder.broken is not None:
-            raise self._decoder.broken
+            try:
+                if self._other(message):
+                    interrupts.append(message)  # type: ignore[arg-type]  # a tuple, as was just seen
+            except ProtocolViolation as violation:
+                self.broken = violation
+                return answers, interrupts
+        self.broken = self._decoder.broken
         while self._backlog and free:
             queued = self._backlog.popleft()
             try:
@@ -330,6 +325,20 @@ class GuestSession(_Session, Generic[W]):
             except BadArgument as error:
                 answers.append((queued[4], Status.BAD_ARGUMENT, str(error)))
         return answers, interrupts
+
+    def _other(self, message: object) -> bool:
+        """Take a message that is no REPLY; whether it is an IRQ.  Raises ProtocolViolation."""
+        if type(message) is not tuple or not message or type(message[0]) is not int or message[0] not in _EVENTS:
+            raise ProtocolViolation("a message of no known kind")
+        event = _EVENTS[message[0]]
+        self.move(event)
+        if event is Event.WELCOME:
+            self._welcome(Welcome.check(message))
+        elif event is Event.END:
+            self.last = End.check(message)
+        elif event is Event.REPLY or len(message) != 4 or {*map(type, message)} != {int}:
+            raise ProtocolViolation("a message of the wrong shape")
+        return event is Event.IRQ
 
     def _welcome(self, welcome: Welcome) -> None:
         if self._new:
