@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ app = App(
     name="guestd",
     help="Standard virtual devices as ordinary processes: a guest, which finds and uses them.",
     help_format="plaintext",
-    version_flags=["--version"],
+    version=lambda: importlib.metadata.version("hostd"),
 )
 
 Socket = Annotated[

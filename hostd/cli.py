@@ -14,7 +14,6 @@ app = App(
     name="hostd",
     help="Standard virtual devices as ordinary processes: the host, which owns the devices.",
     help_format="plaintext",
-    version_flags=["--version"],
 )
 
 MachineFile = Annotated[Path, Parameter(name="MACHINE.toml", help="the machine file")]
@@ -153,8 +152,8 @@ def status(*, socket: Socket = None, as_json: Json = False) -> None:
 
 @app.command
 def plug(
-    path: str,
-    model: str,
+    path: Annotated[str, Parameter(help="its name, or bus/NAME to stand below another node")],
+    model: Annotated[str, Parameter(help="what it is: block, console, rng, ...")],
     /,
     *settings: Annotated[str, Parameter(help="KEY=VALUE, as in the machine file; strings need no quotes")],
     socket: Socket = None,
@@ -189,7 +188,7 @@ def _setting(text: str) -> tuple[str, object]:
 
 @app.command
 def unplug(
-    path: str,
+    path: Annotated[str, Parameter(help="its name or path; what stands below it goes, too")],
     /,
     *,
     surprise: Annotated[bool, Parameter(negative="", help="do not ask the guests first")] = False,

@@ -40,7 +40,7 @@ class ManualClock:
     def call_later(self, delay: float, callback: Callable[[], object], /) -> Timer:
         """Call *callback* once the clock has been turned by *delay* seconds."""
         timer = _ManualTimer(callback)
-        heapq.heappush(self._timers, (self._now + delay, next(self._order), timer))
+        heapq.heappush(self._timers, (self._now + max(delay, 0.0), next(self._order), timer))
         return timer
 
     def turn(self, seconds: float) -> None:

@@ -27,7 +27,7 @@ class DeviceStatus(enum.IntFlag):
 STEPS: Final = (
     DeviceStatus.ACKNOWLEDGE, DeviceStatus.DRIVER, DeviceStatus.FEATURES_OK, DeviceStatus.DRIVER_OK,
 )  # fmt: skip
-_WRITABLE: Final = sum(STEPS) | DeviceStatus.FAILED
+_WRITABLE: Final = int(sum(STEPS) | DeviceStatus.FAILED)  # no IntFlag: ~ of one drops the bits it does not know
 
 
 class Negotiation:

@@ -95,7 +95,11 @@ class InlineRoom(Room):
         self._data: bytes | bytearray | None = None
 
     def put(self, data: bytes) -> int:
-        self._data = data = data[: self.nbytes]
+        data = data[: self.nbytes]
+        if self._data is None:
+            self._data = data
+        else:
+            self[0][: len(data)] = data
         return len(data)
 
     def __len__(self) -> int:

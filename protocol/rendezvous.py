@@ -38,7 +38,8 @@ def find(named: str | None, socket: str, environ: Mapping[str, str] = os.environ
     path = Path(given)
     if path.name in (GUEST_SOCKET, CONTROL_SOCKET):
         return path.with_name(socket)
-    return path if path.suffix == ".sock" or path.is_socket() else path / socket
+    is_socket = path.is_socket() or (path.suffix == ".sock" and not path.is_dir())
+    return path if is_socket else path / socket
 
 
 def check_private(directory: Path) -> None:

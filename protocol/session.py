@@ -342,7 +342,7 @@ class GuestSession(_Session, Generic[W]):
 
     def _welcome(self, welcome: Welcome) -> None:
         if self._new:
-            self._free = list(range(welcome.slots))[::-1]  # slot 0 is used first, the latest freed one next
+            self._free += range(welcome.slots)[::-1]  # slot 0 is used first, the latest freed one next
             self._new = False
         elif not welcome.resumed:
             raise ProtocolViolation("the host no longer knows this session")

@@ -1,0 +1,60 @@
+"""What the tests of sessions share: both ends, ready to talk, and values that no message can carry."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from protocol.errors import Status
+from protocol.messages import CALL, HELLO, MAGIC, VERSION, WELCOME, Hello, Welcome, end
+from protocol.session import GuestSession, HostSession
+from protocol.wire import Decoder, encode
+
+Guest: TypeAlias = GuestSession[str]
+Session: TypeAlias = HostSession | Guest
+HELLO_HERE = Hello(HELLO, MAGIC, VERSION, VERSION, 0, "test", bytes(16), ())
+LAST_WORD = end(Status.RESET, "over")
+
+
+def call(slot: object, seq: object, *, number: object = 0x10010, handle: object = 9) -> tuple[object, ...]:
+    return (CALL, slot, seq, number, handle, (), ())
+
+
+def welcome(slots: int = 4, resumed: bool = False) -> bytes:
+    return encode(Welcome(WELCOME, VERSION, 0, 1, slots, resumed))
+
+
+def ready_host(slots: int = 4) -> HostSession:
+    host = HostSession(slots)
+    assert host.greet(encode(HELLO_HERE)) == HELLO_HERE
+    return host
+
+
+def ready_guest(slots: int = 4) -> Guest:
+    guest = Guest()
+    guest.greet(HELLO_HERE)
+    guest.receive(welcome(slots))
+    return guest
+
+
+def sent(session: Session) -> list[Any]:
+    """The messages that wait to be sent, which are taken out."""
+    messages: list[Any] = Decoder().feed(b"".join(session.out))
+    session.out.clear()
+    return messages
+
+
+def deep(levels: int) -> object:
+    """An array in an array, and so on; few bytes, but no recursive code survives enough of them."""
+    value: object = ()
+    for _ in range(levels):
+        value = (value,)
+    return value
+
+
+DEPTHS = (300, 500, 900, 1022, 1023, 1024, 5000)
+UNFIT = {
+    "string": "x" * 257, "characters": "é" * 129, "bytes": bytes(4097), "array": (None,) * 65,
+    "map": {str(n): n for n in range(65)}, "within": ({"key": ["x" * 257]},), "message": (bytes(4096),) * 4,
+    "integer": 1 << 64, "object": object(), "set": {1}, "surrogate": "\ud800",
+    "words": memoryview(bytes(8192)).cast("Q"),
+}  # fmt: skip

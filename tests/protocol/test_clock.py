@@ -1,0 +1,75 @@
+"""The clock that is turned by hand calls what falls due, in order, each at its time, and never runs backwards."""
+
+from __future__ import annotations
+
+import pytest
+
+from protocol.clock import ManualClock
+
+
+class Diary:
+    """Who was called, and what the clock said then."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.entries: list[tuple[str, float]] = []
+
+    def note(self, name: str) -> None:
+        self.entries.append((name, self.clock.time()))
+
+
+def test_timers_are_called_by_time_then_by_age_and_see_their_own_time() -> None:
+    diary = Diary()
+    for name, delay in [("late", 3.0), ("a", 1.0), ("b", 2.0), ("c", 1.0), ("now", 0.0), ("never", 3.5)]:
+        diary.clock.call_later(delay, lambda name=name: diary.note(name))  # type: ignore[misc]
+    assert diary.entries == [] and diary.clock.time() == 0
+    diary.clock.turn(3)
+    assert diary.entries == [("now", 0), ("a", 1), ("c", 1), ("b", 2), ("late", 3)]
+    assert diary.clock.time() == 3
+
+
+@pytest.mark.parametrize("steps", [[2.0], [1.0, 1.0], [0.5] * 4, [0.0, 1.5, 0.5]])
+def test_however_the_clock_is_turned_a_timer_is_called_once(steps: list[float]) -> None:
+    diary = Diary()
+    diary.clock.call_later(1, lambda: diary.note("a"))
+    diary.clock.call_later(2, lambda: diary.note("b"))
+    for seconds in steps:
+        diary.clock.turn(seconds)
+    assert diary.entries == [("a", 1), ("b", 2)] and diary.clock.time() == 2
+
+
+def test_a_cancelled_timer_is_not_called_and_late_cancelling_does_nothing() -> None:
+    diary = Diary()
+    first = diary.clock.call_later(1, lambda: diary.note("first"))
+    second = diary.clock.call_later(2, lambda: diary.note("second"))
+    third = diary.clock.call_later(2, lambda: diary.note("third"))
+    diary.clock.call_later(1, third.cancel)  # in the same turn as its time
+    second.cancel()
+    second.cancel()
+    diary.clock.turn(2)
+    first.cancel()
+    diary.clock.turn(2)
+    assert diary.entries == [("first", 1)]
+
+
+def test_a_timer_made_by_a_timer_is_called_within_the_same_turn() -> None:
+    diary = Diary()
+
+    def tick() -> None:
+        diary.note("tick")
+        diary.clock.call_later(2, tick)
+
+    diary.clock.call_later(2, tick)
+    diary.clock.call_later(3, lambda: diary.clock.call_later(0, lambda: diary.note("at once")))
+    diary.clock.turn(7)
+    assert diary.entries == [("tick", 2), ("at once", 3), ("tick", 4), ("tick", 6)]
+    diary.clock.turn(1)
+    assert diary.entries[4:] == [("tick", 8)]
+
+
+def test_a_timer_that_was_due_before_it_was_made_does_not_turn_the_clock_back() -> None:
+    diary = Diary()
+    diary.clock.turn(10)
+    diary.clock.call_later(-4, lambda: diary.note("overdue"))  # an event loop takes it, too
+    diary.clock.turn(1)
+    assert diary.entries == [("overdue", 10)] and diary.clock.time() == 11

@@ -1,0 +1,264 @@
+"""Guest memory: no area reaches beyond it, nothing that could shrink is mapped, and rooms of both sorts are alike."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from guest_files import Files
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.errors import BadArea
+from protocol.memory import PAGE, Memory
+from protocol.wire import MAX_INLINE
+
+IN, OUT = 1, 0  # the directions: to the guest, to the device
+LOW, NEXT, HIGH = 0x10000, 0x10000 + 2 * PAGE, (1 << 64) - PAGE  # two pages, one right behind them, the last of all
+
+
+@pytest.fixture
+def files() -> Iterator[Files]:
+    files = Files()
+    yield files
+    for fd in files.open:
+        os.close(fd)
+
+
+class World:
+    """Three regions of different bytes, and the descriptors behind them."""
+
+    def __init__(self, files: Files) -> None:
+        self.memory = Memory()
+        self.fds = {}
+        for start, size in ((LOW, 2 * PAGE), (NEXT, PAGE), (HIGH, PAGE)):
+            self.fds[start] = fd = files.memfd(size)
+            os.pwrite(fd, os.urandom(size), 0)
+            self.memory.add(start, size, fd)
+
+    def bytes_at(self, address: int, count: int) -> bytes:
+        start = max(start for start in self.fds if start <= address)
+        return os.pread(self.fds[start], count, address - start)
+
+
+@pytest.fixture
+def world(files: Files) -> Iterator[World]:
+    world = World(files)
+    yield world
+    world.memory.regions.clear()  # pytest keeps the fixture until the leak check is over
+
+
+# Bounds.
+
+INSIDE = [
+    (LOW, 1), (LOW, PAGE), (LOW, 2 * PAGE), (LOW + 1, 2 * PAGE - 1), (NEXT - 1, 1), (NEXT, PAGE), (NEXT + PAGE - 1, 1),
+    (HIGH, PAGE), ((1 << 64) - 1, 1), (LOW, 0), (NEXT, 0), (NEXT + PAGE, 0), (1 << 64, 0),
+]  # fmt: skip
+OUTSIDE = [
+    (0, 0), (0, 1), (LOW - 1, 0), (LOW - 1, 1), (LOW - 1, 2), (NEXT + PAGE, 1), (NEXT + PAGE - 1, 2),
+    (NEXT + PAGE + 1, 0), (LOW, 2 * PAGE + 1), (NEXT - 1, 2), (LOW, 3 * PAGE),  # from one region into the next
+    (HIGH - 1, 1), (HIGH, PAGE + 1), ((1 << 64) - 1, 2), (1 << 64, 1), (HIGH, LOW + PAGE + 1),  # around the end
+    (LOW, (1 << 64) - 1), (LOW, -1), (LOW + 1, -1), (-1, 1), (-1, 2), (-PAGE, PAGE), (LOW, (1 << 64) + 1), (LOW, -PAGE),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("address", "length"), INSIDE)
+def test_an_area_inside_is_exactly_those_bytes_of_the_guest(world: World, address: int, length: int) -> None:
+    expected = world.bytes_at(address, length)
+    data = world.memory.data(((address, length, OUT),))
+    assert data.get() == expected and data.nbytes == length and all(view.readonly for view in data)
+    room = world.memory.room(((address, length, IN),))
+    assert b"".join(room) == expected and room.nbytes == length
+    fresh = os.urandom(length)
+    assert room.put(fresh) == length and world.bytes_at(address, length) == fresh
+
+
+@pytest.mark.parametrize(("name", "way"), [("room", IN), ("data", OUT), ("both", IN), ("both", OUT)])
+def test_an_area_outside_is_refused(world: World, name: str, way: int) -> None:
+    use: Any = {"room": world.memory.room, "data": world.memory.data, "both": world.memory.both}[name]
+    for address, length in OUTSIDE:
+        for before in ((), ((LOW, 1, way),)):
+            with pytest.raises(BadArea):
+                pytest.fail(f"{address:#x}+{length:#x} is {use((*before, (address, length, way)))}")
+
+
+NEITHER: list[object] = [
+    (LOW, 1, 2), (LOW, 1, -1), (LOW, 1, True), (LOW, 1, False), (LOW, 1, 1.0), (LOW, 1, 0.0), (LOW, 1, None), (LOW, 1),
+    (LOW, 1, IN, 0), (LOW, 1, OUT, 0), (LOW, True, IN), (LOW, False, OUT), (float(LOW), 1, IN), (str(LOW), 1, OUT),
+    (None, 1, IN), (), None, "text", {LOW: 1}, 1.0, True, False, -1, MAX_INLINE + 1, 1 << 63,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("area", "uses"),
+    [
+        *((area, set()) for area in NEITHER),
+        ((LOW, 1, IN), {"room", "second of a room", "both"}),
+        ((LOW, 1, OUT), {"data", "second of data", "both"}),
+        *((area, {"data", "second of data", "both"}) for area in (b"", b"bytes")),
+        *((area, {"room"}) for area in (0, 1, MAX_INLINE)),  # the only area of its call
+    ],
+    ids=repr,
+)
+def test_an_area_is_only_what_its_shape_and_direction_say(world: World, area: object, uses: set[str]) -> None:
+    memory = world.memory
+    calls: dict[str, Callable[[], object]] = {
+        "room": lambda: memory.room((area,)),
+        "second of a room": lambda: memory.room(((LOW, 1, IN), area)),
+        "data": lambda: memory.data((area,)),
+        "second of data": lambda: memory.data(((LOW, 1, OUT), area)),
+        "both": lambda: memory.both((area,)),
+    }
+    for name, use in calls.items():
+        if name in uses:
+            use()
+        else:
+            with pytest.raises(BadArea):
+                use()
+
+
+def test_no_memory_has_no_areas() -> None:
+    memory = Memory()
+    assert memory.room(()).nbytes == memory.data(()).nbytes == 0
+    assert memory.room(()).put(b"x") == 0 and memory.data(()).get() == b""
+    with pytest.raises(BadArea):
+        memory.room(((0, 0, IN),))
+
+
+# Scatter lists.
+
+
+def test_a_scattered_room_is_filled_piece_by_piece_and_nothing_else_is_touched(world: World) -> None:
+    pieces = [(NEXT, 3), (LOW + 5, 0), (LOW, 4), (NEXT - 2, 2), (HIGH + 7, 5)]
+    room = world.memory.room(tuple((*piece, IN) for piece in pieces))
+    assert room.nbytes == 14 and len(room) == 5
+    before = [world.bytes_at(*piece) for piece in pieces]
+    around = world.bytes_at(NEXT + 3, 100), world.bytes_at(LOW + 4, 100), world.bytes_at(HIGH + 12, 100)
+    assert room.put(b"abcde") == 5
+    assert [world.bytes_at(*piece) for piece in pieces] == [b"abc", b"", b"de" + before[2][2:], *before[3:]]
+    assert room.put(b"0123456789ABCDEFG") == 14
+    assert [world.bytes_at(*piece) for piece in pieces] == [b"012", b"", b"3456", b"78", b"9ABCD"]
+    assert (world.bytes_at(NEXT + 3, 100), world.bytes_at(LOW + 4, 100), world.bytes_at(HIGH + 12, 100)) == around
+
+
+def test_more_than_there_is_room_for_is_cut(world: World) -> None:
+    after = world.bytes_at(LOW + 4, 4)
+    assert world.memory.room(((LOW, 4, IN),)).put(b"12345678") == 4
+    assert world.bytes_at(LOW, 8) == b"1234" + after
+    assert world.memory.room((4,)).put(b"12345678") == 4
+
+
+def test_scattered_data_is_joined_from_memory_and_from_the_message(world: World) -> None:
+    data = world.memory.data((b"one", (NEXT - 4, 4, OUT), b"", (NEXT, 4, OUT), b"two"))
+    assert data.get() == b"one" + world.bytes_at(NEXT - 4, 4) + world.bytes_at(NEXT, 4) + b"two"
+    assert data.nbytes == 14
+    with pytest.raises(TypeError):
+        data[1][0] = 0
+
+
+def test_both_sorts_the_areas_of_a_call_each_in_its_order(world: World) -> None:
+    room, data = world.memory.both(((NEXT, 2, IN), b"first", (LOW, 3, OUT), (LOW + 8, 1, IN), (NEXT, 2, IN)))
+    assert [len(view) for view in room] == [2, 1, 2] and room.nbytes == 5
+    assert data.get() == b"first" + world.bytes_at(LOW, 3)
+    room.put(b"abcde")
+    assert world.bytes_at(NEXT, 2) == b"de" and world.bytes_at(LOW + 8, 1) == b"c"
+
+
+@pytest.mark.parametrize("areas", [((LOW, 5, IN), (NEXT, 300, IN)), ((LOW, 9, IN),), (4096,), (10,), (0,)], ids=repr)
+def test_a_file_is_read_straight_into_a_room_and_written_from_data(
+    world: World, areas: tuple[Any, ...], tmp_path: Path
+) -> None:
+    content = os.urandom(5000)
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    room: Any = world.memory.room(areas)
+    with path.open("r+b") as file:
+        assert os.preadv(file.fileno(), room, 100) == room.nbytes
+        filled = room.filled(room.nbytes) if type(areas[0]) is int else b"".join(room)
+        assert filled == content[100 : 100 + room.nbytes]
+        data = world.memory.data((b"head", (NEXT - 3, 3, OUT), (NEXT, 5, OUT)))
+        assert os.pwritev(file.fileno(), data, 10) == 12
+    assert path.read_bytes()[10:22] == b"head" + world.bytes_at(NEXT - 3, 3) + world.bytes_at(NEXT, 5)
+
+
+def test_a_released_area_is_of_no_use_any_more(world: World) -> None:
+    room: Any = world.memory.room(((LOW, 4, IN), (NEXT, 4, IN)))
+    single: Any = world.memory.room(((LOW, 4, IN),))
+    data: Any = world.memory.data(((LOW, 4, OUT), b"bytes"))
+    before = world.bytes_at(LOW, 4)
+    for area in (room, single, data):
+        area.release()
+    for use in (lambda: room.put(b"x"), lambda: single.put(b"x"), data.get, lambda: room[0][0], lambda: data[1][0]):
+        with pytest.raises((ValueError, TypeError)):
+            use()
+    assert world.bytes_at(LOW, 4) == before
+    assert world.memory.data(((LOW, 4, OUT),)).get() == before  # the next call is not concerned
+
+
+def test_memory_that_is_taken_away_stays_with_the_calls_that_have_it(world: World) -> None:
+    data = world.memory.data(((LOW, 8, OUT),))
+    expected = world.bytes_at(LOW, 8)
+    world.memory.remove(LOW)
+    assert data.get() == expected
+    for gone in (LOW, LOW + PAGE, NEXT + 1):
+        with pytest.raises(BadArea):
+            world.memory.remove(gone)
+    with pytest.raises(BadArea):
+        world.memory.data(((LOW, 8, OUT),))
+    assert world.memory.data(((NEXT, 8, OUT),)).get() == world.bytes_at(NEXT, 8)
+    world.memory.add(LOW, 2 * PAGE, world.fds[LOW])
+    assert world.memory.data(((LOW, 8, OUT),)).get() == expected
+
+
+# Room in the reply.
+
+
+@pytest.mark.parametrize(
+    ("put", "views", "count", "expected"),
+    [
+        (b"abc", {}, 3, b"abc"), (b"abc", {}, 2, b"ab"), (b"abc", {}, 0, b""), (b"abc", {}, 5, b"abc\0\0"),
+        (b"abcdefghijk", {}, 8, b"abcdefgh"), (None, {}, 4, bytes(4)), (None, {2: b"xy"}, 4, b"\0\0xy"),
+        (None, {6: b"xy"}, 8, bytes(6) + b"xy"), (None, {2: b"xy"}, 3, b"\0\0x"), (b"abc", {2: b"xy"}, 4, b"abxy"),
+        (b"abc", {0: b"x"}, 8, b"xbc" + bytes(5)),
+    ],
+)  # fmt: skip
+def test_a_reply_has_what_was_put_and_what_was_written_to_views(
+    put: bytes | None, views: dict[int, bytes], count: int, expected: bytes
+) -> None:
+    room: Any = Memory().room((8,))
+    if put is not None:
+        assert room.put(put) == min(len(put), 8)
+    for at, data in views.items():
+        room[0][at : at + len(data)] = data
+    assert room.filled(count) == expected and type(room.filled(count)) is bytes
+
+
+operations = st.lists(st.tuples(st.none() | st.integers(0, 11), st.binary(max_size=16)), max_size=5)
+
+
+def test_a_device_cannot_tell_one_sort_of_room_from_the_other(files: Files) -> None:
+    memory, fd = Memory(), files.memfd(PAGE)
+    memory.add(0, PAGE, fd)
+
+    @given(operations)
+    def check(operations: list[tuple[int | None, bytes]]) -> None:
+        os.pwrite(fd, bytes(12), 0)
+        inline: Any = memory.room((12,))
+        scattered: Any = memory.room(((0, 12, IN),))
+        for room in (inline, scattered):
+            for at, data in operations:
+                if at is None:
+                    assert room.put(data) == min(len(data), 12)
+                else:
+                    part = data[: 12 - at]
+                    room[0][at : at + len(part)] = part
+        scattered.release()
+        assert inline.filled(12) == os.pread(fd, 12, 0)
+
+    try:
+        check()
+    finally:
+        memory.regions.clear()
