@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Coroutine, Generator, Iterable, Iterator
 from pathlib import Path
+from types import CoroutineType
 from typing import Any, TypeVar
 
 from protocol import hcall
@@ -49,7 +50,7 @@ class Pending:
     def __await__(self) -> Generator[Pending, None, Any]:
         if self.status < 0 and self._guest.gathering:
             yield self
-        return self.result()
+        return self.value if self.status == 0 else self.result()
 
 
 class _Interrupted:
@@ -141,7 +142,7 @@ class BlockingGuest(Guest[Pending]):
         Calls of different coroutines travel together.  If one raises, the others still run to their end; then the
         first error is raised.
         """
-        tasks = [_Task(_as_coroutine(each)) for each in work]
+        tasks = [_Task(each if isinstance(each, CoroutineType) else _as_coroutine(each)) for each in work]
         ready = deque(tasks)
         waiting = len(tasks)
         self.gathering = True
@@ -325,9 +326,11 @@ class _Blocking:
 
 
 def _run(work: Awaitable[T]) -> T:
-    iterator = work.__await__()
     try:
-        next(iterator)
+        if isinstance(work, CoroutineType):
+            work.send(None)
+        else:
+            next(work.__await__())
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
     raise RuntimeError("a driver awaited something that is not its device, a signal or its clock")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Awaitable, Iterable
+from functools import partial
 from typing import Any, Protocol
 
 from protocol import hcall
@@ -50,12 +51,9 @@ class OpenDevice:
         self.guest, self.found, self.name = guest, found, found.name
         self.ram, self.clock = guest.ram, guest.clock
         self.features: frozenset[str] = frozenset()
+        self.call = partial(guest.call, self.handle)  # (number, args, areas); raises the HcallError of its status
         self.counts = dict.fromkeys(self.vectors.values(), 0)  # by vector: as hinted or polled
         self.seen = dict(self.counts)  # by vector: as the driver has seen it
-
-    def call(self, number: int, args: Args = (), areas: Areas = ()) -> Awaitable[Any]:
-        """Make a call.  Raises the HcallError of its status."""
-        return self.guest.call(self.handle, number, args, areas)
 
     def interrupt(self, vector: int) -> Awaitable[None]:
         """Until *vector* has been raised since the last time it was asked for."""

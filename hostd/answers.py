@@ -29,10 +29,10 @@ def finished(value: object, room: Any, data: Any) -> tuple[int, object]:
         data.release()
     if room is None:
         return OK, value
-    if type(value) is not int or not 0 <= value <= room.nbytes:
-        raise TypeError(f"a handler with a Room returns a count up to {room.nbytes}, not {type(value).__name__}")
     if type(room) is InlineRoom:
         return OK, room.filled(value)
+    if type(value) is not int or not 0 <= value <= room.nbytes:
+        raise TypeError(f"a handler with a Room returns a count up to {room.nbytes}, not {value!r}")
     room.release()
     return OK, value
 

@@ -209,6 +209,9 @@ class Device:
     def start(self) -> None:
         """Take hold of the backing.  May raise OSError or ValueError: the device is refused with that sentence."""
 
+    def ready(self) -> None:
+        """A driver has set the device up: interrupts reach it from now on."""
+
     def reset(self) -> None:
         """The last close, or the driver's reset: as after power-on, nothing of one guest visible to the next."""
 

@@ -98,6 +98,7 @@ class Open:
         if self.negotiation.live and not was_live:
             self.table = _table(self.node, self.negotiation.accepted)
             self.device.openers.append(self.vectors)
+            self.device.ready()
         elif was_live and not self.negotiation.live:
             self._silence()
         return status

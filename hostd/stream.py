@@ -1,8 +1,8 @@
 """The vuart: a device that is two pipes, with buffers, triggers and three interrupts.
 
 After the virtual UART of the PlayStation 3 hypervisor (Linux drivers/ps3/ps3-vuart.c).  A vector counts how often its
-condition was found true: when it becomes true, and when it is enabled in the interrupt mask while true.  So a driver
-works until WOULD_BLOCK, and only then waits.
+condition was found true: when it becomes true, and when it is enabled while true, in the interrupt mask or by
+DRIVER_OK.  So a driver works until WOULD_BLOCK, and only then waits.
 """
 
 from __future__ import annotations
@@ -81,6 +81,11 @@ class Stream(Device):
         """The other end is gone: the guest reads what is left, then the end."""
         self._closed = True
         self._tx.clear()
+        self._update()
+
+    def ready(self) -> None:
+        """What is true already is told."""
+        self._raised = 0
         self._update()
 
     def reset(self) -> None:

@@ -119,11 +119,13 @@ class InlineRoom(Room):
     def __iter__(self) -> Iterator[memoryview]:
         yield self[0]
 
-    def filled(self, count: int) -> bytes:
-        """The first *count* bytes."""
+    def filled(self, count: object) -> bytes:
+        """The first *count* bytes.  Raises TypeError for a count that cannot be."""
         data = self._data
         if type(data) is bytes and len(data) == count:
             return data
+        if type(count) is not int or not 0 <= count <= self.nbytes:
+            raise TypeError(f"a handler with a Room returns a count up to {self.nbytes}, not {count!r}")
         return bytes((data or b"")[:count]).ljust(count, b"\0")
 
 
@@ -191,12 +193,10 @@ class Memory:
 
     def room(self, areas: Areas) -> Room:
         """The one Room that *areas* are.  Raises BadArea."""
-        if len(areas) == 1:
-            count = areas[0]
-            if type(count) is int:
-                if 0 <= count <= MAX_INLINE:
-                    return InlineRoom(count)
-                raise BadArea(f"a reply has room for {MAX_INLINE} bytes, not {count}")
+        if len(areas) == 1 and type(areas[0]) is int:
+            if 0 <= areas[0] <= MAX_INLINE:
+                return InlineRoom(areas[0])
+            raise BadArea(f"a reply has room for {MAX_INLINE} bytes, not {areas[0]}")
         return cast(Room, self._scattered(areas, TO_GUEST))
 
     def data(self, areas: Areas) -> Data:

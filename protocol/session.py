@@ -159,10 +159,10 @@ class HostSession(_Session):
         seqs, replies = self._seqs, self._replies
         for message in messages:
             if type(message) is tuple and len(message) == 7:
-                kind, slot, seq, _, _, args, areas = message
+                kind, slot, seq, number, handle, args, areas = message
                 if not (
                     kind == CALL
-                    and int is type(kind) is type(slot) is type(seq) is type(message[3]) is type(message[4])
+                    and int is type(kind) is type(slot) is type(seq) is type(number) is type(handle)
                     and tuple is type(args) is type(areas)
                 ):
                     self.broken = ProtocolViolation("CALL is [0, slot, seq, number, handle, args, areas]")

@@ -87,7 +87,7 @@ def test_every_status_has_its_row() -> None:
         ("| one message | {:,} bytes |", wire.MAX_MESSAGE),
         ("| one str | {:,} bytes |", wire.MAX_TEXT),
         ("| one bytes | {:,} bytes |", wire.MAX_INLINE),
-        ("| one array or map | {:,} elements |", wire.MAX_ITEMS),
+        ("| one array or map | {:,} elements, or pairs |", wire.MAX_ITEMS),
         ("| arrays in arrays | {:,} levels |", wire.MAX_LEVELS),
         ("| token | bytes | exactly {:,}, random", messages.TOKEN_BYTES),
         ("| slots | int | 1 to {:,}:", messages.MAX_SLOTS),
