@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from protocol import hcall
 from protocol.errors import HcallError, LinkLost, failure
 from protocol.messages import Areas, Args
-from protocol.session import State
+from protocol.session import READY, State
 
 from .bus import OpenDevice
 from .driver import BoundSignal, Driver
@@ -64,6 +64,7 @@ class _Interrupted:
 
     def __await__(self) -> Generator[_Interrupted, None, None]:
         if self._guest.gathering:
+            self._guest.sleepers.append(self)
             yield self
         else:
             self._guest.pump()
@@ -97,7 +98,7 @@ class BlockingGuest(Guest[Pending]):
         self.gathering = False
         self._sock: socket.socket | None = None
         self._lost: LinkLost | None = None
-        self._sleepers: list[_Interrupted] = []
+        self.sleepers: list[_Interrupted] = []  # of `gather`, that wait for an interrupt
 
     def attach(self) -> None:
         """Connect, and wait to be welcomed.  Raises OSError without a host, LinkLost if it refuses."""
@@ -106,7 +107,7 @@ class BlockingGuest(Guest[Pending]):
 
     def detach(self) -> None:
         """Give back all devices and end the session."""
-        if self._lost is None and self.session.state is State.READY:
+        if self._lost is None and self.session.state is READY:
             with contextlib.suppress(HcallError):
                 self.run(self.core(0, hcall.DETACH))
         self._end(LinkLost("this guest was detached"))
@@ -160,15 +161,13 @@ class BlockingGuest(Guest[Pending]):
                         waiting -= 1
                     else:
                         awaited.task = task
-                        if type(awaited) is _Interrupted:
-                            self._sleepers.append(awaited)
                 if waiting:
                     self.pump(ready)
         finally:
             self.gathering = False
             for task in tasks:
                 task.coroutine.close()
-            self._sleepers.clear()
+            self.sleepers.clear()
         for task in tasks:
             if task.error is not None:
                 raise task.error
@@ -235,9 +234,9 @@ class BlockingGuest(Guest[Pending]):
         if interrupts:
             self._raised(interrupts)
             if ready is not None:
-                ready += [sleeper.task for sleeper in self._sleepers if sleeper.task is not None]
-                self._sleepers.clear()
-        if self.session.broken is not None or self.session.state is State.ENDED:
+                ready += [sleeper.task for sleeper in self.sleepers if sleeper.task is not None]
+                self.sleepers.clear()
+        if self.session.broken is not None or self.session.state is not READY:
             raise self._end(self._why_over())
 
     def _connect(self) -> None:

@@ -13,7 +13,7 @@ from protocol import hcall
 from protocol.clock import Clock
 from protocol.errors import HcallError, LinkLost, failure
 from protocol.messages import Areas, Args
-from protocol.session import State
+from protocol.session import READY, State
 
 from .bus import OpenDevice
 from .driver import Driver
@@ -59,7 +59,7 @@ class AsyncGuest(Guest[Waiter]):
 
     async def detach(self) -> None:
         """Give back all devices and end the session."""
-        if self._lost is None and self.session.state is State.READY:
+        if self._lost is None and self.session.state is READY:
             with contextlib.suppress(HcallError):
                 await self.core(0, hcall.DETACH)
         self._end(LinkLost("this guest was detached"))
@@ -159,7 +159,7 @@ class AsyncGuest(Guest[Waiter]):
             self._raised(interrupts)
             self._wake(interrupts)
         self._eager = len(answers) == 1 and not self.session.busy
-        if self.session.broken is not None or self.session.state is not State.READY:
+        if self.session.broken is not None or self.session.state is not READY:
             self._end(self._why_over())
         elif not self._welcomed.done():
             self._welcomed.set_result(None)

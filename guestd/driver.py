@@ -155,7 +155,8 @@ class Driver:
 
     async def read_exactly(self, count: int, at: int = 0) -> bytes:
         """*count* bytes, in as many calls as it takes.  Errors: IoError if the device ends before."""
-        data: bytes = await self.read(min(count, MAX_INLINE), at)
+        room = (count if count <= MAX_INLINE else MAX_INLINE,)
+        data: bytes = await self.dev.call(self._read or self.number("read"), (at,), room)
         while len(data) < count:
             more = await self.read(min(count - len(data), MAX_INLINE), at + len(data))
             if not more:

@@ -10,7 +10,7 @@ from functools import partial
 
 from protocol.errors import BadArea, BadArgument, Busy, HcallError, NoSuchCall, NotAllowed, NotOpen
 from protocol.hcall import CLASS_SHIFT
-from protocol.memory import Memory
+from protocol.memory import InlineRoom, Memory
 from protocol.messages import Areas, Args
 
 from .answers import OK, failed, finished
@@ -54,7 +54,7 @@ class Dispatcher:
                     raise BadArea("calls of the core take no areas")
                 if len(args) != len(kinds) or (args and (*map(type, args),) != kinds):
                     raise _wrong_arguments(kinds)
-                value = function(self, handle, *args)
+                value = function(self, handle, *args) if args else function(self, handle)
             else:
                 opened = self.opens.get(handle)
                 if opened is None:
@@ -71,10 +71,13 @@ class Dispatcher:
                     raise _wrong_arguments(kinds)
                 if takes == ROOM:
                     room = self.memory.room(areas)
-                    value = method(room, *args)
+                    # A call with * in it is not inlined by the interpreter: 0.1 us.
+                    value = method(room, args[0]) if len(args) == 1 else method(room, *args)
+                    if type(room) is InlineRoom and type(value) is int:  # most often; `finished` does the same
+                        return OK, room.filled(value)
                 elif takes == DATA:
                     data = self.memory.data(areas)
-                    value = method(data, *args)
+                    value = method(data, args[0]) if len(args) == 1 else method(data, *args)
                 elif takes == NO_AREA:
                     if areas:
                         raise BadArea("this call takes no area")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from protocol.errors import BadArgument, ProtocolViolation, Status
 from protocol.messages import CALL, Hello, end
-from protocol.session import HostSession, State
+from protocol.session import READY, HostSession, State
 
 from . import descriptors
 from .dispatch import Dispatcher
@@ -52,7 +52,8 @@ class Guest:
                     _, slot, seq, number, handle, args, areas = message
                     answer = dispatch(number, handle, args, areas)
                     if isinstance(answer, tuple):
-                        session.reply(slot, seq, *answer)
+                        status, value = answer
+                        session.reply(slot, seq, status, value)
                     else:
                         answer.then(partial(self._answer, slot, seq))
                 elif 0 <= message[2] < MAX_VECTORS:
@@ -131,7 +132,7 @@ class Guest:
                 self.flush()
 
     def _hint(self, tag: int, vector: int, count: int) -> None:
-        if self.session.state is State.READY:
+        if self.session.state is READY:
             self.session.interrupt(tag, vector, count)
             if not self._batching:
                 self.flush()

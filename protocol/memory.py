@@ -95,7 +95,8 @@ class InlineRoom(Room):
         self._data: bytes | bytearray | None = None
 
     def put(self, data: bytes) -> int:
-        data = data[: self.nbytes]
+        if len(data) > self.nbytes:
+            data = data[: self.nbytes]
         if self._data is None:
             self._data = data
         else:

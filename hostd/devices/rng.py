@@ -13,4 +13,5 @@ class Rng(Device):
     compatible, ids, shared = "hostd,rng", (0x1AF4, 0x1044), True
 
     def read(self, into: Room, at: int) -> int:
-        return into.put(os.urandom(min(into.nbytes, _AT_ONCE)))
+        wanted = into.nbytes
+        return into.put(os.urandom(wanted if wanted <= _AT_ONCE else _AT_ONCE))
