@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import os
 import socket
 from collections.abc import Awaitable, Iterable
@@ -25,6 +26,7 @@ WELCOME_SECONDS: Final = 5.0
 PATIENCE_SECONDS: Final = 2.0  # for a host that does not answer before the session is given up
 
 W = TypeVar("W")
+log = logging.getLogger(__name__)
 
 
 class Guest(Generic[W]):
@@ -179,7 +181,10 @@ class Guest(Generic[W]):
             device = driver.dev
             if isinstance(device, OpenDevice) and device.found.node == node:
                 if what == hcall.LEAVING:
-                    await self.unbind(path)
+                    try:
+                        await self.unbind(path)
+                    except Exception:  # the driver's, which is gone now: the next device is not concerned
+                        log.exception("%s: the driver failed to let go", path)
                 else:
                     del self.drivers[path]
                     await self._close(driver)

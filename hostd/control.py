@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import os
+import select
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeAlias
@@ -24,6 +25,7 @@ from .tree import Node
 log = logging.getLogger(__name__)
 
 _LINE: Final = 64 * 1024
+_LOOK_SECONDS: Final = 0.5  # how often a client that waits is looked after
 Answer: TypeAlias = object
 
 
@@ -75,7 +77,14 @@ class Control:
         self._clients.add(task)
         try:
             while line := await reader.readline():
-                writer.write(json.dumps(await self._answer(line)).encode() + b"\n")
+                answer = asyncio.ensure_future(self._answer(line))
+                try:
+                    while not (await asyncio.wait({answer}, timeout=_LOOK_SECONDS))[0]:
+                        if _has_hung_up(writer):
+                            return
+                    writer.write(json.dumps(answer.result()).encode() + b"\n")
+                finally:
+                    answer.cancel()
                 await writer.drain()
         except (ValueError, ConnectionError):
             pass  # a line longer than the limit; a client that went away
@@ -88,7 +97,7 @@ class Control:
     async def _answer(self, line: bytes) -> dict[str, object]:
         try:
             request = json.loads(line)
-            if not isinstance(request, dict) or request.get("do") not in _VERBS:
+            if not isinstance(request, dict) or request.get("do") not in list(_VERBS):
                 return _error(f'a request is {{"do": VERB, ...}}, VERB one of {", ".join(_VERBS)}', Exit.USAGE)
             kind, verb = _VERBS[request.pop("do")]
             return {"ok": await verb(self._host, msgspec.convert(request, kind))}
@@ -99,6 +108,13 @@ class Control:
             if code == Exit.FAILED:
                 log.exception("a control request failed")
             return _error(text, code)
+
+
+def _has_hung_up(writer: asyncio.StreamWriter) -> bool:
+    """Whether the client is gone.  One that has only said all (`echo ... | socat`) still wants its answer."""
+    poll = select.poll()
+    poll.register(writer.get_extra_info("socket").fileno(), 0)
+    return any(events & select.POLLHUP for _, events in poll.poll(0))
 
 
 def _error(text: str, code: int) -> dict[str, object]:
@@ -155,16 +171,17 @@ async def _unplug(host: Host, request: _Unplug) -> Answer:
 
 
 async def _wait(host: Host, request: _Wait) -> Answer:
-    def exists(path: str) -> bool:
+    def find(path: str) -> Node | None:
         try:
-            return not host.tree.find(path).leaving
+            return host.tree.find(path)
         except NoMatch:
-            return False
+            return None
 
     def holds() -> bool:
+        node = find(request.device) if request.device is not None else None
         return (
-            (request.device is None or exists(request.device))
-            and (request.gone is None or not exists(request.gone))
+            (request.device is None or (node is not None and not node.leaving))
+            and (request.gone is None or find(request.gone) is None)
             and (request.guest is None or any(guest.name == request.guest for guest in host.guests.by_token.values()))
         )
 

@@ -34,7 +34,7 @@ async def serve(
         bound = stack.enter_context(listeners(Path(runtime_dir)))
         host = Host(machine, clock or asyncio.get_running_loop(), Path(runtime_dir, GUEST_SOCKET))
         stack.push_async_callback(host.close)
-        for spec in machine.devices:
+        for spec in sorted(machine.devices, key=lambda spec: spec.path.count("/")):  # what stands above comes first
             host.plug(spec)
         control = Control(host)
         stack.push_async_callback(control.close)

@@ -144,7 +144,7 @@ class Guest:
                 data, fds, cut = descriptors.receive(self.fd_lane, _FD_BYTES + 1, 2)
             except OSError:
                 break
-            if not data:
+            if not data and not fds:
                 break
             whole = len(data) == _FD_BYTES and len(fds) == 1 and not cut
             if whole and int.from_bytes(data, "little") == fd_id:

@@ -36,7 +36,7 @@ class Vectors:
     def acknowledge(self, vector: int, seen: int) -> None:
         """The guest has seen the count *seen*; beyond it there is another hint."""
         self._hinted &= ~(1 << vector)
-        self._seen[vector] = min(seen, self.count(vector))
+        self._seen[vector] = max(0, min(seen, self.count(vector)))
         self._notify(vector)
 
     def set_mask(self, mask: int) -> int:

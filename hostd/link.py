@@ -59,7 +59,7 @@ class Link(asyncio.Protocol):
         if broken is not None:
             self._guests.end(self._guest, broken.status, str(broken))
         elif self._session.partial:
-            if self.partial_since is None:
+            if self.partial_since is None or self._session.partial_is_new:
                 self.partial_since = self._guests.clock.time()
         else:
             self.partial_since = None
@@ -145,10 +145,7 @@ class Greeting:
             raise ProtocolViolation(f"HELLO announces {wanted} descriptors, {len(self._fds)} came")
         lane = None
         if hello.features & FD_LANE:
-            lane = socket.socket(fileno=self._fds.pop())
-            if lane.family != socket.AF_UNIX or lane.type != socket.SOCK_SEQPACKET:
-                lane.close()
-                raise ProtocolViolation("the last descriptor must be one end of a SOCK_SEQPACKET pair")
+            lane = _lane(self._fds.pop())
         _, uid, _ = _PEERCRED.unpack(self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size))
         try:
             guest, resumed = self._guests.admit(hello, self._session, uid, self._fds)
@@ -184,3 +181,16 @@ class Greeting:
         self._guests.loop.remove_reader(self._sock)
         while self._fds:
             os.close(self._fds.pop())
+
+
+def _lane(fd: int) -> socket.socket:
+    """The fd lane that *fd* is.  Raises ProtocolViolation, and *fd* is closed, if it is none."""
+    try:
+        lane = socket.socket(fileno=fd)
+    except OSError:
+        os.close(fd)
+    else:
+        if lane.family == socket.AF_UNIX and lane.type == socket.SOCK_SEQPACKET:
+            return lane
+        lane.close()
+    raise ProtocolViolation("the last descriptor must be one end of a SOCK_SEQPACKET pair")

@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 
 from protocol.command import Exit, Failure
+from protocol.wire import MAX_TEXT
 
 from . import models
 from .device import TOML_NAMES, Device
@@ -82,6 +83,8 @@ class Machine:
     def _read(cls, tables: Mapping[str, Any], check: _Checker, file: Path | None) -> Machine:
         sections = check.table("", tables, {"machine": dict, "limits": dict, "devices": dict})
         about = check.table("machine", sections.get("machine", {}), {"name": str})
+        if len(about.get("name", "").encode()) > MAX_TEXT:
+            check.wrong("machine.name", f"must be {MAX_TEXT} bytes at most")
         names = dict.fromkeys(Limits.__struct_fields__, int)
         limits = {
             key: value

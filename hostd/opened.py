@@ -84,7 +84,7 @@ class Open:
         """Why *number* is not in the table."""
         for handler in self.device.handlers:
             if self.node.number(handler) == number:
-                if not self.negotiation.live:
+                if self.vectors not in self.device.openers:
                     return NotAllowed(f"{self.node.name}: {handler.name} comes after DRIVER_OK")
                 return NoSuchCall(f"{self.node.name}: {handler.name} needs a feature that was not accepted")
         return NoSuchCall(f"{self.node.name} has no call {number:#x}")
@@ -108,8 +108,9 @@ class Open:
         self._forget(self.handle)
 
         def closed() -> None:
-            self.node.opens.remove(self)
-            self._reset()
+            if self in self.node.opens:  # else closed before, while a worker was at it
+                self.node.opens.remove(self)
+                self._reset()
             while self.node.when_closed and not self.node.opens:
                 self.node.when_closed.pop()()
             if then is not None:

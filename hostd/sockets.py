@@ -62,9 +62,12 @@ def _remove_stale(path: Path) -> None:
     if not path.is_socket():
         return
     with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:
             path.unlink()
-        else:
-            raise AlreadyServed(f"somebody listens at {path}")
+            return
+        except BlockingIOError:
+            pass  # a full queue is somebody's, too
+    raise AlreadyServed(f"somebody listens at {path}")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from protocol.errors import BadHandle, HcallError, NoMatch, StaleHandle
 from protocol.hcall import ADDED, CHANGES_LIMIT, CLASS_SHIFT, FIRST_ASSIGNED_CLASS, LEAVING, REMOVED
 
+from .answers import cut
 from .device import Device, Handler
 
 if TYPE_CHECKING:
@@ -86,7 +87,8 @@ class Node:
             found |= {"compatible": self.compatible, "vendor-id": self.ids[0], "device-id": self.ids[1]}
             found |= {"hcall-class": self.class_id}
             for name in self.device.properties:
-                found[name.replace("_", "-")] = getattr(self.device, name)
+                value = getattr(self.device, name)
+                found[name.replace("_", "-")] = cut(value) if isinstance(value, str) else value
         return found
 
 

@@ -96,6 +96,11 @@ class _Session:
         """Whether half a message has come."""
         return self._decoder.partial
 
+    @property
+    def partial_is_new(self) -> bool:
+        """Whether that half came with the last bytes, and not before."""
+        return self._decoder.partial_is_new
+
     def _relink(self) -> None:
         """A new link: what was half read or not yet written is gone."""
         self.out = []

@@ -67,11 +67,12 @@ class Decoder:
     of one guest must not swallow the head of another's.  Nothing is parsed twice, so trickled bytes cost no more.
     """
 
-    __slots__ = ("_end", "_fed", "_unpacker", "broken")
+    __slots__ = ("_end", "_fed", "_unpacker", "broken", "partial_is_new")
 
     def __init__(self) -> None:
         self._unpacker: msgpack.Unpacker | None = None
         self._end = self._fed = 0  # of the Unpacker's stream: where the last message ended, and the bytes fed
+        self.partial_is_new = False  # the message that is incomplete began in the last bytes
         self.broken: ProtocolViolation | None = None  # set for good at the first byte that is no message
 
     @property
@@ -115,6 +116,7 @@ class Decoder:
             if fed - end > MAX_MESSAGE:
                 self.broken = ProtocolViolation(f"a message of more than {MAX_MESSAGE} bytes")
             self._end, self._fed = end, fed
+            self.partial_is_new = fed - len(data) <= end
             return messages
         except (ValueError, TypeError, OverflowError, msgpack.BufferFull) as error:
             self.broken = ProtocolViolation(f"these bytes are no message: {type(error).__name__}")

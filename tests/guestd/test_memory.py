@@ -1,0 +1,164 @@
+"""Guest RAM: the allocator against a model of which pages are whose, and what happens at its edges."""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from guestd.memory import Buffer, Ram
+from protocol.errors import BadArgument
+from protocol.memory import TO_DEVICE, TO_GUEST
+
+PAGE = mmap.PAGESIZE
+PAGES = 16
+
+
+@pytest.fixture
+def ram() -> Iterator[Ram]:
+    ram = Ram(PAGES * PAGE)
+    yield ram
+    ram.close()
+
+
+def pages(buffer: Buffer) -> set[int]:
+    """The addresses of the pages it lies on: at least one."""
+    return set(range(buffer.address, buffer.address + max(1, buffer.size), PAGE))
+
+
+SIZES = st.one_of(st.integers(0, PAGES * PAGE), st.sampled_from([0, 1, PAGE - 1, PAGE, PAGE + 1, PAGES * PAGE]))
+
+
+@given(st.lists(st.one_of(SIZES, st.integers(-50, -1)), max_size=60))
+def test_buffers_never_overlap_and_all_that_is_freed_is_one_piece_again(steps: list[int]) -> None:
+    ram = Ram(PAGES * PAGE)
+    start, size = ram.first.start, ram.first.size
+    held: list[tuple[Buffer, int]] = []
+    for n, step in enumerate(steps):  # a size to allocate, or a negative index to free
+        taken = {page for buffer, _ in held for page in pages(buffer)}
+        if step < 0:
+            if held:
+                buffer, mark = held.pop(step % len(held))
+                assert bytes(buffer.view) == bytes([mark]) * buffer.size, "somebody else wrote into it"
+                buffer.free()
+            continue
+        free = [page not in taken for page in range(start, start + size, PAGE)]
+        longest = max(map(len, "".join(" x"[page] for page in free).split()), default=0)
+        try:
+            buffer = ram.alloc(step)
+        except MemoryError:
+            assert longest * PAGE < max(1, step), f"{step} bytes were free"
+            continue
+        assert buffer.address % PAGE == 0 and buffer.size == len(buffer.view) == step
+        assert start <= buffer.address and buffer.address + step <= start + size
+        assert not pages(buffer) & taken
+        buffer.view[:] = bytes([n]) * step
+        held.append((buffer, n))
+    for buffer, _ in held:
+        buffer.free()
+    with ram.alloc(size) as everything:
+        assert everything.address == start
+    ram.close()
+
+
+def test_too_much_is_a_memory_error_that_costs_nothing(ram: Ram) -> None:
+    with ram.alloc((PAGES - 1) * PAGE):
+        with pytest.raises(MemoryError, match="free"):
+            ram.alloc(PAGE + 1)
+        ram.alloc(PAGE).free()
+    ram.alloc(PAGES * PAGE).free()
+
+
+def test_a_negative_size_is_refused_and_costs_nothing(ram: Ram) -> None:
+    with pytest.raises((BadArgument, ValueError)):
+        ram.alloc(-1)
+    ram.alloc(PAGES * PAGE).free()
+
+
+def test_freeing_twice_is_harmless(ram: Ram) -> None:
+    first = ram.alloc(PAGE)
+    first.free()
+    second = ram.alloc(PAGE)
+    assert second.address == first.address
+    first.free()
+    third = ram.alloc(PAGE)
+    assert third.address != second.address
+
+
+def test_a_free_that_fails_because_somebody_looks_gives_nothing_back(ram: Ram) -> None:
+    buffer = ram.alloc(PAGE)
+    looking = struct.iter_unpack("B", buffer.view)
+    with pytest.raises(BufferError):
+        buffer.free()
+    with ram.alloc(PAGE) as other:
+        assert not pages(other) & pages(buffer)
+    del looking
+    buffer.free()
+    held = [ram.alloc(PAGE) for _ in range(PAGES)]
+    assert len({each.address for each in held}) == PAGES
+
+
+def test_a_buffer_is_an_area_either_way_and_so_is_a_part_of_it(ram: Ram) -> None:
+    with ram.alloc(PAGE + 10) as buffer:
+        assert buffer.room == ((buffer.address, PAGE + 10, TO_GUEST),)
+        assert buffer.data == ((buffer.address, PAGE + 10, TO_DEVICE),)
+        part = buffer.part(4, 3)
+        assert part.room == ((buffer.address + 4, 3, TO_GUEST),) and len(part.view) == 3
+        part.view[:] = b"abc"
+        assert bytes(buffer.view[4:7]) == b"abc"
+        assert buffer.part(PAGE + 10, 0).size == 0
+        for start, size in ((-1, 1), (0, -1), (0, PAGE + 11), (PAGE, 11), (PAGE + 11, 0)):
+            with pytest.raises(BadArgument):
+                buffer.part(start, size)
+        part.view.release()
+
+
+def test_what_is_written_is_in_the_memfd_that_the_host_gets(ram: Ram) -> None:
+    start, size, fd = ram.first.start, ram.first.size, ram.first.fd
+    with ram.alloc(PAGE), ram.alloc(PAGE) as buffer:
+        buffer.view[:5] = b"hello"
+        assert os.pread(fd, 5, buffer.address - start) == b"hello"
+    assert os.fstat(fd).st_size == size == PAGES * PAGE
+    assert fcntl.fcntl(fd, 1034) & 7 == 7  # F_GET_SEALS: sealed, cannot shrink, cannot grow
+    with pytest.raises(PermissionError):
+        os.ftruncate(fd, PAGE)
+
+
+def test_it_grows_by_regions_that_do_not_overlap(ram: Ram) -> None:
+    start, size = ram.first.start, ram.first.size
+    everything = ram.alloc(size)
+    region, another = ram.region(5), ram.region(PAGE)
+    assert (region.size, region.start % PAGE) == (PAGE, 0) and region.start >= start + size
+    assert another.start >= region.start + PAGE
+    with pytest.raises(MemoryError):
+        ram.alloc(1)  # the host does not know of them yet
+    ram.add(region)
+    ram.add(another)
+    with ram.alloc(PAGE) as buffer:
+        assert buffer.address == region.start
+        buffer.view[:1] = b"x"
+        assert os.pread(region.fd, 1, 0) == b"x"
+    everything.free()
+    with pytest.raises(MemoryError):
+        ram.alloc(size + PAGE)  # no buffer lies in two regions
+
+
+def test_closing_under_a_view_leaves_the_view_its_pages_and_no_longer() -> None:
+    ram = Ram(PAGES * PAGE)
+    buffer = ram.alloc(PAGE)
+    buffer.view[:] = b"x" * PAGE
+    fd = ram.first.fd
+    ram.close()
+    with pytest.raises(OSError):
+        os.fstat(fd)
+    assert bytes(buffer.view) == b"x" * PAGE
+    buffer.free()
+    ram.close()
+    assert Path("/proc/self/maps").read_text().count("memfd:guest") == 0

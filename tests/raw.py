@@ -1,0 +1,247 @@
+"""A guest on the bare wire: it sends whatever it likes, and reads one message at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import socket
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeAlias, TypeVar
+
+import guestd
+import hostd
+from guestd.guest import Guest
+from hostd.devices.rng import Rng
+from hostd.limits import Limits
+from hostd.machine import DeviceSpec
+from protocol import hcall
+from protocol.clock import Clock
+from protocol.errors import Status
+from protocol.memory import F_ADD_SEALS, SEALS
+from protocol.messages import CALL, END, FD_LANE, HELLO, IRQ, MAGIC, REPLY, WELCOME
+from protocol.wire import Decoder, encode
+
+T = TypeVar("T")
+Message: TypeAlias = tuple[Any, ...]
+PATIENCE: Final = 3.0  # seconds of real time for what must come; no test uses them up
+ADDRESS: Final = 0x4000_0000
+PAGE: Final = 4096
+LIVE: Final = (1, 3, 11, 15)  # the status byte of a device, step by step
+RNG: Final = DeviceSpec("rng", "rng", Rng, {})
+
+
+def memfd(size: int = PAGE, seals: int = SEALS) -> int:
+    """A memfd, the caller's to close; without *seals* the host has to add them."""
+    fd = os.memfd_create("raw", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, size)
+    if seals:
+        fcntl.fcntl(fd, F_ADD_SEALS, seals)
+    return fd
+
+
+@contextlib.contextmanager
+def lent(*fds: int) -> Iterator[tuple[int, ...]]:
+    """Descriptors that are closed at the end."""
+    try:
+        yield fds
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def hello(**fields: Any) -> bytes:
+    """HELLO without memory and lane, with some fields otherwise."""
+    message = {
+        "kind": HELLO, "magic": MAGIC, "lowest": 1, "highest": 1, "features": 0, "name": "raw",
+        "token": os.urandom(16), "regions": (),
+    }  # fmt: skip
+    return encode((*(message | fields).values(),))
+
+
+class RawGuest:
+    """One connection, and what a guest needs to remember about it."""
+
+    def __init__(self, path: Path) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(str(path))
+        self.sock.setblocking(False)
+        self.seq = 0
+        self.interrupts: list[Message] = []  # that came while `call` waited
+        self.fds: Sequence[int] = ()  # its memory
+        self.lane: socket.socket  # its end of the fd lane, if it has one
+        self._messages: deque[Message] = deque()
+        self._decoder = Decoder()
+
+    def send(self, data: bytes, fds: Sequence[int] = ()) -> None:
+        """Send *data* at once, with descriptors."""
+        sent = socket.send_fds(self.sock, [data], fds) if fds else self.sock.send(data)
+        assert sent == len(data), "the host does not read"
+
+    async def receive(self) -> Message | None:
+        """The next message; None is the end of the stream."""
+        while not self._messages:
+            async with asyncio.timeout(PATIENCE):
+                try:
+                    data = await asyncio.get_running_loop().sock_recv(self.sock, 65536)
+                except ConnectionResetError:
+                    data = b""
+            if not data:
+                return None
+            self._messages += self._decoder.feed(data)  # type: ignore[arg-type]  # asserted tuples just below
+            assert self._decoder.broken is None and all(type(message) is tuple for message in self._messages)
+        return self._messages.popleft()
+
+    async def rest(self) -> list[Message]:
+        """All messages up to the end of the stream."""
+        messages = []
+        while (message := await self.receive()) is not None:
+            messages.append(message)
+        return messages
+
+    async def ended(self) -> tuple[int, str]:
+        """The status and the text of END, which must be all that comes, and the last."""
+        (message,) = await self.rest()
+        kind, status, text, lowest, highest = message
+        assert kind == END and (lowest, highest) == (1, 1) and text
+        return status, text
+
+    async def greet(self, data: bytes, fds: Sequence[int] = ()) -> Message:
+        """Send HELLO; the WELCOME."""
+        self.send(data, fds)
+        welcome = await self.receive()
+        assert welcome is not None and welcome[0] == WELCOME, welcome
+        return welcome
+
+    def next_call(self, number: int, handle: int = 0, args: Any = (), areas: Any = (), slot: int = 0) -> bytes:
+        """The bytes of one more call."""
+        self.seq += 1
+        return encode((CALL, slot, self.seq, number, handle, args, areas))
+
+    async def reply(self) -> tuple[int, Any]:
+        """(status, value) of the next REPLY; IRQs before it are kept."""
+        while True:
+            message = await self.receive()
+            assert message is not None, "the host hung up"
+            if message[0] == IRQ:
+                self.interrupts.append(message)
+                continue
+            assert message[0] == REPLY, message
+            return message[3], message[4]
+
+    async def call(self, number: int, handle: int = 0, *args: Any, areas: Any = ()) -> tuple[int, Any]:
+        """Make a call in slot 0, and wait: (status, value)."""
+        self.send(self.next_call(number, handle, args, areas))
+        return await self.reply()
+
+    async def core(self, number: int, handle: int = 0, *args: Any) -> Any:
+        """The value of a core call that must go well."""
+        status, value = await self.call(number, handle, *args)
+        assert status == 0, (status, value)
+        return value
+
+    async def open(self, path: str, cookie: int = 0, features: int = 0) -> tuple[int, dict[str, int]]:
+        """Open and negotiate the device at *path*: (open handle, calls)."""
+        handle, calls, _, _ = await self.core(hcall.OPEN, await self.core(hcall.FIND, 0, path), cookie)
+        for status in LIVE:
+            if status == 11:
+                await self.core(hcall.SET_FEATURES, handle, features)
+            await self.core(hcall.SET_STATUS, handle, status)
+        return handle, calls
+
+    def close(self) -> None:
+        """Hang up."""
+        self.sock.close()
+
+
+@contextlib.contextmanager
+def connected(host: hostd.Host) -> Iterator[RawGuest]:
+    """A connection, and nothing sent yet."""
+    guest = RawGuest(host.socket)
+    try:
+        yield guest
+    finally:
+        guest.close()
+
+
+@contextlib.asynccontextmanager
+async def attached(host: hostd.Host, regions: int = 0, token: bytes = b"") -> AsyncIterator[RawGuest]:
+    """A guest with an fd lane and *regions* pages of memory from ADDRESS on; at the end the host has forgotten it."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    token = token or os.urandom(16)
+    fds = [memfd() for _ in range(regions)]
+    with connected(host) as guest, lent(*fds), ours:
+        guest.fds, guest.lane = fds, ours
+        with theirs:
+            pages = tuple((ADDRESS + n * PAGE, PAGE) for n in range(regions))
+            await guest.greet(hello(features=FD_LANE, token=token, regions=pages), [*fds, theirs.fileno()])
+        yield guest
+    await until(host, lambda: token not in host.guests.by_token)
+
+
+@contextlib.asynccontextmanager
+async def bystander(host: hostd.Host) -> AsyncIterator[RawGuest]:
+    """Another guest, which must not notice what happens meanwhile: the same connection, the same handle, no message."""
+    async with attached(host) as guest:
+        handle, calls = await guest.open("/rng")
+
+        async def works() -> None:
+            status, data = await guest.call(calls["read"], handle, 0, areas=(8,))
+            assert status == 0 and len(data) == 8
+
+        await works()
+        yield guest
+        await works()
+        assert not guest.interrupts
+
+
+async def settled(guest: RawGuest) -> None:
+    """Whatever was sent before has reached the host: it takes its sockets in turn, and has come round to this one."""
+    for _ in range(4):
+        await guest.core(hcall.NOP)
+
+
+async def until(host: hostd.Host, condition: Callable[[], bool]) -> None:
+    """Until *condition* holds, looked at whenever a guest comes or goes."""
+    async with asyncio.timeout(PATIENCE):
+        await host.guests.wait_for(condition)
+
+
+@contextlib.asynccontextmanager
+async def served(
+    directory: Path, *devices: DeviceSpec, clock: Clock | None = None, **limits: int
+) -> AsyncIterator[hostd.Host]:
+    """A host with an rng and *devices*; every guest must be gone at its end."""
+    machine = hostd.Machine(limits=Limits(**limits), devices=(RNG, *devices))
+    async with hostd.serve(machine, directory / "run", clock) as host:
+        yield host
+        assert not host.guests.by_token, "a test left a guest behind"
+
+
+async def in_thread(host: hostd.Host, work: Callable[[], T], within: float = PATIENCE) -> T:
+    """Run what blocks.  If it does not end, the host ends its guests: then whoever waits for an answer gets none."""
+    task = asyncio.create_task(asyncio.to_thread(work))
+    done, _ = await asyncio.wait([task], timeout=within)
+    for guest in [] if done else list(host.guests.by_token.values()):
+        host.guests.end(guest, Status.RESET, "the test takes too long")
+    return await task
+
+
+async def run_on(
+    client: str, host: hostd.Host, scenario: Callable[[Guest[Any]], Coroutine[Any, Any, T]], **options: Any
+) -> T:
+    """Run *scenario*, which uses what both clients have, on a guest of the "asyncio" or the "blocking" one."""
+
+    options.setdefault("memory", 1 << 20)
+
+    def work() -> T:
+        with guestd.attach_blocking(host.socket, **options) as guest:
+            return guest.run(scenario(guest))
+
+    if client == "blocking":
+        return await in_thread(host, work)
+    async with guestd.attach(host.socket, **options) as guest:
+        return await scenario(guest)
