@@ -6,6 +6,7 @@ Calls may still overlap: `guest.gather` runs several drivers' coroutines at once
 from __future__ import annotations
 
 import contextlib
+import errno
 import select
 import socket
 import time
@@ -18,7 +19,7 @@ from typing import Any, TypeVar
 from protocol import hcall
 from protocol.errors import HcallError, LinkLost, failure
 from protocol.messages import Areas, Args
-from protocol.session import READY, State
+from protocol.session import ENDED, READY, State
 
 from .bus import OpenDevice
 from .driver import BoundSignal, Driver
@@ -26,6 +27,13 @@ from .guest import PATIENCE_SECONDS, RAM_BYTES, WELCOME_SECONDS, Guest
 
 T = TypeVar("T")
 _READ = 65536  # four times that is half as fast: the buffer is made anew for each read
+
+
+_PAUSE_SECONDS = 0.05  # between attempts to reach the host
+
+
+class _NoWelcome(ConnectionResetError):
+    """The host hung up before it said WELCOME: it may be worth another try."""
 
 
 class Pending:
@@ -102,7 +110,10 @@ class BlockingGuest(Guest[Pending]):
 
     def attach(self) -> None:
         """Connect, and wait to be welcomed.  Raises OSError without a host, LinkLost if it refuses."""
-        self._connect()
+        try:
+            self._connect()
+        except _NoWelcome:
+            self._reconnect()
         self._since, _ = self.run(self.core(0, hcall.CHANGES, 0))
 
     def detach(self) -> None:
@@ -236,47 +247,50 @@ class BlockingGuest(Guest[Pending]):
             if ready is not None:
                 ready += [sleeper.task for sleeper in self.sleepers if sleeper.task is not None]
                 self.sleepers.clear()
-        if self.session.broken is not None or self.session.state is not READY:
+        if self.session.broken is not None or self.session.state is ENDED:
             raise self._end(self._why_over())
 
     def _connect(self) -> None:
-        sock = socket.socket(socket.AF_UNIX)
+        """Connect, send HELLO and take WELCOME.  Raises OSError; _NoWelcome if the host hangs up before it."""
+        self._sock = sock = socket.socket(socket.AF_UNIX)
         try:
             sock.connect(str(self.path))
             hello, fds = self._hello()
             socket.send_fds(sock, [self.session.greet(hello)], fds)
             sock.settimeout(WELCOME_SECONDS)
-            data = sock.recv(_READ)
+            while self.session.state is not READY:
+                data = sock.recv(_READ)
+                if not data:
+                    raise _NoWelcome(errno.ECONNRESET, "it hangs up")
+                self._received(data)
             sock.settimeout(None)
-        except BaseException:
-            sock.close()
-            if self.session.state is State.GREETING:
-                self.session.lose()
-            raise
-        self._sock = sock
-        if data:
-            self._received(data)
-        else:
+        except OSError as error:
+            greeting = self.session.state is State.GREETING
             self._hang_up()
+            if greeting and not isinstance(error, TimeoutError):
+                raise _NoWelcome(errno.ECONNRESET, "it hangs up") from None
+            raise
 
     def _hang_up(self) -> None:
         if self._sock is not None:
             self._sock.close()
             self._sock = None
-        self.session.lose()
+        if self.session.state is not State.IDLE:
+            self.session.lose()
 
     def _reconnect(self) -> None:
         """Come back with the same token and memory; the host answers from its slots."""
         self._hang_up()
         deadline = time.monotonic() + self.patience
-        while self._sock is None:
+        while True:
             try:
                 self._connect()
                 self.resumed += 1
+                return
             except OSError as error:
                 if time.monotonic() > deadline:
                     raise self._end(LinkLost(f"no host at {self.path}: {error.strerror}")) from None
-                time.sleep(0.05)
+                time.sleep(_PAUSE_SECONDS)
 
     def _end(self, error: LinkLost) -> LinkLost:
         if self._lost is None:

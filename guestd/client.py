@@ -13,11 +13,13 @@ from protocol import hcall
 from protocol.clock import Clock
 from protocol.errors import HcallError, LinkLost, failure
 from protocol.messages import Areas, Args
-from protocol.session import READY, State
+from protocol.session import ENDED, READY, State
 
 from .bus import OpenDevice
 from .driver import Driver
 from .guest import PATIENCE_SECONDS, RAM_BYTES, WELCOME_SECONDS, Guest
+
+_PAUSE_SECONDS = 0.05  # between attempts to reach the host
 
 Waiter: TypeAlias = "asyncio.Future[Any]"
 
@@ -44,6 +46,8 @@ class AsyncGuest(Guest[Waiter]):
         self._lost: LinkLost | None = None  # why the session is over
         self._welcomed = self._loop.create_future()
         self._interrupted: dict[tuple[OpenDevice, int], Waiter] = {}
+        self._deadline: float | None = self._loop.time() + patience  # for WELCOME; None: it has come
+        self._attempts = 0  # to get it, after the first
         self._binding: dict[str, asyncio.Task[Driver]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._following = asyncio.Lock()
@@ -159,10 +163,16 @@ class AsyncGuest(Guest[Waiter]):
             self._raised(interrupts)
             self._wake(interrupts)
         self._eager = len(answers) == 1 and not self.session.busy
-        if self.session.broken is not None or self.session.state is not READY:
+        if self.session.broken is not None or self.session.state is ENDED:
             self._end(self._why_over())
-        elif not self._welcomed.done():
-            self._welcomed.set_result(None)
+        elif self.session.state is not READY:
+            return  # half a WELCOME
+        elif self._deadline is not None:
+            self._deadline, self._attempts = None, 0
+            if self._welcomed.done():
+                self.resumed += 1
+            else:
+                self._welcomed.set_result(None)
         if self.session.out:
             self._flush()
 
@@ -216,17 +226,23 @@ class AsyncGuest(Guest[Waiter]):
 
     async def _reconnect(self) -> None:
         """Come back with the same token and memory; the host answers from its slots."""
-        deadline = self._loop.time() + self.patience
+        if self._deadline is None:
+            self._deadline = self._loop.time() + self.patience
+        if self._loop.time() > self._deadline:
+            self._end(LinkLost(f"the host at {self.path} hangs up"))
+            return
+        if self._attempts:  # it hung up before WELCOME, again: give it time
+            await asyncio.sleep(_PAUSE_SECONDS)
+        self._attempts += 1
         while True:
             try:
                 await self._connect()
-                self.resumed += 1
                 return
             except OSError as error:
-                if self._loop.time() > deadline:
+                if self._loop.time() > self._deadline:
                     self._end(LinkLost(f"no host at {self.path}: {error.strerror}"))
                     return
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(_PAUSE_SECONDS)
 
     def _end(self, error: LinkLost) -> None:
         if self._lost is not None:

@@ -201,12 +201,17 @@ async def test_the_next_guest_gets_a_fresh_command_and_nothing_of_the_last_one(t
 
 @pytest.mark.parametrize("use", ["set_winsize", "send_break"])
 async def test_whatever_a_guest_did_the_next_one_finds_a_console_as_new(tmp_path: Path, use: str) -> None:
-    async with served(tmp_path, "cmd:exec sleep 1000") as host, guestd.attach(host.socket, drivers=[]) as guest:
+    async with (
+        served(tmp_path, "cmd:echo ready; exec sleep 1000") as host,
+        guestd.attach(host.socket, drivers=[]) as guest,
+    ):
         node = (await guest.found("console")).node
         for turn in range(2):
             handle, calls, _, _ = await guest.core(node, hcall.OPEN, 0)
             for status in (1, 3, 11, 15):
                 await guest.core(handle, hcall.SET_STATUS, status)
+            while not await guest.call(handle, calls["get_param"], (RX_BYTES,)):
+                pass  # until the command runs
             if turn == 0:
                 await guest.call(handle, calls[use], (100, 50) if use == "set_winsize" else ())
                 while (
