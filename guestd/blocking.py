@@ -17,7 +17,7 @@ from types import CoroutineType
 from typing import Any, TypeVar
 
 from protocol import hcall
-from protocol.errors import HcallError, LinkLost, failure
+from protocol.errors import HcallError, LinkLost, StaleHandle, failure
 from protocol.messages import Areas, Args
 from protocol.session import ENDED, READY, State
 
@@ -81,10 +81,11 @@ class _Interrupted:
 class _Task:
     """A coroutine of `gather`, and how it ended."""
 
-    __slots__ = ("coroutine", "error", "value")
+    __slots__ = ("also", "coroutine", "error", "value")
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         self.coroutine = coroutine
+        self.also: _Task | None = None  # another one that waits for the same call
         self.value: Any = None
         self.error: BaseException | None = None
 
@@ -104,6 +105,7 @@ class BlockingGuest(Guest[Pending]):
         super().__init__(path, name, memory, drivers, patience)
         self.clock = _WallClock(self)
         self.gathering = False
+        self._ready: deque[_Task] | None = None  # of `gather`: those that can go on
         self._sock: socket.socket | None = None
         self._lost: LinkLost | None = None
         self.sleepers: list[_Interrupted] = []  # of `gather`, that wait for an interrupt
@@ -139,6 +141,10 @@ class BlockingGuest(Guest[Pending]):
     async def interrupt(self, device: OpenDevice, vector: int) -> None:
         """Until *vector* of *device* has been raised since it was last asked for."""
         while device.counts[vector] == device.seen[vector]:
+            if self._nodes:  # something was plugged or unplugged: this device, perhaps
+                await self.follow()
+            if device.gone:
+                raise StaleHandle(f"{device.name} is gone")
             await _Interrupted(self)
         self._see(device, vector)  # rides with the next call
 
@@ -155,7 +161,7 @@ class BlockingGuest(Guest[Pending]):
         first error is raised.
         """
         tasks = [_Task(each if isinstance(each, CoroutineType) else _as_coroutine(each)) for each in work]
-        ready = deque(tasks)
+        self._ready = ready = deque(tasks)
         waiting = len(tasks)
         self.gathering = True
         try:
@@ -171,11 +177,12 @@ class BlockingGuest(Guest[Pending]):
                         task.error = error
                         waiting -= 1
                     else:
-                        awaited.task = task
+                        task.also, awaited.task = awaited.task, task
                 if waiting:
-                    self.pump(ready)
+                    self.pump()
         finally:
             self.gathering = False
+            self._ready = None
             for task in tasks:
                 task.coroutine.close()
             self.sleepers.clear()
@@ -208,11 +215,8 @@ class BlockingGuest(Guest[Pending]):
 
     # The link.
 
-    def pump(self, ready: deque[_Task] | None = None) -> None:
-        """Send what is to be sent, wait for bytes of the host, and deal with them.
-
-        Tasks that can go on are put into *ready*.  Raises LinkLost.
-        """
+    def pump(self) -> None:
+        """Send what is to be sent, wait for bytes of the host, and deal with them.  Raises LinkLost."""
         if self._lost is not None:
             raise self._lost
         out = self.session.out
@@ -227,7 +231,7 @@ class BlockingGuest(Guest[Pending]):
         if not data:
             self._reconnect()
             return
-        self._received(data, ready)
+        self._received(data)
 
     def _send(self) -> None:
         out = self.session.out
@@ -236,12 +240,16 @@ class BlockingGuest(Guest[Pending]):
                 self._sock.sendall(b"".join(out))
             out.clear()
 
-    def _received(self, data: bytes, ready: deque[_Task] | None = None) -> None:
+    def _received(self, data: bytes) -> None:
         answers, interrupts = self.session.receive(data)
+        ready = self._ready
         for pending, status, value in answers:
             pending.status, pending.value = status, value
-            if ready is not None and pending.task is not None:
-                ready.append(pending.task)
+            if ready is not None:
+                task = pending.task
+                while task is not None:
+                    ready.append(task)
+                    task = task.also
         if interrupts:
             self._raised(interrupts)
             if ready is not None:

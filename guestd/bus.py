@@ -51,6 +51,7 @@ class OpenDevice:
         self.guest, self.found, self.name = guest, found, found.name
         self.ram, self.clock = guest.ram, guest.clock
         self.features: frozenset[str] = frozenset()
+        self.gone = False  # closed, or unplugged
         self.call = partial(guest.call, self.handle)  # (number, args, areas); raises the HcallError of its status
         self.counts = dict.fromkeys(self.vectors.values(), 0)  # by vector: as hinted or polled
         self.seen = dict(self.counts)  # by vector: as the driver has seen it

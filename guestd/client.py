@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, cast
 
 from protocol import hcall
 from protocol.clock import Clock
-from protocol.errors import HcallError, LinkLost, failure
+from protocol.errors import HcallError, LinkLost, StaleHandle, failure
 from protocol.messages import Areas, Args
 from protocol.session import ENDED, READY, State
 
@@ -97,15 +97,24 @@ class AsyncGuest(Guest[Waiter]):
 
     async def interrupt(self, device: OpenDevice, vector: int) -> None:
         """Until *vector* of *device* has been raised since it was last asked for."""
-        while device.counts[vector] == device.seen[vector]:
+        if device.counts[vector] == device.seen[vector]:
             if self._lost is not None:
                 raise self._lost
+            if device.gone:
+                raise StaleHandle(f"{device.name} is gone")
             key = device, vector
             if key not in self._interrupted:
                 self._interrupted[key] = self._loop.create_future()
-            await asyncio.shield(self._interrupted[key])
+            await asyncio.shield(self._interrupted[key])  # whoever waits for it is woken
         self._see(device, vector)
         self._flush()
+
+    def _device_gone(self, device: OpenDevice) -> None:
+        for key in [key for key in self._interrupted if key[0] is device]:
+            waiter = self._interrupted.pop(key)
+            if not waiter.done():
+                waiter.set_exception(StaleHandle(f"{device.name} is gone"))
+                waiter.exception()  # nobody has to be waiting
 
     async def bind(self, path: str) -> Driver:
         """The driver of the device at *path*, bound to it if it is not yet.  Errors: NoMatch, Busy, the driver's."""
@@ -179,7 +188,7 @@ class AsyncGuest(Guest[Waiter]):
     def _wake(self, interrupts: list[Any]) -> None:
         for _, tag, vector, _ in interrupts:
             device = self._devices.get(tag)
-            if device is not None:
+            if device is not None and device.counts.get(vector, 0) > device.seen.get(vector, 0):
                 waiter = self._interrupted.pop((device, vector), None)
                 if waiter is not None and not waiter.done():
                     waiter.set_result(None)

@@ -168,7 +168,7 @@ class Driver:
         """Write all of *data*, in as many calls as it takes."""
         done = 0
         while done < len(data):
-            done += await self.write(data[done : done + MAX_INLINE], at + done)
+            done += self._moved(await self.write(data[done : done + MAX_INLINE], at + done))
 
     async def load(self, count: int, at: int = 0) -> bytes:
         """As `read_exactly`, through guest memory: the way for much."""
@@ -186,9 +186,16 @@ class Driver:
     async def store(self, data: bytes, at: int = 0) -> None:
         """As `write_all`, through guest memory: the way for much."""
         with self.dev.ram.alloc(min(len(data), _CHUNK)) as buffer:
-            for start in range(0, len(data), buffer.size):
-                piece = data[start : start + buffer.size]
+            for start in range(0, len(data), _CHUNK):
+                piece = data[start : start + _CHUNK]
                 buffer.view[: len(piece)] = piece
                 done = 0
                 while done < len(piece):
-                    done += await self.write_from(buffer.part(done, len(piece) - done), at + start + done)
+                    rest = buffer.part(done, len(piece) - done)
+                    done += self._moved(await self.write_from(rest, at + start + done))
+
+    def _moved(self, count: int) -> int:
+        """*count*, if it is any progress.  Raises IoError."""
+        if count < 1:
+            raise IoError(f"{self.dev.name} takes nothing")
+        return count

@@ -68,6 +68,9 @@ class Guest(Generic[W]):
         """Until *vector* of *device* has been raised since it was last asked for."""
         raise NotImplementedError
 
+    def _device_gone(self, device: OpenDevice) -> None:
+        """Whoever waits for an interrupt of *device* is told by StaleHandle."""
+
     # The core.
 
     def core(self, handle: int, number: int, *args: object) -> Awaitable[Any]:
@@ -152,6 +155,8 @@ class Guest(Generic[W]):
                 with contextlib.suppress(HcallError):  # unplugged
                     await device.close()
                 del self._devices[cookie]
+                device.gone = True
+                self._device_gone(device)
 
     async def follow(self) -> list[tuple[int, str]]:
         """Take up what was plugged and unplugged since the last time: (hcall.ADDED, LEAVING or REMOVED, path).

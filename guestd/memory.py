@@ -62,8 +62,9 @@ class Region:
         """Let go of it."""
         self.view.release()
         os.close(self.fd)
-        with contextlib.suppress(BufferError):  # somebody still looks at a buffer
+        with contextlib.suppress(BufferError):  # somebody still looks at a buffer, which keeps its pages
             self.map.close()
+        del self.map
 
     def take(self, size: int) -> int | None:
         for n, (at, room) in enumerate(self.free):
@@ -104,6 +105,8 @@ class Ram:
 
     def alloc(self, size: int) -> Buffer:
         """A buffer of *size* bytes, not cleared.  Raises MemoryError: free some, or add memory."""
+        if size < 0:
+            raise BadArgument(f"a buffer has no {size} bytes")
         for region in self._regions:
             at = region.take(_pages(size))
             if at is not None:
@@ -114,10 +117,10 @@ class Ram:
         """Give *buffer* back; twice is harmless."""
         if buffer.size < 0:
             return
+        buffer.view.release()  # raises BufferError, and keeps it, while somebody looks
         for region in self._regions:
             if region.start <= buffer.address < region.start + region.size:
                 region.give(buffer.address - region.start, _pages(buffer.size))
-        buffer.view.release()
         buffer.size = -1
 
     def close(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from protocol.errors import WouldBlock
+from protocol.errors import IoError, WouldBlock
 from protocol.wire import MAX_INLINE
 
 from .driver import Driver, Op, Signal
@@ -28,6 +28,7 @@ class StreamDriver(Driver):
     set_param = Op[[int, int], None]()
 
     _kept = b""  # read already, and not yet asked for
+    _writers = 0  # that wait for tx_ready
 
     async def probe(self) -> None:
         """Receive interrupts only."""
@@ -52,17 +53,31 @@ class StreamDriver(Driver):
     async def write_all(self, data: bytes, at: int = 0) -> None:
         """Write all of *data*, waiting for room."""
         done = 0
-        masked = True
-        while done < len(data):
-            try:
-                done += await self.write(data[done : done + MAX_INLINE])
-            except WouldBlock:
-                if masked:
-                    await self.set_param(_INTERRUPT_MASK, _QUIET | _TX)
-                    masked = False
-                await self.tx_ready.wait()
-        if not masked:
+        waiting = False
+        try:
+            while done < len(data):
+                try:
+                    done += await self.write(data[done : done + MAX_INLINE])
+                except WouldBlock:
+                    if not waiting:
+                        waiting = True
+                        self._writers += 1
+                        await self.set_param(_INTERRUPT_MASK, _QUIET | _TX)
+                    await self.tx_ready.wait()
+        finally:
+            self._writers -= waiting
+        if waiting and not self._writers:  # else another writer still waits for it
             await self.set_param(_INTERRUPT_MASK, _QUIET)
+
+    async def read_exactly(self, count: int, at: int = 0) -> bytes:
+        """*count* bytes, waiting for them.  Errors: IoError if the stream ends before."""
+        data = b""
+        while len(data) < count:
+            more = await self.read_some(count - len(data))
+            if not more:
+                raise IoError(f"{self.dev.name} ended {count - len(data)} bytes early")
+            data += more
+        return data
 
     async def read_until(self, mark: bytes, limit: int = 1 << 20) -> bytes:
         """Everything up to and with *mark*.

@@ -43,19 +43,19 @@ def _first(guest: Dispatcher, handle: int) -> int:
 
 @_call(hcall.CHILD)
 def _child(guest: Dispatcher, handle: int) -> int:
-    child = guest.tree.node(handle).first_child
+    child = guest.node(handle).first_child
     return child.handle if child else 0
 
 
 @_call(hcall.NEXT)
 def _next(guest: Dispatcher, handle: int) -> int:
-    following = guest.tree.node(handle).next
+    following = guest.node(handle).next
     return following.handle if following else 0
 
 
 @_call(hcall.PARENT)
 def _parent(guest: Dispatcher, handle: int) -> int:
-    parent = guest.tree.node(handle).parent
+    parent = guest.node(handle).parent
     return parent.handle if parent else 0
 
 
@@ -66,13 +66,13 @@ def _find(guest: Dispatcher, handle: int, path: str) -> int:
 
 @_call(hcall.INFO)
 def _info(guest: Dispatcher, handle: int) -> tuple[str, tuple[str, ...], tuple[int, int]]:
-    node = guest.tree.node(handle)
+    node = guest.node(handle)
     return node.name, node.compatible, node.ids
 
 
 @_call(hcall.GETPROP)
 def _getprop(guest: Dispatcher, handle: int, name: str) -> object:
-    node = guest.tree.node(handle)
+    node = guest.node(handle)
     try:
         return node.properties()[name]
     except KeyError:
@@ -81,7 +81,7 @@ def _getprop(guest: Dispatcher, handle: int, name: str) -> object:
 
 @_call(hcall.NEXTPROP)
 def _nextprop(guest: Dispatcher, handle: int, name: str) -> str:
-    node = guest.tree.node(handle)
+    node = guest.node(handle)
     names = ["", *node.properties(), ""]
     if name not in names:
         raise NoMatch(f"{node.path} has no property {name!r}")
@@ -96,7 +96,7 @@ def _changes(guest: Dispatcher, handle: int, since: int) -> tuple[int, tuple[Cha
 
 @_call(hcall.OPEN)
 def _open(guest: Dispatcher, handle: int, cookie: int) -> OpenReply:
-    node = guest.tree.node(handle)
+    node = guest.node(handle)
     opened = guest.open(node, cookie)
     device = guest.opens[opened].device
     vectors = {name: vector for vector, name in enumerate(device.irqs)}

@@ -186,6 +186,9 @@ class Device:
         members: dict[str, Any] = {}
         for base in reversed(cls.__mro__):
             members |= vars(base)
+        for name, member in vars(cls).items():
+            if isinstance(member, _Declared | Feature | Irq) and hasattr(Device, name):
+                raise TypeError(f"{cls.__name__}.{name}: the name is the base class's own")
         cls.handlers = tuple(_handlers(members))
         cls.irqs = tuple(name for name, member in members.items() if isinstance(member, Irq))
         cls.config = {name: member for name, member in members.items() if isinstance(member, Config)}

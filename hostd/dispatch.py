@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from protocol.errors import BadArea, BadArgument, Busy, HcallError, NoSuchCall, NotAllowed, NotOpen
+from protocol.errors import BadArea, BadArgument, BadHandle, Busy, HcallError, NoSuchCall, NotAllowed, NotOpen
 from protocol.hcall import CLASS_SHIFT
 from protocol.memory import InlineRoom, Memory
 from protocol.messages import Areas, Args
@@ -93,6 +93,12 @@ class Dispatcher:
             return OK, value
         except Exception as error:
             return failed(error, room, data)
+
+    def node(self, handle: int) -> Node:
+        """The node behind *handle*.  Raises StaleHandle or BadHandle."""
+        if handle in self.opens:
+            raise BadHandle(f"{handle:#x} is an open handle, not a node's")
+        return self.tree.node(handle)
 
     def not_open(self, handle: int) -> HcallError:
         """Why nothing is open behind *handle*."""
