@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -30,7 +31,9 @@ log = logging.getLogger(__name__)
 _CHUNK: Final = 64 * 1024
 _WINSIZE: Final = struct.Struct("4H")  # rows, columns, and pixels that nobody uses
 _KILL_MS: Final = 1000
+_DRAIN_READS: Final = 16  # more than a terminal holds; a writer that never stops is not waited for
 _TIOCSIG: Final = 0x40045436  # asm-generic/ioctls.h: signal the terminal's foreground process group
+_links: set[Path] = set()  # symbolic links of this process's consoles
 
 
 class Port(Protocol):
@@ -103,15 +106,30 @@ class LogFile(Backing):
 
     def __init__(self, path: Path) -> None:
         self._path, self.endpoint = path, str(path)
+        self._waiting = False  # for a pipe to be read
 
     def start(self, port: Port) -> None:
-        self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK  # it may be a pipe
+        self._fd = os.open(self._path, flags, 0o666)
+        self._port, self._loop = port, asyncio.get_running_loop()
 
     def stop(self) -> None:
+        if self._waiting:
+            self._loop.remove_writer(self._fd)
         os.close(self._fd)
 
     def write(self, data: bytes) -> int:
-        return os.write(self._fd, data[:_CHUNK])
+        try:
+            return os.write(self._fd, data[:_CHUNK])
+        except BlockingIOError:
+            self._waiting = True
+            self._loop.add_writer(self._fd, self._writable)
+            return 0
+
+    def _writable(self) -> None:
+        self._waiting = False
+        self._loop.remove_writer(self._fd)
+        self._port.transmit()
 
 
 class _Terminal(Backing):
@@ -186,16 +204,27 @@ class Pty(_Terminal):
         tty.setraw(self._slave)
         if self._link is not None:
             try:
+                if self._link in _links:
+                    raise FileExistsError(errno.EEXIST, "another console has this link", str(self._link))
                 if self._link.is_symlink():
                     self._link.unlink()  # of a host that was killed
                 self._link.symlink_to(self.endpoint)
-            except OSError:
+            except OSError as error:
                 super().stop()
-                raise
+                raise OSError(error.errno, error.strerror, str(self._link)) from None
+            _links.add(self._link)
+
+    def reset(self) -> None:
+        """What was typed for one guest is not for the next."""
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(_DRAIN_READS):
+                os.read(self._master, _CHUNK)
 
     def stop(self) -> None:
-        if self._link is not None and self._link.is_symlink() and str(self._link.readlink()) == self.endpoint:
-            self._link.unlink()
+        if self._link is not None:
+            _links.discard(self._link)
+            if self._link.is_symlink() and str(self._link.readlink()) == self.endpoint:
+                self._link.unlink()
         super().stop()
 
 
@@ -210,19 +239,22 @@ class Command(_Terminal):
         self.set_winsize(80, 24)
         # A session leader that opens a terminal gets it as its controlling one: nothing of ours runs in the child.
         script = 'exec <"$0" >"$0" 2>&1; exec /bin/sh -c "$1"'
-        self._process = subprocess.Popen(
-            ["/bin/sh", "-c", script, self.endpoint, self._command],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            start_new_session=True, cwd=self._folder, env={**os.environ, "TERM": os.environ.get("TERM", "xterm")},
-        )  # fmt: skip
+        try:
+            self._process = subprocess.Popen(
+                ["/bin/sh", "-c", script, self.endpoint, self._command],
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                start_new_session=True, cwd=self._folder, env={**os.environ, "TERM": os.environ.get("TERM", "xterm")},
+            )  # fmt: skip
+        except OSError:
+            super().stop()
+            raise
         self._pidfd: int | None = os.pidfd_open(self._process.pid)
         self._loop.add_reader(self._pidfd, self._exited)
         self.endpoint = f"pid {self._process.pid}: {self._command}"
 
     def stop(self) -> None:
         if self._pidfd is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+            _kill_session(self._process.pid)
             gone = select.poll()
             gone.register(self._pidfd, select.POLLIN)
             if gone.poll(_KILL_MS):
@@ -265,3 +297,13 @@ class Command(_Terminal):
             self._loop.remove_reader(self._pidfd)
             os.close(self._pidfd)
             self._pidfd = None
+
+
+def _kill_session(leader: int) -> None:
+    """Kill all processes of a session: a shell's background jobs have process groups of their own."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()  # proc(5): state ppid pgrp session
+                if int(fields[3]) == leader:
+                    os.kill(int(entry.name), signal.SIGKILL)

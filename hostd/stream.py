@@ -49,6 +49,10 @@ class Stream(Device):
 
     # What a model has.
 
+    def touch(self) -> None:
+        """The guest has changed something: the next one needs a `clear`."""
+        self._touched = True
+
     def written(self, data: bytes) -> int:
         """The guest wrote *data*: how much of it is taken now."""
         raise NotImplementedError
@@ -107,7 +111,7 @@ class Stream(Device):
 
     def read(self, into: Room, at: int) -> int:
         """Bytes that wait; 0 is the end of the stream.  Errors: WouldBlock."""
-        self._touched = True
+        self.touch()
         if not self._rx:
             if self._closed or not into.nbytes:
                 return 0
@@ -120,7 +124,7 @@ class Stream(Device):
 
     def write(self, data: Data, at: int) -> int:
         """Take as much as there is room for.  Errors: WouldBlock, IoError after the other end is gone."""
-        self._touched = True
+        self.touch()
         if self._closed:
             raise IoError("the other end is gone")
         room = BUFFER - len(self._tx)
@@ -147,7 +151,7 @@ class Stream(Device):
     @call
     def set_param(self, param: int, value: int) -> None:
         """Set a trigger, 1 to the buffer's size for TX, 0 to below it for RX, or the mask.  Errors: BadArgument."""
-        self._touched = True
+        self.touch()
         if param == Param.INTERRUPT_MASK and 0 <= value <= TX | RX | DISCONNECT:
             self._raised &= value  # what is enabled anew while true is told
             self._enabled = value

@@ -23,6 +23,7 @@ _WRITE_NOW = 64 * 1024  # bytes: to write more may wait for the disk
 _ZEROES = bytes(1 << 20)
 _KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 1, 2, 16  # linux/falloc.h
 _SIZE = re.compile(r"(\d+)([KMGT]?)")
+_OPEN = os.O_CLOEXEC | os.O_NONBLOCK  # a pipe, which is refused, would wait for its other end
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -54,7 +55,7 @@ class Block(Device):
         if self.create and not self.path.exists():
             with self.path.open("xb") as image:
                 image.truncate(self.create)
-        self._fd = os.open(self.path, (os.O_RDONLY if self.read_only else os.O_RDWR) | os.O_CLOEXEC)
+        self._fd = os.open(self.path, (os.O_RDONLY if self.read_only else os.O_RDWR) | _OPEN)
         try:
             mode = os.fstat(self._fd).st_mode
             if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):

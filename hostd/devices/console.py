@@ -63,12 +63,14 @@ class Console(Stream):
         """The guest is the terminal: tell the host's side its size."""
         if not (0 < columns < 1 << 16 and 0 < rows < 1 << 16):
             raise BadArgument(f"{columns} x {rows} is no size of a terminal")
+        self.touch()
         self.backing.set_winsize(columns, rows)
         self._look()
 
     @call
     def send_break(self) -> None:
         """A break on the line: the host's foreground processes get SIGINT."""
+        self.touch()
         self.backing.send_break()
 
     @call(early=True)
@@ -76,4 +78,5 @@ class Console(Stream):
         """One byte past all buffers; works before any set-up (virtio 1.2, 5.3.4, emerg_wr)."""
         if not 0 <= byte < 256:
             raise BadArgument(f"{byte} is no byte")
+        self.touch()
         self.backing.write(bytes([byte]))
