@@ -92,7 +92,10 @@ class Signal:
     def __get__(self, driver: Driver | None, owner: type) -> Signal | BoundSignal:
         if driver is None:
             return self
-        bound = driver.__dict__[self.name] = BoundSignal(driver.dev, driver.dev.vectors[self.name])
+        vector = driver.dev.vectors.get(self.name)
+        if vector is None:
+            raise NoSuchCall(f"{driver.dev.name} has no interrupt {self.name!r}")
+        bound = driver.__dict__[self.name] = BoundSignal(driver.dev, vector)
         return bound
 
 

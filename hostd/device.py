@@ -185,7 +185,11 @@ class Device:
     def __init_subclass__(cls) -> None:
         members: dict[str, Any] = {}
         for base in reversed(cls.__mro__):
-            members |= vars(base)
+            for name, member in vars(base).items():
+                offered = getattr(members.get(name), "__hcall__", None)
+                if offered is not None and not hasattr(member, "__hcall__") and inspect.isfunction(member):
+                    member.__hcall__ = offered  # type: ignore[attr-defined]  # an override need not say @call again
+                members[name] = member
         for name, member in vars(cls).items():
             if isinstance(member, _Declared | Feature | Irq) and hasattr(Device, name):
                 raise TypeError(f"{cls.__name__}.{name}: the name is the base class's own")
@@ -265,6 +269,8 @@ def _handlers(members: dict[str, Any]) -> Iterator[Handler]:
     for name, method in members.items():
         if not inspect.isfunction(method) or not (name in VERBS or hasattr(method, "__hcall__")):
             continue
+        if inspect.iscoroutinefunction(method):
+            raise TypeError(f"{method.__qualname__}: a handler is a plain def; what takes time returns Later")
         hints = typing.get_type_hints(method)
         hints.pop("return", None)
         kinds = tuple(hints.values())

@@ -76,11 +76,14 @@ class Host:
         willing = True
         if not surprise and any(below.opens for below in node.walk()):
             self.tree.leave(node)
+            closing = asyncio.ensure_future(self._closed(node))
+            timer = self.clock.call_later(within, closing.cancel)
             try:
-                async with asyncio.timeout(within):
-                    await self._closed(node)
-            except TimeoutError:
-                willing = False
+                await asyncio.wait({closing})
+                willing = not closing.cancelled()
+            finally:
+                timer.cancel()
+                closing.cancel()
         if node.handle in self.tree.nodes:  # else somebody else was faster
             self._remove(node)
         return willing

@@ -66,7 +66,7 @@ class Machine:
         """Read *file*; paths in it are relative to its folder.  Raises MachineError with all mistakes."""
         file = Path(file)
         try:
-            text = file.read_text()
+            text = file.read_text(encoding="utf-8")
             tables = tomllib.loads(text)
         except OSError as error:
             raise MachineError([f"{file}: {error.strerror}"]) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import gc
 import inspect
@@ -70,21 +71,21 @@ def _no_task_left(test: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.fixture(scope="session", autouse=True)
 def loops_are_warm() -> None:
-    """The first event loop of a process opens descriptors that stay."""
+    """The first event loop of a process opens descriptors that stay; so do modules, which are many."""
     for new_loop in pytest_asyncio_loop_factories().values():
         loop = new_loop()
         loop.run_until_complete(asyncio.sleep(0))
         loop.close()
+    gc.collect()
+    gc.freeze()  # what is there now stays: each test's collection looks only at what came since
 
 
 def _held() -> dict[str, object]:
     """What the process holds now."""
     fds = {}
-    for fd in os.listdir("/proc/self/fd"):
-        try:
-            fds[fd] = os.readlink(f"/proc/self/fd/{fd}")
-        except FileNotFoundError:
-            continue  # the listing's own
+    for fd in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the listing's own
+            fds[fd.name] = str(fd.readlink())
     maps = Path("/proc/self/maps").read_text()
     return {
         "descriptors": fds,
@@ -94,15 +95,16 @@ def _held() -> dict[str, object]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
+def nothing_is_left(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """Descriptors, guest memory and threads are after every test what they were before."""
     gc.collect()
     before = _held()
     yield
-    gc.collect()
     for thread in threading.enumerate():  # of executors that were shut down without waiting
         if thread is not threading.main_thread() and not thread.daemon:
             thread.join(5)
+    caplog.handler.reset()  # a logged exception holds its frames, and what they hold
+    gc.collect()
     assert _held() == before
 
 

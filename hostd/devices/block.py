@@ -188,7 +188,11 @@ def _whole(transfer: _Transfer, fd: int, pieces: Sequence[memoryview], at: int) 
             if skip < len(piece):
                 rest.append(piece[skip:])
             skip = max(0, skip - len(piece))
-        moved = transfer(fd, rest, at + done)
+        try:
+            moved = transfer(fd, rest, at + done)
+        finally:
+            for piece in rest:
+                piece.release()
         if not moved:
             raise IoError(f"the image ends at {at + done}")
         done += moved
