@@ -11,10 +11,10 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Awaitable, Coroutine, Generator, Iterable, Iterator
+from collections.abc import Awaitable, Coroutine, Generator, Iterator
 from pathlib import Path
 from types import CoroutineType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 from protocol import hcall
 from protocol.errors import HcallError, LinkLost, StaleHandle, failure
@@ -23,7 +23,7 @@ from protocol.session import ENDED, READY, State
 
 from .bus import OpenDevice
 from .driver import BoundSignal, Driver
-from .guest import PATIENCE_SECONDS, RAM_BYTES, WELCOME_SECONDS, Guest
+from .guest import WELCOME_SECONDS, Guest, Options
 
 T = TypeVar("T")
 _READ = 65536  # four times that is half as fast: the buffer is made anew for each read
@@ -93,16 +93,8 @@ class _Task:
 class BlockingGuest(Guest[Pending]):
     """A guest in a plain program; `guest[name]` is a driver whose calls return when they are done."""
 
-    def __init__(
-        self,
-        path: str | Path | None = None,
-        *,
-        name: str | None = None,
-        memory: int = RAM_BYTES,
-        drivers: Iterable[type[Driver]] | None = None,
-        patience: float = PATIENCE_SECONDS,
-    ) -> None:
-        super().__init__(path, name, memory, drivers, patience)
+    def __init__(self, path: str | Path | None = None, **options: Unpack[Options]) -> None:
+        super().__init__(path, **options)
         self.clock = _WallClock(self)
         self.gathering = False
         self._ready: deque[_Task] | None = None  # of `gather`: those that can go on
@@ -362,16 +354,9 @@ async def _as_coroutine(work: Awaitable[T]) -> T:
 
 
 @contextlib.contextmanager
-def attach_blocking(
-    path: str | Path | None = None,
-    *,
-    name: str | None = None,
-    memory: int = RAM_BYTES,
-    drivers: Iterable[type[Driver]] | None = None,
-    patience: float = PATIENCE_SECONDS,
-) -> Iterator[BlockingGuest]:
+def attach_blocking(path: str | Path | None = None, **options: Unpack[Options]) -> Iterator[BlockingGuest]:
     """A guest of the host at *path*, without an event loop; the arguments are those of `attach`."""
-    guest = BlockingGuest(path, name=name, memory=memory, drivers=drivers, patience=patience)
+    guest = BlockingGuest(path, **options)
     try:
         guest.attach()
         yield guest

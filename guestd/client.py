@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Awaitable, Iterable
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias, Unpack, cast
 
 from protocol import hcall
 from protocol.clock import Clock
@@ -17,7 +17,7 @@ from protocol.session import ENDED, READY, State
 
 from .bus import OpenDevice
 from .driver import Driver
-from .guest import PATIENCE_SECONDS, RAM_BYTES, WELCOME_SECONDS, Guest
+from .guest import WELCOME_SECONDS, Guest, Options
 
 _PAUSE_SECONDS = 0.05  # between attempts to reach the host
 
@@ -28,16 +28,9 @@ class AsyncGuest(Guest[Waiter]):
     """A guest in an event loop; `guest[name]` is a driver."""
 
     def __init__(
-        self,
-        path: str | Path | None = None,
-        *,
-        name: str | None = None,
-        memory: int = RAM_BYTES,
-        drivers: Iterable[type[Driver]] | None = None,
-        patience: float = PATIENCE_SECONDS,
-        clock: Clock | None = None,
+        self, path: str | Path | None = None, *, clock: Clock | None = None, **options: Unpack[Options]
     ) -> None:
-        super().__init__(path, name, memory, drivers, patience)
+        super().__init__(path, **options)
         self._loop = asyncio.get_running_loop()
         self.clock = _LoopClock(clock or self._loop, self._loop)
         self._link: _Link | None = None
@@ -46,7 +39,7 @@ class AsyncGuest(Guest[Waiter]):
         self._lost: LinkLost | None = None  # why the session is over
         self._welcomed = self._loop.create_future()
         self._interrupted: dict[tuple[OpenDevice, int], Waiter] = {}
-        self._deadline: float | None = self._loop.time() + patience  # for WELCOME; None: it has come
+        self._deadline: float | None = self._loop.time() + self.patience  # for WELCOME; None: it has come
         self._attempts = 0  # to get it, after the first
         self._binding: dict[str, asyncio.Task[Driver]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -315,21 +308,14 @@ class _Unbound:
 
 @contextlib.asynccontextmanager
 async def attach(
-    path: str | Path | None = None,
-    *,
-    name: str | None = None,
-    memory: int = RAM_BYTES,
-    drivers: Iterable[type[Driver]] | None = None,
-    patience: float = PATIENCE_SECONDS,
-    clock: Clock | None = None,
+    path: str | Path | None = None, *, clock: Clock | None = None, **options: Unpack[Options]
 ) -> AsyncIterator[AsyncGuest]:
     """A guest of the host at *path*: its socket, its directory, or what $HOSTD_SOCKET or the default says.
 
-    *memory*, in bytes, is what it lends the host at once; *drivers* take the place of all that are installed;
-    *patience* is how many seconds it tries to reach a host that does not answer.  Raises OSError without a host,
-    LinkLost if it refuses.
+    *options* are those of `guestd.guest.Options`; drivers see the time of *clock*, the loop if not given.  Raises
+    OSError without a host, LinkLost if it refuses.
     """
-    guest = AsyncGuest(path, name=name, memory=memory, drivers=drivers, patience=patience, clock=clock)
+    guest = AsyncGuest(path, clock=clock, **options)
     try:
         await guest.attach()
         yield guest

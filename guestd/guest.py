@@ -9,7 +9,7 @@ import os
 import socket
 from collections.abc import Awaitable, Iterable
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypedDict, TypeVar, Unpack
 
 from protocol import hcall, rendezvous
 from protocol.errors import HcallError, LinkLost, NoMatch, StaleHandle
@@ -29,26 +29,28 @@ W = TypeVar("W")
 log = logging.getLogger(__name__)
 
 
+class Options(TypedDict, total=False):
+    """What a guest may be told at the start."""
+
+    name: str | None  # for people: shows in the host's status
+    memory: int  # bytes that it lends the host at once
+    drivers: Iterable[type[Driver]]  # instead of all that are installed
+    patience: float  # seconds that it tries to reach a host that does not answer
+
+
 class Guest(Generic[W]):
     """A guest without its I/O, which a client adds: `call` and `interrupt`."""
 
     clock: Sleeper
 
-    def __init__(
-        self,
-        path: str | Path | None,
-        name: str | None,
-        memory: int,
-        drivers: Iterable[type[Driver]] | None,
-        patience: float,
-    ) -> None:
+    def __init__(self, path: str | Path | None = None, **options: Unpack[Options]) -> None:
         self.path = rendezvous.find(str(path) if path else None, rendezvous.GUEST_SOCKET)
-        self.name = name or f"guest-{os.getpid()}"
-        self.ram = Ram(memory)
-        self.patience = patience
+        self.name = options.get("name") or f"guest-{os.getpid()}"
+        self.patience = options.get("patience", PATIENCE_SECONDS)
         self.session: GuestSession[W] = GuestSession()
+        self.ram = Ram(options.get("memory", RAM_BYTES), self.session.uses)
         self.drivers: dict[str, Driver] = {}  # bound, by path
-        self._known = list(drivers) if drivers is not None else known_drivers()
+        self._known = list(options["drivers"] if "drivers" in options else known_drivers())
         self.resumed = 0  # how often the link was lost and the session went on
         self._token = os.urandom(TOKEN_BYTES)
         self._lane, self._lane_of_host = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import mmap
 import os
+from collections.abc import Callable
 from typing import Final
 
 from protocol.errors import BadArgument
@@ -32,7 +33,7 @@ class Buffer:
         return Buffer(self._ram, self.address + start, size, self.view[start : start + size])
 
     def free(self) -> None:
-        """Give it back.  No call may be using it."""
+        """Give it back.  Its pages are not used again before every call that has them is answered."""
         self._ram.free(self)
 
     def __enter__(self) -> Buffer:
@@ -87,8 +88,10 @@ class Region:
 class Ram:
     """All memory of a guest.  Pages cost nothing until they are touched."""
 
-    def __init__(self, size: int) -> None:
-        """*size* is in bytes, rounded up to whole pages."""
+    def __init__(self, size: int, in_use: Callable[[int, int], bool] = lambda address, size: False) -> None:
+        """*size* is in bytes, rounded up to whole pages; *in_use*(address, bytes): the host may still touch them."""
+        self._in_use = in_use
+        self._given_back: list[tuple[int, int]] = []  # (address, bytes), freed while in use
         self.first = Region(START, _pages(size))  # the one that HELLO brings
         self._regions = [self.first]
         self._end = START + self.first.size
@@ -107,6 +110,8 @@ class Ram:
         """A buffer of *size* bytes, not cleared.  Raises MemoryError: free some, or add memory."""
         if size < 0:
             raise BadArgument(f"a buffer has no {size} bytes")
+        if self._given_back:
+            self._reclaim()
         for region in self._regions:
             at = region.take(_pages(size))
             if at is not None:
@@ -118,10 +123,21 @@ class Ram:
         if buffer.size < 0:
             return
         buffer.view.release()  # raises BufferError, and keeps it, while somebody looks
-        for region in self._regions:
-            if region.start <= buffer.address < region.start + region.size:
-                region.give(buffer.address - region.start, _pages(buffer.size))
+        self._given_back.append((buffer.address, buffer.size))
         buffer.size = -1
+        self._reclaim()
+
+    def _reclaim(self) -> None:
+        """Take back what was freed, but for what the host may still touch."""
+        kept = []
+        for address, size in self._given_back:
+            if self._in_use(address, size):
+                kept.append((address, size))
+                continue
+            for region in self._regions:
+                if region.start <= address < region.start + region.size:
+                    region.give(address - region.start, _pages(size))
+        self._given_back = kept
 
     def close(self) -> None:
         """Let go of all of it; views of buffers that were not freed keep their pages."""

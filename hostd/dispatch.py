@@ -63,11 +63,10 @@ class Dispatcher:
                 if entry is None:
                     raise opened.missing(number)
                 method, kinds, takes = entry
-                if (
-                    len(args) != len(kinds)
-                    or (args and type(args[0]) is not kinds[0])
-                    or (len(args) > 1 and (*map(type, args),) != kinds)
-                ):
+                if len(args) == 1 == len(kinds):  # a verb, most often
+                    if type(args[0]) is not kinds[0]:
+                        raise _wrong_arguments(kinds)
+                elif (*map(type, args),) != kinds:
                     raise _wrong_arguments(kinds)
                 if takes == ROOM:
                     room = self.memory.room(areas)

@@ -246,7 +246,7 @@ class GuestSession(_Session, Generic[W]):
         self._new = True  # no WELCOME yet
         self._seq = 0
         self._free: list[int] = []
-        self._sent: dict[int, tuple[int, bytes, W]] = {}  # by slot: seq, message, waiter; in seq order
+        self._sent: dict[int, tuple[int, bytes, W, Areas]] = {}  # by slot: seq, message, waiter, areas; in seq order
         self._backlog: deque[tuple[int, int, Args, Areas, W]] = deque()
 
     @property
@@ -269,7 +269,7 @@ class GuestSession(_Session, Generic[W]):
         """Nothing more will be answered: the waiters of all calls."""
         if self.state is not State.ENDED:
             self.move(Event.END)
-        waiters = [waiter for _, _, waiter in self._sent.values()] + [entry[4] for entry in self._backlog]
+        waiters = [call[2] for call in self._sent.values()] + [entry[4] for entry in self._backlog]
         self._sent.clear()
         self._backlog.clear()
         return waiters
@@ -289,9 +289,21 @@ class GuestSession(_Session, Generic[W]):
             self._free.append(slot)
             raise BadArgument(f"this call cannot be sent: {error}") from None
         self._seq = seq
-        self._sent[slot] = (seq, data, waiter)
+        self._sent[slot] = (seq, data, waiter, areas)
         if self.state is READY:  # else WELCOME sends it, with all that are unanswered
             self.out.append(data)
+
+    def uses(self, address: int, size: int) -> bool:
+        """Whether a call that is not answered has an area within these bytes: the host may still fill them.
+
+        Nobody has to be waiting for it any more: a task that is cancelled leaves its call behind.
+        """
+        lists = [call[3] for call in self._sent.values()] + [entry[3] for entry in self._backlog]
+        return any(
+            type(area) is tuple and area[0] < address + size and address < area[0] + area[1]
+            for areas in lists
+            for area in areas
+        )
 
     def acknowledge(self, handle: int, vector: int, seen: int) -> None:
         """Say that *vector* was seen at the count *seen*; lost with the link, after which the host hints again."""
@@ -355,4 +367,4 @@ class GuestSession(_Session, Generic[W]):
             self._new = False
         elif not welcome.resumed:
             raise ProtocolViolation("the host no longer knows this session")
-        self.out += [data for _, data, _ in self._sent.values()]
+        self.out += [call[1] for call in self._sent.values()]

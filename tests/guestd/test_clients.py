@@ -57,6 +57,10 @@ class Desk(Device):
         self.waiting.append(Later())
         return self.waiting[-1]
 
+    @call
+    def hold(self, into: Room) -> Later[int]:
+        return self.late()
+
 
 class DeskDriver(Driver):
     compatible = ("test,desk",)
@@ -427,3 +431,23 @@ async def test_drivers_sleep_by_the_clock_that_was_given(host: hostd.Host) -> No
         await asyncio.gather(sleeping, return_exceptions=True)
         clock.turn(200)
     await until(host, lambda: not host.guests.by_token)
+
+
+async def test_memory_of_a_call_whose_task_was_cancelled_is_not_used_again_before_the_answer(host: hostd.Host) -> None:
+    """The host may still fill it: a new buffer in its place would change under its owner."""
+    async with attach(host) as guest:
+        driver = await guest.bind("desk")
+        free = guest.ram.first.size
+        buffer = guest.ram.alloc(8192)
+        reading = asyncio.ensure_future(driver.dev.call(driver.dev.calls["hold"], (), buffer.room))
+        await guest.nop()
+        reading.cancel()
+        address = buffer.address
+        buffer.free()
+        with pytest.raises(MemoryError):
+            guest.ram.alloc(free)
+        with guest.ram.alloc(8192) as other:
+            assert other.address >= address + 8192
+        desk(host).waiting.pop().done(0)
+        await guest.nop()
+        guest.ram.alloc(free).free()
