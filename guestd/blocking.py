@@ -23,7 +23,7 @@ from protocol.session import ENDED, READY, State
 
 from .bus import OpenDevice
 from .driver import BoundSignal, Driver
-from .guest import WELCOME_SECONDS, Guest, Options
+from .guest import WELCOME_SECONDS, Guest, NoHost, Options
 
 T = TypeVar("T")
 _READ = 65536  # four times that is half as fast: the buffer is made anew for each read
@@ -254,7 +254,10 @@ class BlockingGuest(Guest[Pending]):
         """Connect, send HELLO and take WELCOME.  Raises OSError; _NoWelcome if the host hangs up before it."""
         self._sock = sock = socket.socket(socket.AF_UNIX)
         try:
-            sock.connect(str(self.path))
+            try:
+                sock.connect(str(self.path))
+            except OSError as error:
+                raise NoHost(error.errno, error.strerror or str(error), str(self.path)) from None
             hello, fds = self._hello()
             socket.send_fds(sock, [self.session.greet(hello)], fds)
             sock.settimeout(WELCOME_SECONDS)

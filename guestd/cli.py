@@ -38,16 +38,13 @@ _CHUNK = 1 << 20  # bytes
 @contextmanager
 def _guest(socket: str | None) -> Iterator[BlockingGuest]:
     from .blocking import attach_blocking
+    from .guest import NoHost
 
     try:
         with attach_blocking(socket) as guest:
             yield guest
-    except (FileNotFoundError, ConnectionRefusedError, PermissionError) as error:
-        from protocol import rendezvous
-
-        if error.filename is not None:  # of a file that the user named
-            raise
-        raise no_host(rendezvous.find(socket, rendezvous.GUEST_SOCKET), error) from None
+    except NoHost as error:
+        raise no_host(error.filename, error) from None
 
 
 @app.command
@@ -109,16 +106,18 @@ def read(
     from .drivers.block import BlockDriver
     from .stream import StreamDriver
 
+    if at < 0 or (count is not None and count < 0):
+        raise Failure("--at and --count are 0 or more", Exit.USAGE)
     with _guest(socket) as guest:
         driver = guest.bind(device)
         if isinstance(driver, BlockDriver):
             left = driver.capacity - at if count is None else count
+            if not 0 <= left <= driver.capacity - at:
+                raise Failure(f"{device} has {driver.capacity} bytes: {at}+{max(left, 0)} is outside", Exit.USAGE)
         elif count is None and not isinstance(driver, StreamDriver):
             raise Failure(f"{device} has no end: how many bytes? --count N", Exit.USAGE)
         else:
             left = sys.maxsize if count is None else count
-        if left < 0:
-            raise Failure(f"{device} ends at {at + left}", Exit.USAGE)
         out = output.open("wb") if output else sys.stdout.buffer
         while left:
             if isinstance(driver, StreamDriver):

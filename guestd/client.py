@@ -17,7 +17,7 @@ from protocol.session import ENDED, READY, State
 
 from .bus import OpenDevice
 from .driver import Driver
-from .guest import WELCOME_SECONDS, Guest, Options
+from .guest import WELCOME_SECONDS, Guest, NoHost, Options
 
 _PAUSE_SECONDS = 0.05  # between attempts to reach the host
 
@@ -139,6 +139,8 @@ class AsyncGuest(Guest[Waiter]):
                     break
                 except BlockingIOError:  # the host's queue is full
                     await asyncio.sleep(0.01)
+                except OSError as error:
+                    raise NoHost(error.errno, error.strerror or str(error), str(self.path)) from None
             hello, fds = self._hello()
             socket.send_fds(sock, [self.session.greet(hello)], fds)
             await self._loop.create_unix_connection(lambda: _Link(self), sock=sock)

@@ -29,6 +29,10 @@ W = TypeVar("W")
 log = logging.getLogger(__name__)
 
 
+class NoHost(OSError):
+    """Nobody can be reached at the socket `filename`."""
+
+
 class Options(TypedDict, total=False):
     """What a guest may be told at the start."""
 

@@ -14,18 +14,19 @@ from collections.abc import AsyncIterator, Iterator
 
 import uvloop
 
-from protocol import hcall, rendezvous
+from protocol import hcall
 from protocol.command import Exit, Failure, explain, no_host, say
 from protocol.errors import HcallError
 
 from .client import AsyncGuest, attach
 from .drivers.console import ConsoleDriver
+from .guest import NoHost
 from .stream import StreamDriver
 
 _LEAVE = b"\x1d"  # Ctrl-], as telnet has it
 _END_OF_INPUT = b"\x04"
 _LINGER_SECONDS = 1.0  # for what still comes after the end of piped input
-_HAPPENED = {hcall.ADDED: "plugged", hcall.LEAVING: "given back", hcall.REMOVED: "unplugged"}
+_HAPPENED = {hcall.ADDED: "plugged", hcall.LEAVING: "given back, to be unplugged", hcall.REMOVED: "unplugged"}
 
 
 @contextlib.asynccontextmanager
@@ -33,8 +34,8 @@ async def _attached(socket: str | None, name: str | None = None) -> AsyncIterato
     try:
         async with attach(socket, name=name) as guest:
             yield guest
-    except (FileNotFoundError, ConnectionRefusedError, PermissionError) as error:
-        raise no_host(rendezvous.find(socket, rendezvous.GUEST_SOCKET), error) from None
+    except NoHost as error:
+        raise no_host(error.filename, error) from None
 
 
 def attach_and_follow(socket: str | None, name: str | None) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from protocol.clock import Clock, Timer
+from protocol.command import explain
 from protocol.errors import NoMatch
 
 from .guests import Guests
@@ -41,21 +42,26 @@ class Host:
         self._specs: dict[int, DeviceSpec] = {}  # by node handle
         self._ticker: Timer = clock.call_later(TICK_SECONDS, self._tick)
 
-    def plug(self, spec: DeviceSpec) -> Node:
-        """Start the device of *spec* and show it to all guests.  Raises MachineError."""
+    def plug(self, spec: DeviceSpec, source: str | None = None) -> Node:
+        """Start the device of *spec* and show it to all guests.
+
+        Raises MachineError, which names *source*, the machine file if not given.
+        """
+        where = f"{source or self.machine.file or 'machine'}: devices.{spec.path}"
         try:
             device = spec.make()
             device.clock = self.clock
             device.start()
         except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            where = f" {error.filename}:" if isinstance(error, OSError) and error.filename else ""
-            raise MachineError([f"{self._file}: devices.{spec.path}:{where} {reason}"]) from error
+            raise MachineError([f"{where}: {explain(error)[0]}"]) from error
+        except Exception as error:
+            log.exception("%s: the model failed to start", where)
+            raise MachineError([f"{where}: the model failed to start: {type(error).__name__}: {error}"]) from error
         try:
             node = self.tree.plug(spec.path, device)
         except ValueError as error:
             device.close()
-            raise MachineError([f"{self._file}: devices.{spec.path}: {error}"]) from None
+            raise MachineError([f"{where}: {error}"]) from None
         self._specs[node.handle] = spec
         self._notify()
         return node
@@ -63,7 +69,7 @@ class Host:
     def plug_table(self, path: str, table: Mapping[str, Any]) -> Node:
         """Plug the device that *table*, as in a machine file, describes.  Raises MachineError."""
         folder = self.machine.file.parent if self.machine.file else Path()
-        return self.plug(read_device(path, table, folder.absolute()))
+        return self.plug(read_device(path, table, folder.absolute()), "plug")
 
     async def unplug(self, path: str, surprise: bool = False, within: float = UNPLUG_SECONDS) -> bool:
         """Take the node at *path*, and all below it, out of the tree; whether guests let go of it in time.
@@ -118,10 +124,6 @@ class Host:
         await self.guests.close()
         for node in list(self.tree.root.children.values()):
             self._remove(node)
-
-    @property
-    def _file(self) -> str:
-        return str(self.machine.file or "machine")
 
     def _notify(self) -> None:
         self.guests.changed.set()

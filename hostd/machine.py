@@ -151,7 +151,11 @@ class _Checker:
             return None
         model = table.get("model")
         if not isinstance(model, str):
-            self.wrong(place, f'needs model = "...", one of {", ".join(models.names())}')
+            misspelt = [key for key in table if key != "model" and models.suggest(key, ["model"])]
+            for key in misspelt:
+                self._unknown(f"{place}.{key}", key, ["model"])
+            if not misspelt:
+                self.wrong(place, f'needs model = "...", one of {", ".join(models.names())}')
             return None
         try:
             device = models.load(model)
@@ -169,6 +173,8 @@ class _Checker:
                 self._unknown(f"{place}.{key}", key, ["model", *device.config])
         for key, declared in device.config.items():
             if key not in table:
+                if declared.required and any(models.suggest(other, [key]) for other in table):
+                    continue  # it is there, misspelt: that was said
                 if declared.required:
                     self.wrong(place, f"needs {key} = ...{f', {declared.help}' if declared.help else ''}")
                 else:

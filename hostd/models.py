@@ -19,7 +19,10 @@ def load(name: str) -> type[Device]:
     """The model *name*.  Raises LookupError that lists what there is."""
     if name not in names():
         raise LookupError(f"no model {name!r}{suggest(name, names())}; there are: {', '.join(names())}")
-    module = importlib.import_module(f"{devices.__name__}.{name}")
+    try:
+        module = importlib.import_module(f"{devices.__name__}.{name}")
+    except Exception as error:  # whatever the model's author did
+        raise LookupError(f"model {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
     found = [
         member
         for member in vars(module).values()

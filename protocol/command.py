@@ -47,7 +47,7 @@ class Failure(Exception):
 def no_host(path: object, error: OSError) -> Failure:
     """What to say when nobody answers at the socket *path*."""
     if isinstance(error, PermissionError):
-        return Failure(f"you may not connect to {path}: ask for its group, or name another with --socket", Exit.NO_HOST)
+        return Failure(f"you may not connect to {path}: it is another user's; name yours with --socket", Exit.NO_HOST)
     text = f"no hostd answers at {path}: start one with `hostd serve MACHINE.toml`, or name it with --socket"
     return Failure(text, Exit.NO_HOST)
 
@@ -75,6 +75,7 @@ def run(app: App, program: str, arguments: Sequence[str]) -> int:
     """Run the command line; the exit code.  `--debug` anywhere before `--` shows tracebacks."""
     from cyclopts import CycloptsError
 
+    _open_standard_streams()
     words = list(arguments)
     end = words.index("--") if "--" in words else len(words)
     debug = "--debug" in words[:end]
@@ -98,6 +99,17 @@ def run(app: App, program: str, arguments: Sequence[str]) -> int:
         for line in text.splitlines():
             say(program, line)
         return code
+
+
+def _open_standard_streams() -> None:
+    """A stream that the caller closed is the null device: nothing else may get its number."""
+    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != fd:
+                os.dup2(null, fd)
+                os.close(null)
+            setattr(sys, name, os.fdopen(fd, mode))
 
 
 def say(program: str, line: str) -> None:
@@ -127,7 +139,7 @@ def print_table(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> No
     table = Table(*headings, box=None, pad_edge=False, header_style="bold", show_edge=False)
     for column in table.columns:
         column.overflow = "fold"
-        column.no_wrap = not out.is_terminal
+        column.no_wrap = not out.is_terminal or column is not table.columns[-1]
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))
     with out.capture() as capture:

@@ -22,6 +22,7 @@ _READ_NOW = 1 << 20  # bytes: copied in 85 us; more would hold up the other gues
 _WRITE_NOW = 64 * 1024  # bytes: to write more may wait for the disk
 _ZEROES = bytes(1 << 20)
 _KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 1, 2, 16  # linux/falloc.h
+_MAX_SIZE = 1 << 62
 _SIZE = re.compile(r"(\d+)([KMGT]?)")
 _OPEN = os.O_CLOEXEC | os.O_NONBLOCK  # a pipe, which is refused, would wait for its other end
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -34,9 +35,10 @@ class Size(int):
     def parse(cls, text: str, folder: Path) -> "Size":
         """Such as 4096, 64K or 16M.  Raises ValueError."""
         match = _SIZE.fullmatch(text)
-        if match is None:
-            raise ValueError(f"{text!r} is no size: a number, and K, M, G or T")
-        return cls(int(match[1]) << 10 * " KMGT".index(match[2] or " "))
+        size = int(match[1]) << 10 * " KMGT".index(match[2] or " ") if match else -1
+        if size < 0 or size % _SECTOR or size > _MAX_SIZE:
+            raise ValueError(f"{text!r} is no size: a multiple of {_SECTOR}, such as 4096, 64K, 16M or 1G")
+        return cls(size)
 
 
 class Block(Device):

@@ -368,7 +368,7 @@ async def test_what_cannot_be_a_disk_is_refused_in_one_line(
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
-        assert str(error.value).startswith(f"machine: devices.disk: {path}: ") and "\n" not in str(error.value)
+        assert str(error.value).startswith(f"plug: devices.disk: {path}: ") and "\n" not in str(error.value)
         assert not host.tree.root.children
 
 

@@ -37,7 +37,7 @@ MISTAKES = [
     (DISK + "readonly = true", "devices.disk.readonly", ["did you mean 'read_only'", "model, path, read_only, create"]),
     (DISK + "read_only = 'yes'", "devices.disk.read_only", ["must be true or false, not a string"]),
     (DISK + "create = 4096", "devices.disk.create", ["must be a string, not a whole number"]),
-    (DISK + "create = '1.5G'", "devices.disk.create", ["'1.5G' is no size", "K, M, G or T"]),
+    (DISK + "create = '1.5G'", "devices.disk.create", ["'1.5G' is no size", "a multiple of 512, such as 4096, 64K, 16M or 1G"]),
     (DISK + "create = '-1'", "devices.disk.create", ["'-1' is no size"]),
     (DISK + "create = '1M '", "devices.disk.create", ["'1M ' is no size"]),
     (DISK + "create = 1979-05-27", "devices.disk.create", ["must be a string"]),
@@ -142,7 +142,7 @@ def test_a_good_file_gives_defaults_and_paths_relative_to_itself(tmp_path: Path)
     assert console.path == "con" and list(console.config) == ["backing"]
 
 
-@pytest.mark.parametrize(("text", "size"), [("0", 0), ("7", 7), ("4K", 4096), ("2M", 2 << 20), ("3G", 3 << 30),
+@pytest.mark.parametrize(("text", "size"), [("0", 0), ("1024", 1024), ("4K", 4096), ("2M", 2 << 20), ("3G", 3 << 30),
                                             ("1T", 1 << 40)])  # fmt: skip
 def test_a_size_is_a_number_with_a_binary_unit(tmp_path: Path, text: str, size: int) -> None:
     tables = {"devices": {"disk": {"model": "block", "path": "a", "create": text}}}
