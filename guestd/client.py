@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, Unpack, cast
 
@@ -138,6 +139,8 @@ class AsyncGuest(Guest[Waiter]):
                     sock.connect(str(self.path))
                     break
                 except BlockingIOError:  # the host's queue is full
+                    if self._deadline is not None and self._loop.time() > self._deadline:
+                        raise
                     await asyncio.sleep(0.01)
                 except OSError as error:
                     raise NoHost(error.errno, error.strerror or str(error), str(self.path)) from None
@@ -287,11 +290,16 @@ class _LoopClock:
 
     async def sleep(self, seconds: float) -> None:
         woken = self._loop.create_future()
-        timer = self._clock.call_later(seconds, lambda: woken.set_result(None))
+        timer = self._clock.call_later(seconds, partial(_wake, woken))
         try:
             await woken
         finally:
             timer.cancel()
+
+
+def _wake(woken: Waiter) -> None:
+    if not woken.done():  # a task that is cancelled cancels it at once, and its timer may be due already
+        woken.set_result(None)
 
 
 class _Unbound:

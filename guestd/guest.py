@@ -176,7 +176,7 @@ class Guest(Generic[W]):
         while True:
             self._since, changes = await self.core(0, hcall.CHANGES, self._since)
             if changes is None:  # too much: look at what is bound
-                changes = [(hcall.REMOVED, device.found.node, 0) for device in self._devices.values()
+                changes = [(hcall.REMOVED, device.found.node, 0) for device in list(self._devices.values())
                            if not await self._is_there(device.found.node)]  # fmt: skip
             if not changes:
                 return happened

@@ -72,11 +72,15 @@ class StreamDriver(Driver):
     async def read_exactly(self, count: int, at: int = 0) -> bytes:
         """*count* bytes, waiting for them.  Errors: IoError if the stream ends before."""
         data = b""
-        while len(data) < count:
-            more = await self.read_some(count - len(data))
-            if not more:
-                raise IoError(f"{self.dev.name} ended {count - len(data)} bytes early")
-            data += more
+        try:
+            while len(data) < count:
+                more = await self.read_some(count - len(data))
+                if not more:
+                    raise IoError(f"{self.dev.name} ended {count - len(data)} bytes early")
+                data += more
+        except BaseException:
+            self._kept = data + self._kept  # the next read gets it
+            raise
         return data
 
     async def read_until(self, mark: bytes, limit: int = 1 << 20) -> bytes:
@@ -85,13 +89,17 @@ class StreamDriver(Driver):
         Errors: EOFError at the end of the stream, ValueError if *limit* bytes came without it.
         """
         data = b""
-        while mark not in data:
-            if len(data) > limit:
-                raise ValueError(f"no {mark!r} in {limit} bytes")
-            more = await self.read_some()
-            if not more:
-                raise EOFError(f"the stream ended before {mark!r}")
-            data += more
+        try:
+            while mark not in data:
+                if len(data) > limit:
+                    raise ValueError(f"no {mark!r} in {limit} bytes")
+                more = await self.read_some()
+                if not more:
+                    raise EOFError(f"the stream ended before {mark!r}")
+                data += more
+        except BaseException:
+            self._kept = data + self._kept  # the next read gets it
+            raise
         end = data.index(mark) + len(mark)
         self._kept = data[end:] + self._kept
         return data[:end]

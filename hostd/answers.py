@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 from typing import Any, Final
@@ -44,7 +45,8 @@ def failed(error: Exception, room: Any, data: Any) -> tuple[int, str]:
     """
     for area in (room, data):
         if area is not None and type(area) is not InlineRoom:
-            area.release()
+            with contextlib.suppress(BufferError):  # the model kept a piece: that is its failure, and no other's
+                area.release()
     if isinstance(error, OSError):
         kind = _OS_ERRORS.get(error.errno, IoError)
         log.warning("a backing failed: %s", error)
@@ -57,4 +59,4 @@ def failed(error: Exception, room: Any, data: Any) -> tuple[int, str]:
 
 def cut(text: str) -> str:
     """*text*, as much as one string of the wire holds."""
-    return text if len(text) * 4 <= MAX_TEXT else text.encode()[:MAX_TEXT].decode(errors="ignore")
+    return text if len(text) * 4 <= MAX_TEXT else text.encode(errors="replace")[:MAX_TEXT].decode(errors="ignore")

@@ -138,6 +138,8 @@ class _Terminal(Backing):
     The slave is held open, too: a master whose slave nobody has open reads as broken.
     """
 
+    _master = _slave = -1  # while there is none: the number of a closed one is soon somebody else's
+
     def start(self, port: Port) -> None:
         self._port = port
         self._loop = asyncio.get_running_loop()
@@ -148,10 +150,13 @@ class _Terminal(Backing):
         self._loop.add_reader(self._master, self._readable)
 
     def stop(self) -> None:
+        if self._master < 0:
+            return
         self._loop.remove_reader(self._master)
         self._loop.remove_writer(self._master)
         os.close(self._master)
         os.close(self._slave)
+        self._master = self._slave = -1
 
     def write(self, data: bytes) -> int:
         try:
@@ -181,6 +186,8 @@ class _Terminal(Backing):
         self._port.transmit()
 
     def winsize(self) -> tuple[int, int]:
+        if self._master < 0:
+            return 0, 0
         rows, columns, _, _ = _WINSIZE.unpack(fcntl.ioctl(self._master, termios.TIOCGWINSZ, bytes(_WINSIZE.size)))
         return columns, rows
 
@@ -233,6 +240,7 @@ class Command(_Terminal):
 
     def __init__(self, command: str, folder: Path) -> None:
         self._command, self._folder = command, folder
+        self._pidfd: int | None = None
 
     def start(self, port: Port) -> None:
         super().start(port)
@@ -245,10 +253,10 @@ class Command(_Terminal):
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 start_new_session=True, cwd=self._folder, env={**os.environ, "TERM": os.environ.get("TERM", "xterm")},
             )  # fmt: skip
+            self._pidfd = os.pidfd_open(self._process.pid)
         except OSError:
-            super().stop()
+            super().stop()  # hangs up on the command, if it runs
             raise
-        self._pidfd: int | None = os.pidfd_open(self._process.pid)
         self._loop.add_reader(self._pidfd, self._exited)
         self.endpoint = f"pid {self._process.pid}: {self._command}"
 
@@ -266,9 +274,14 @@ class Command(_Terminal):
 
     def reset(self) -> None:
         self.stop()
-        self.start(self._port)
+        try:
+            self.start(self._port)
+        except OSError as error:
+            log.error("%s cannot be started again: %s", self._command, error)
+            self._port.hang_up()
 
     def _exited(self) -> None:
+        _kill_session(self._process.pid)  # what it left running in the background
         self._reap()
         self._drain()
 
@@ -287,6 +300,8 @@ class Command(_Terminal):
                 return
 
     def resume(self) -> None:
+        if self._master < 0:
+            return
         if self._pidfd is None:
             self._drain()
         else:

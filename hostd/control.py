@@ -82,7 +82,7 @@ class Control:
                     while not (await asyncio.wait({answer}, timeout=_LOOK_SECONDS))[0]:
                         if _has_hung_up(writer):
                             return
-                    writer.write(json.dumps(answer.result()).encode() + b"\n")
+                    writer.write(json.dumps(answer.result(), default=bytes.hex).encode() + b"\n")
                 finally:
                     answer.cancel()
                 await writer.drain()
@@ -125,11 +125,10 @@ def _describe(host: Host, node: Node) -> dict[str, object]:
     spec = host.spec(node)
     guests = [guest.name for guest in host.guests.by_token.values() for opened in guest.dispatcher.opens.values()
               if opened.node is node]  # fmt: skip
-    properties = {name: value.hex() if isinstance(value, bytes) else value for name, value in node.properties().items()}
     return {
         "path": node.path, "name": node.name, "handle": node.handle, "model": spec.model if spec else None,
         "shared": node.device.shared if node.device else None, "leaving": node.leaving, "guests": guests,
-        "properties": properties,
+        "properties": node.properties(),
     }  # fmt: skip
 
 

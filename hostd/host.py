@@ -15,7 +15,7 @@ import msgspec
 
 from protocol.clock import Clock, Timer
 from protocol.command import explain
-from protocol.errors import NoMatch
+from protocol.errors import BadArgument, NoMatch
 
 from .guests import Guests
 from .limits import Limits
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 TICK_SECONDS: Final = 1.0
 UNPLUG_SECONDS: Final = 5.0  # that guests have to let go of a device
-_FDS_A_GUEST: Final = 3  # its socket, its fd lane, and one on its way
+_FDS_A_GUEST: Final = 3  # its socket, its fd lane, and its memory: mmap keeps one for each region
 _FDS_OF_OURS: Final = 128  # devices, control connections, the interpreter
 
 
@@ -76,6 +76,8 @@ class Host:
 
         They are asked, and have *within* seconds; a *surprise* does not ask.  Raises NoMatch.
         """
+        if not within >= 0:
+            raise BadArgument(f"{within} is no number of seconds")
         node = self.tree.find(path)
         if node is self.tree.root:
             raise NoMatch("the root stays")
@@ -87,6 +89,10 @@ class Host:
             try:
                 await asyncio.wait({closing})
                 willing = not closing.cancelled()
+            except asyncio.CancelledError:  # whoever asked is gone; the guests were told, so it goes
+                if node.handle in self.tree.nodes:
+                    self._remove(node)
+                raise
             finally:
                 timer.cancel()
                 closing.cancel()

@@ -13,6 +13,7 @@ path = "disk.img"           # and what the model declares with Config
 
 from __future__ import annotations
 
+import copy
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -49,7 +50,7 @@ class DeviceSpec:
 
     def make(self) -> Device:
         """The device, not started."""
-        return self.device(**self.config)
+        return self.device(**copy.deepcopy(self.config))  # two hosts of one machine share no backing
 
 
 @dataclass(frozen=True)

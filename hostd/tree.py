@@ -141,6 +141,8 @@ class Tree:
         parent = self.root
         for name in names[:-1]:
             parent = parent.children.get(name) or self._add(name, parent, None)
+        if parent.leaving:
+            raise ValueError(f"{parent.path} is being unplugged")
         if names[-1] in parent.children:
             raise ValueError(f"there is a {path!r} already")
         return self._add(names[-1], parent, device)

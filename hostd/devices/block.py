@@ -10,6 +10,7 @@ import fcntl
 import os
 import re
 import stat
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -73,6 +74,7 @@ class Block(Device):
         self.capacity = self._size()
         self._now = os.RWF_NOWAIT
         self._failed = False
+        self._flushing = threading.Lock()
         writing = self.FLUSH.mask | self.DISCARD.mask | self.WRITE_ZEROES.mask
         self.offered &= ~(writing if self.read_only else self.RO.mask)
 
@@ -148,13 +150,14 @@ class Block(Device):
         return _whole(os.pwritev, self._fd, data, at)
 
     def _sync(self) -> None:
-        if self._failed:
-            raise IoError("a flush of this disk failed before")
-        try:
-            os.fdatasync(self._fd)
-        except OSError:
-            self._failed = True  # the kernel has dropped the pages: a second flush would lie
-            raise
+        with self._flushing:  # the kernel tells a failure once: of two flushes at a time, one would hear nothing
+            if self._failed:
+                raise IoError("a flush of this disk failed before")
+            try:
+                os.fdatasync(self._fd)
+            except OSError:
+                self._failed = True  # the kernel has dropped the pages: a second flush would lie
+                raise
 
     def _punch(self, at: int, length: int) -> None:
         self._fallocate(_PUNCH_HOLE | _KEEP_SIZE, at, length)

@@ -451,3 +451,22 @@ async def test_memory_of_a_call_whose_task_was_cancelled_is_not_used_again_befor
         desk(host).waiting.pop().done(0)
         await guest.nop()
         guest.ram.alloc(free).free()
+
+
+async def test_an_answer_that_comes_after_an_interrupted_gather_does_not_end_the_next_one(host: hostd.Host) -> None:
+    loop = asyncio.get_running_loop()
+
+    def work() -> list[int]:
+        with blocking(host) as guest:
+            driver = guest.bind("desk")
+
+            async def stops() -> int:
+                raise KeyboardInterrupt
+
+            late = driver.late()
+            with pytest.raises(KeyboardInterrupt):
+                guest.gather(driver.same(1), late, stops())
+            loop.call_soon_threadsafe(lambda: desk(host).waiting.pop().done(7))
+            return guest.gather(driver.same(2), driver.same(3))
+
+    assert await in_thread(host, work) == [2, 3]

@@ -20,7 +20,7 @@ from hostd.device import Device, Later, call
 from hostd.machine import DeviceSpec
 from hostd.sockets import AlreadyServed, listeners
 from protocol import hcall
-from protocol.errors import LinkLost, Status
+from protocol.errors import LinkLost, NoMatch, Status
 from protocol.messages import END, REPLY
 
 
@@ -236,3 +236,24 @@ async def test_a_host_without_a_directory_makes_one_and_takes_it_away(machine_fi
         async with attached(host) as guest:
             await guest.core(hcall.NOP)
     assert not directory.exists()
+
+
+async def test_an_unplug_whose_asker_went_away_is_done_all_the_same(host: hostd.Host) -> None:
+    async with guestd.attach(host.socket, drivers=[]) as guest:
+        await guest.core((await guest.found("disk")).node, hcall.OPEN, 0)
+        leaves = asyncio.Event()
+        host.tree.watchers["test"] = lambda parent: leaves.set()
+        unplug = asyncio.ensure_future(host.unplug("/disk", within=60))
+        await leaves.wait()
+        unplug.cancel()
+        await asyncio.gather(unplug, return_exceptions=True)
+        with pytest.raises(NoMatch):
+            host.tree.find("/disk")
+
+
+async def test_two_hosts_of_one_machine_share_no_backing(tmp_path: Path) -> None:
+    tables = {"devices": {"console": {"model": "console", "backing": "pty:"}}}
+    machine = hostd.Machine.from_tables(tables, tmp_path)
+    async with hostd.serve(machine) as one, hostd.serve(machine) as other:
+        ends = {host.tree.find("/console").properties()["endpoint"] for host in (one, other)}
+        assert len(ends) == 2
