@@ -23,13 +23,10 @@ from protocol.session import ENDED, READY, State
 
 from .bus import OpenDevice
 from .driver import BoundSignal, Driver
-from .guest import WELCOME_SECONDS, Guest, NoHost, Options
+from .guest import PAUSE_SECONDS, WELCOME_SECONDS, Guest, NoHost, Options
 
 T = TypeVar("T")
 _READ = 65536  # four times that is half as fast: the buffer is made anew for each read
-
-
-_PAUSE_SECONDS = 0.05  # between attempts to reach the host
 
 
 class _NoWelcome(ConnectionResetError):
@@ -297,7 +294,7 @@ class BlockingGuest(Guest[Pending]):
             except OSError as error:
                 if time.monotonic() > deadline:
                     raise self._end(LinkLost(f"no host at {self.path}: {error.strerror}")) from None
-                time.sleep(_PAUSE_SECONDS)
+                time.sleep(PAUSE_SECONDS)
 
     def _end(self, error: LinkLost) -> LinkLost:
         if self._lost is None:

@@ -7,11 +7,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
 from protocol.command import Exit, Failure, no_host, print_json, print_table, run, say, shown
+from protocol.options import Json, Socket
 
 if TYPE_CHECKING:
     from .blocking import BlockingGuest
@@ -24,11 +25,6 @@ app = App(
     version=lambda: importlib.metadata.version("hostd"),
 )
 
-Socket = Annotated[
-    str | None,
-    Parameter(help="a socket of the host, or their directory; else $HOSTD_SOCKET, else the runtime directory"),
-]
-Json = Annotated[bool, Parameter(name="--json", negative="", help="print JSON")]
 Device = Annotated[str, Parameter(help="name or path of the device, such as disk")]
 At = Annotated[int, Parameter(help="byte to begin with; a stream has none")]
 
@@ -64,7 +60,7 @@ def probe(*, socket: Socket = None, as_json: Json = False) -> None:
     with _guest(socket) as guest:
         nodes = guest.run(guest.walk())
         if as_json:
-            about = {found.node: _json(guest.run(guest.properties(found.node))) for found in nodes}
+            about = {found.node: guest.run(guest.properties(found.node)) for found in nodes}
             print_json(
                 [{**found._asdict(), "driver": driver_of(found), "properties": about[found.node]} for found in nodes]
             )
@@ -74,10 +70,6 @@ def probe(*, socket: Socket = None, as_json: Json = False) -> None:
             ((found.path, shown(found.compatible) or "-", "{:04x}:{:04x}".format(*found.ids) if any(found.ids) else "-",
               driver_of(found) or "-") for found in nodes),
         )  # fmt: skip
-
-
-def _json(properties: dict[str, Any]) -> dict[str, Any]:
-    return {name: value.hex() if isinstance(value, bytes) else value for name, value in properties.items()}
 
 
 @app.command
@@ -160,7 +152,9 @@ def write(
 
 
 @app.command(name="console")
-def console_(device: Device = "console", /, *, socket: Socket = None) -> int:
+def console_(
+    device: Annotated[str, Parameter(help="name or path of the console")] = "console", /, *, socket: Socket = None
+) -> int:
     """Be the terminal of a console; Ctrl-] leaves.
 
     From a pipe, what comes on standard input is written, ^D after it, and what comes back is shown.

@@ -18,9 +18,7 @@ from protocol.session import ENDED, READY, State
 
 from .bus import OpenDevice
 from .driver import Driver
-from .guest import WELCOME_SECONDS, Guest, NoHost, Options
-
-_PAUSE_SECONDS = 0.05  # between attempts to reach the host
+from .guest import PAUSE_SECONDS, WELCOME_SECONDS, Guest, NoHost, Options
 
 Waiter: TypeAlias = "asyncio.Future[Any]"
 
@@ -239,7 +237,7 @@ class AsyncGuest(Guest[Waiter]):
             self._end(LinkLost(f"the host at {self.path} hangs up"))
             return
         if self._attempts:  # it hung up before WELCOME, again: give it time
-            await asyncio.sleep(_PAUSE_SECONDS)
+            await asyncio.sleep(PAUSE_SECONDS)
         self._attempts += 1
         while True:
             try:
@@ -249,7 +247,7 @@ class AsyncGuest(Guest[Waiter]):
                 if self._loop.time() > self._deadline:
                     self._end(LinkLost(f"no host at {self.path}: {error.strerror}"))
                     return
-                await asyncio.sleep(_PAUSE_SECONDS)
+                await asyncio.sleep(PAUSE_SECONDS)
 
     def _end(self, error: LinkLost) -> None:
         if self._lost is not None:

@@ -23,6 +23,7 @@ from .probers import Found, tree
 
 RAM_BYTES: Final = 64 << 20  # untouched pages cost nothing
 WELCOME_SECONDS: Final = 5.0
+PAUSE_SECONDS: Final = 0.05  # between attempts to reach the host
 PATIENCE_SECONDS: Final = 2.0  # for a host that does not answer before the session is given up
 
 W = TypeVar("W")

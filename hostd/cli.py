@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from protocol.command import Exit, Failure, console, print_json, print_table, run, say, shown
+from protocol.options import Json, Socket
 
 app = App(
     name="hostd",
@@ -17,11 +18,6 @@ app = App(
 )
 
 MachineFile = Annotated[Path, Parameter(name="MACHINE.toml", help="the machine file")]
-Socket = Annotated[
-    str | None,
-    Parameter(help="a socket of the host, or their directory; else $HOSTD_SOCKET, else the runtime directory"),
-]
-Json = Annotated[bool, Parameter(name="--json", negative="", help="print JSON")]
 RuntimeDir = Annotated[Path | None, Parameter(help="where the sockets are: guest.sock and control.sock")]
 
 

@@ -223,7 +223,7 @@ class Device:
         """The last close, or the driver's reset: as after power-on, nothing of one guest visible to the next."""
 
     def stop(self) -> None:
-        """Let go of the backing; called once, after `start`, when no call is under way."""
+        """Let go of the backing; called once, after `start`, when no call is under way; never, if one is stuck."""
 
     def tick(self) -> None:
         """Called about once a second, for what can only be found out by looking."""

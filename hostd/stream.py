@@ -50,7 +50,7 @@ class Stream(Device):
     # What a model has.
 
     def touch(self) -> None:
-        """The guest has changed something: the next one needs a `clear`."""
+        """For every call of the model's own that changes something: a reset `clear`s only what was touched."""
         self._touched = True
 
     def written(self, data: bytes) -> int:

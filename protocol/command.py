@@ -125,8 +125,8 @@ def console() -> Console:
 
 
 def print_json(value: object) -> None:
-    """One JSON document."""
-    json.dump(value, sys.stdout, indent=2, ensure_ascii=False)
+    """One JSON document; bytes are shown in hex."""
+    json.dump(value, sys.stdout, indent=2, ensure_ascii=False, default=bytes.hex)
     print()
 
 

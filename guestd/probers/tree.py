@@ -17,14 +17,13 @@ class Core(Protocol):
     def __call__(self, handle: int, number: int, *args: object) -> Awaitable[Any]: ...
 
 
-async def probe(core: Core, ceiling: int | None = None) -> AsyncIterator[Found]:
+async def probe(core: Core) -> AsyncIterator[Found]:
     """All nodes, parents first, whatever is plugged and unplugged meanwhile.
 
     It ends, shows no node twice and misses none that is there throughout: siblings stand in the order of their
-    handles.  Nodes that come after it began, their handles are from *ceiling* on, are not shown: CHANGES tells of them.
+    handles.  Nodes that come after it began are not shown: CHANGES tells of them.
     """
-    if ceiling is None:
-        ceiling, _ = await core(0, hcall.CHANGES, 0)
+    ceiling, _ = await core(0, hcall.CHANGES, 0)  # handles from here on come later
     async for found in _below(core, await core(0, hcall.FIRST), "", ceiling):
         yield found
 
