@@ -6,13 +6,17 @@ Everything here is I/O-free and runs on either client.
 
 from __future__ import annotations
 
+import functools
 import importlib
+import logging
+import os
 import pkgutil
 from collections.abc import Awaitable, Iterable
 from functools import partial
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Final, Protocol
 
-from protocol import hcall
+from protocol import hcall, plugins
 from protocol.errors import NotAllowed
 from protocol.features import DeviceStatus
 from protocol.messages import Areas, Args
@@ -21,6 +25,10 @@ from . import drivers
 from .driver import Driver, Sleeper
 from .memory import Ram
 from .probers import Found
+
+VARIABLE: Final = "GUESTD_DRIVERS"  # files of the user's own drivers, with colons between
+GROUP: Final = "guestd.drivers"
+log = logging.getLogger(__name__)
 
 
 class Caller(Protocol):
@@ -91,23 +99,36 @@ class OpenDevice:
 
 
 def known_drivers() -> list[type[Driver]]:
-    """The drivers in `guestd/drivers`."""
-    found = []
-    for module in pkgutil.iter_modules(drivers.__path__, f"{drivers.__name__}."):
-        found += [
-            member
-            for member in vars(importlib.import_module(module.name)).values()
-            if isinstance(member, type) and issubclass(member, Driver) and member.__module__ == module.name
-        ]
-    return found
+    """The drivers that there are: the user's own, which $GUESTD_DRIVERS names, then the installed ones."""
+    own = os.environ.get(VARIABLE, "")
+    return [*own_drivers(filter(None, own.split(os.pathsep))), *_installed()]
+
+
+def own_drivers(names: Iterable[str]) -> list[type[Driver]]:
+    """The drivers in files, `path/file.py` or `path/file.py:Class`, or `module:Class`.  Raises PluginError."""
+    return [driver for name in names for driver in plugins.load_all(name, Path(), Driver)]
+
+
+@functools.cache
+def _installed() -> list[type[Driver]]:
+    """Those of `guestd/drivers`, and what packages offer, by name.  One that cannot be loaded is left out."""
+    modules = [importlib.import_module(f"{drivers.__name__}.{module.name}")
+               for module in pkgutil.iter_modules(drivers.__path__)]  # fmt: skip
+    found = [driver for module in modules for driver in plugins.of(module, Driver)]
+    for point in plugins.offered(GROUP).values():
+        try:
+            found.append(plugins.load_offered(point, Driver))
+        except plugins.PluginError as error:
+            log.warning("a driver is left out: %s", error)
+    return sorted(found, key=lambda driver: (driver.__name__, driver.__module__))
 
 
 def match(found: Found, candidates: Iterable[type[Driver]]) -> type[Driver] | None:
     """The driver for *found*: by its most specific compatible string that any has, else by ids.
 
-    If two are equal, the name of the class decides, not the order in which they were loaded.
+    Of two that are equal the first counts.
     """
-    in_order = sorted(candidates, key=lambda driver: (driver.__name__, driver.__module__))
+    in_order = list(candidates)
     for compatible in found.compatible:
         for driver in in_order:
             if compatible in driver.compatible:

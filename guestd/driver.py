@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar, Generic, ParamSpec, Protocol, TypeVar, overload
 
+from protocol.command import suggest
 from protocol.errors import IoError, NoSuchCall
 from protocol.messages import Areas, Args
+from protocol.plugins import Mistakes
 from protocol.wire import MAX_INLINE
 
 from .memory import Buffer, Ram
@@ -72,7 +74,9 @@ class Op(Generic[P, R]):
             return self
         call, number = driver.dev.call, driver.number(self.name)
 
-        def bound(*args: P.args, **_: P.kwargs) -> Awaitable[R]:
+        def bound(*args: P.args, **named: P.kwargs) -> Awaitable[R]:
+            if named:
+                raise TypeError(f"{self.name} takes its arguments by position: the wire knows no names")
             return call(number, args)
 
         driver.__dict__[self.name] = bound  # found before this descriptor from now on
@@ -119,6 +123,16 @@ class Driver:
     ids: ClassVar[tuple[tuple[int, int], ...]] = ()  # 16-bit vendor and device, where no compatible string matches
     wants: ClassVar[tuple[str, ...]] = ()  # features to accept, by name, if the device offers them
 
+    def __init_subclass__(cls) -> None:
+        mistakes = []
+        strings: object = cls.compatible
+        if not isinstance(strings, tuple) or not all(isinstance(each, str) for each in strings):
+            mistakes.append(("compatible", f'{cls.__name__}.compatible is a tuple: ("vendor,name",)'))
+        if not isinstance(cls.wants, tuple):
+            mistakes.append(("wants", f'{cls.__name__}.wants is a tuple of names of features: ("FLUSH",)'))
+        if mistakes:
+            raise Mistakes(cls.__name__, mistakes)
+
     def __init__(self, dev: BusDevice) -> None:
         self.dev, self.clock = dev, dev.clock
         self._read, self._write, self._sync = map(dev.calls.get, ("read", "write", "sync"))
@@ -134,7 +148,10 @@ class Driver:
         try:
             return self.dev.calls[call]
         except KeyError:
-            raise NoSuchCall(f"{self.dev.name} has no call {call!r}; it has {', '.join(self.dev.calls)}") from None
+            near = suggest(call, self.dev.calls)
+            raise NoSuchCall(
+                f"{self.dev.name} has no call {call!r}{near}; it has {', '.join(self.dev.calls)}"
+            ) from None
 
     def read(self, count: int, at: int = 0) -> Awaitable[bytes]:
         """Up to *count* bytes, 4,096 at most, within the message."""

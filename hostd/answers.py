@@ -7,9 +7,13 @@ import errno
 import logging
 from typing import Any, Final
 
+import msgspec
+
 from protocol.errors import HcallError, IoError, NoSpace, NotAllowed, ReadOnly, Status
 from protocol.memory import InlineRoom
 from protocol.wire import MAX_TEXT
+
+from .handlers import type_name
 
 log = logging.getLogger(__name__)
 
@@ -20,15 +24,25 @@ _OS_ERRORS: Final[dict[int | None, type[HcallError]]] = {
 }  # fmt: skip
 
 
-def finished(value: object, room: Any, data: Any) -> tuple[int, object]:
-    """The answer of a handler that returned *value*; its areas are released.
+class Misbehaved(Exception):
+    """A model did what no model may; `str()` is for the guest."""
+
+
+class Overrun(BaseException):
+    """A model takes too long.  Not an Exception: a model that catches those is to be stopped, too."""
+
+
+def finished(value: object, room: Any, data: Any, expected: Any) -> tuple[int, object]:
+    """The answer of a handler that returned *value*, declared as *expected*; its areas are released.
 
     With a *room*, value is the count of bytes put there; what was put into an inline room is the answer's value.
-    Raises TypeError for a count that cannot be.
+    Raises Misbehaved for another type, TypeError for a count that cannot be.
     """
     if data is not None:
         data.release()
     if room is None:
+        if type(value) is not expected and expected is not Any and not _is(value, expected):
+            raise Misbehaved(f"the device model returned {type(value).__name__}, not {type_name(expected)}")
         return OK, value
     if type(room) is InlineRoom:
         return OK, room.filled(value)
@@ -38,7 +52,20 @@ def finished(value: object, room: Any, data: Any) -> tuple[int, object]:
     return OK, value
 
 
-def failed(error: Exception, room: Any, data: Any) -> tuple[int, str]:
+def _is(value: object, expected: Any) -> bool:
+    """Whether *value* is of the type *expected*, and all in it, too."""
+    if isinstance(expected, type) and isinstance(value, expected):
+        return type(value) is not bool
+    try:
+        msgspec.convert(value, expected)
+    except msgspec.ValidationError:
+        return False
+    except TypeError:  # a type that cannot be looked into
+        return True
+    return True
+
+
+def failed(error: Exception | Overrun, room: Any, data: Any) -> tuple[int, str]:
     """The answer of a handler that raised *error*; its areas are released.
 
     The guest gets a status and one sentence, the log gets the traceback of what a model did not mean to raise.
@@ -53,6 +80,8 @@ def failed(error: Exception, room: Any, data: Any) -> tuple[int, str]:
         error = kind(error.strerror or "the backing failed")
     if not isinstance(error, HcallError):
         log.error("a device model failed", exc_info=error)
+        if isinstance(error, Misbehaved | Overrun):
+            return Status.INTERNAL, str(error)
         return Status.INTERNAL, f"the device model raised {type(error).__name__}"
     return error.status, cut(str(error))
 

@@ -50,23 +50,32 @@ def run_(machine: MachineFile, /, *command: Annotated[str, Parameter(allow_leadi
 
 
 @app.command
-def check(machine: MachineFile, /, *, as_json: Json = False) -> None:
-    """Read a machine file and say what is wrong with it, or what it describes."""
-    from .machine import Machine
+def check(
+    file: Annotated[str, Parameter(help="a machine file, or a model: its name, path/file.py[:Class] or module:Class")],
+    /,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Say what is wrong with a machine file or a model, or what it has; without a daemon."""
+    from protocol.plugins import is_plugin
 
-    found = Machine.load(machine)
-    if as_json:
-        print_json({
-            "name": found.name,
-            "devices": [
-                {"path": f"/{spec.path}", "model": spec.model, "config": {k: str(v) for k, v in spec.config.items()}}
-                for spec in found.devices
-            ],
-        })  # fmt: skip
+    from .checking import check_machine, check_model
+
+    if not is_plugin(file) and (file.endswith(".toml") or Path(file).is_file()):
+        check_machine(Path(file), as_json)
     else:
-        print_table(("PATH", "MODEL", "COMPATIBLE"), ((f"/{spec.path}", spec.model, shown(spec.device.compatible))
-                                                      for spec in found.devices))  # fmt: skip
-        say("hostd", f"{machine} is good: machine {found.name!r}, {len(found.devices)} devices")
+        check_model(file, as_json)
+
+
+@app.command
+def new(name: Annotated[str, Parameter(help="its name, such as counter; a folder of that name is made")], /) -> None:
+    """Write a device of your own: a model, its driver, a test and a machine file, which work as they stand."""
+    from .new import make
+
+    for file in make(name, Path()):
+        print(file)
+    say("hostd", f"now try: cd {name}; python -m unittest; hostd check machine.toml")
+    say("hostd", f"         hostd run machine.toml -- guestd shell --driver {name}_driver.py 'dev {name}' 'count 3'")
 
 
 @app.command
@@ -90,7 +99,8 @@ def _own(properties: dict[str, Any]) -> dict[str, Any]:
 
 def _device_row(device: dict[str, Any]) -> tuple[str, ...]:
     own = _own(device["properties"])
-    used = ", ".join(device["guests"]) or ("leaving" if device["leaving"] else "-")
+    state = "failed" if device["failed"] else "leaving" if device["leaving"] else "-"
+    used = ", ".join(device["guests"]) or state
     return device["path"], device["model"] or "-", used, "  ".join(f"{name}={shown(own[name])}" for name in own)
 
 

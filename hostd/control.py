@@ -127,8 +127,8 @@ def _describe(host: Host, node: Node) -> dict[str, object]:
               if opened.node is node]  # fmt: skip
     return {
         "path": node.path, "name": node.name, "handle": node.handle, "model": spec.model if spec else None,
-        "shared": node.device.shared if node.device else None, "leaving": node.leaving, "guests": guests,
-        "properties": node.properties(),
+        "shared": node.device.shared if node.device else None, "leaving": node.leaving, "failed": node.failed,
+        "guests": guests, "properties": node.properties(),
     }  # fmt: skip
 
 

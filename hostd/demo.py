@@ -7,7 +7,6 @@ half is `guestd.demo`; the two talk by lines, so that each step of one follows a
 from __future__ import annotations
 
 import hashlib
-import importlib.resources
 import json
 import os
 import shutil
@@ -22,6 +21,7 @@ from typing import IO, Any
 from protocol.command import Exit, Failure, console, print_json
 
 from .remote import ask
+from .shipped import shipped
 
 _STEP_SECONDS = 20.0
 
@@ -47,12 +47,6 @@ def run_demo(as_json: bool) -> int:
     return Exit.OK
 
 
-def machine_file() -> Path:
-    """The demo's machine: in an installed package beside this file, in a checkout among the scripts."""
-    packaged = Path(str(importlib.resources.files("hostd"))) / "machines" / "demo.toml"
-    return packaged if packaged.exists() else Path(__file__).parents[1] / "scripts" / "machines" / "demo.toml"
-
-
 class _Story:
     def __init__(self, folder: Path, out: Any) -> None:
         self._folder, self._out = folder, out
@@ -70,12 +64,12 @@ class _Story:
     def tell(self) -> dict[str, Any]:
         """All of it; the facts.  Raises Failure where something is not as it should be."""
         machine = self._folder / "demo.toml"
-        shutil.copy(machine_file(), machine)
+        shutil.copy(shipped("machines/demo.toml"), machine)
         archive, files = self._archive()
         image = self._folder / "disk.img"
         image.write_bytes(archive.ljust(len(archive) + -len(archive) % 512, b"\0").ljust(16 << 20, b"\0"))
         host = self._start_host(machine)
-        self.say("host", f"pid {host.pid} serves {machine_file()} at {self._run}/guest.sock")
+        self.say("host", f"pid {host.pid} serves {machine.name} at {self._run}")
         guest = self._start("-m", "guestd.demo", str(self._run / "guest.sock"), str(len(archive)))
         assert guest.stdin is not None and guest.stdout is not None
         facts: dict[str, Any] = {"files": files, "archive_sha256": hashlib.sha256(archive).hexdigest()}

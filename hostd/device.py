@@ -13,12 +13,13 @@ import typing
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ClassVar, Final, Generic, NamedTuple, ParamSpec, TypeVar, overload
+from typing import Any, ClassVar, Final, Generic, ParamSpec, TypeVar, overload
 
 from protocol.clock import Clock
-from protocol.hcall import FIRST_CALL, VERBS
 from protocol.memory import Data, Room
+from protocol.plugins import Mistakes
 
+from .handlers import Handler, find
 from .irq import MAX_VECTORS, Vectors
 from .later import Later
 
@@ -28,10 +29,6 @@ T = TypeVar("T")
 P = ParamSpec("P")
 F = TypeVar("F", bound=Callable[..., Any])
 
-_SCALARS: Final = (int, bool, str, bytes, float)
-_VERB_ARGUMENTS: Final = {
-    "read": (Room, int), "write": (Data, int), "sync": (), "map": (int, int, int),
-}  # fmt: skip
 _MAX_CALLS: Final = 60  # the reply to OPEN carries them in one map
 _REQUIRED: Final = object()
 _WORKERS: Final = 4  # threads of one device: its slow disk must not hold up another device
@@ -72,6 +69,17 @@ class Config(_Declared[T]):
     def required(self) -> bool:
         """Whether a machine file must have the key."""
         return self.default is _REQUIRED
+
+    def mistake(self) -> str | None:
+        """What is wrong with it as it was declared."""
+        if self.kind not in (bool, int, str, Path) and not hasattr(self.kind, "parse"):
+            return "a key is bool, int, str, Path or a class with parse(text, folder)"
+        try:
+            if not self.required:
+                self.convert(self.default, Path())
+        except ValueError as error:
+            return f"its default {error}"
+        return None
 
     def convert(self, value: object, folder: Path) -> T:
         """*value*, as the machine file has it, as the device gets it.  Raises ValueError with a sentence."""
@@ -155,19 +163,8 @@ def call(method: F | None = None, /, *, needs: Feature | None = None, early: boo
     return mark if method is None else mark(method)
 
 
-class Handler(NamedTuple):
-    """A verb or call as dispatch needs it."""
-
-    name: str
-    number: int
-    areas: tuple[type, ...]
-    kinds: tuple[type, ...]
-    needs: int  # feature bits
-    early: bool
-
-
 class Device:
-    """Base of all models."""
+    """Base of all models.  A class that is declared wrong raises `Mistakes`, a TypeError, with all of them."""
 
     compatible: ClassVar[str | tuple[str, ...]]  # what drivers match, most specific first
     ids: ClassVar[tuple[int, int]] = (0, 0)  # 16-bit vendor and device, (0, 0) = none
@@ -190,16 +187,14 @@ class Device:
                 if offered is not None and not hasattr(member, "__hcall__") and inspect.isfunction(member):
                     member.__hcall__ = offered  # type: ignore[attr-defined]  # an override need not say @call again
                 members[name] = member
-        for name, member in vars(cls).items():
-            if isinstance(member, _Declared | Feature | Irq) and hasattr(Device, name):
-                raise TypeError(f"{cls.__name__}.{name}: the name is the base class's own")
-        cls.handlers = tuple(_handlers(members))
+        cls.handlers, mistakes = find(members)
         cls.irqs = tuple(name for name, member in members.items() if isinstance(member, Irq))
         cls.config = {name: member for name, member in members.items() if isinstance(member, Config)}
         cls.properties = tuple(name for name, member in members.items() if isinstance(member, Property))
         cls.features = {name: member.bit for name, member in members.items() if isinstance(member, Feature)}
-        if len(cls.irqs) > MAX_VECTORS or len(cls.handlers) > _MAX_CALLS:
-            raise TypeError(f"{cls.__name__}: at most {MAX_VECTORS} vectors and {_MAX_CALLS} calls")
+        mistakes += _mistakes(cls)
+        if mistakes:
+            raise Mistakes(cls.__name__, mistakes)
 
     def __init__(self, **config: Any) -> None:
         """*config* are the values of the `Config` keys; a default is converted as the machine file's value would be."""
@@ -264,34 +259,22 @@ class Device:
         self.stop()
 
 
-def _handlers(members: dict[str, Any]) -> Iterator[Handler]:
-    number = FIRST_CALL
-    for name, method in members.items():
-        if not inspect.isfunction(method) or not (name in VERBS or hasattr(method, "__hcall__")):
-            continue
-        if inspect.iscoroutinefunction(method):
-            raise TypeError(f"{method.__qualname__}: a handler is a plain def; what takes time returns Later")
-        hints = typing.get_type_hints(method)
-        hints.pop("return", None)
-        kinds = tuple(hints.values())
-        areas = tuple(kind for kind in kinds if kind in (Room, Data))
-        scalars = kinds[len(areas) :]
-        if (
-            len(hints) != method.__code__.co_argcount - 1
-            or len(set(areas)) != len(areas)
-            or kinds[: len(areas)] not in ((), (Room,), (Data,), (Room, Data))
-            or any(kind not in _SCALARS for kind in scalars)
-        ):
-            raise TypeError(
-                f"{method.__qualname__}: annotate every argument: a Room and a Data first, if any, then int, bool, "
-                "str, bytes or float"
-            )
-        if kinds != _VERB_ARGUMENTS.get(name, kinds):
-            expected = ", ".join(kind.__name__ for kind in _VERB_ARGUMENTS[name])
-            raise TypeError(f"{method.__qualname__}: the verb {name} takes ({expected})")
-        needs, early = getattr(method, "__hcall__", (0, False))
-        if name in VERBS:
-            yield Handler(name, VERBS[name], areas, scalars, needs, early)
-        else:
-            yield Handler(name, number, areas, scalars, needs, early)
-            number += 1
+def _mistakes(cls: type[Device]) -> Iterator[tuple[str, str]]:
+    """What is wrong with the declarations of *cls*: (member, sentence)."""
+    for name, member in vars(cls).items():
+        if isinstance(member, _Declared | Feature | Irq) and (hasattr(Device, name) or name in Device.__annotations__):
+            yield name, f"{cls.__name__}.{name}: the name is the base class's own"
+        if isinstance(member, Config) and (wrong := member.mistake()):
+            yield name, f"{cls.__name__}.{name}: {wrong}"
+    if len(cls.irqs) > MAX_VECTORS or len(cls.handlers) > _MAX_CALLS:
+        yield "", f"{cls.__name__}: at most {MAX_VECTORS} vectors and {_MAX_CALLS} calls"
+    for name, bit in cls.features.items():
+        if not 0 <= bit < 64 or list(cls.features.values()).count(bit) > 1:
+            yield name, f"{cls.__name__}.{name}: a feature has a bit of its own, 0 to 63, not {bit}"
+    compatible = getattr(cls, "compatible", ())
+    strings = (compatible,) if isinstance(compatible, str) else compatible
+    if not isinstance(strings, tuple) or not all(isinstance(each, str) and 0 < len(each) < 256 for each in strings):
+        yield "compatible", f'{cls.__name__}: compatible is "vendor,name", or a tuple of such, most specific first'
+    ids: object = cls.ids
+    if not isinstance(ids, tuple) or len(ids) != 2 or not all(type(n) is int and 0 <= n < 1 << 16 for n in ids):
+        yield "ids", f"{cls.__name__}: ids are two numbers of 16 bits, vendor and device"

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
-from protocol.errors import BadArea, BadArgument, BadHandle, Busy, HcallError, NoSuchCall, NotAllowed, NotOpen
+from protocol.errors import BadArea, BadArgument, BadHandle, Busy, HcallError, IoError, NoSuchCall, NotAllowed, NotOpen
 from protocol.hcall import CLASS_SHIFT
 from protocol.memory import InlineRoom, Memory
 from protocol.messages import Areas, Args
 
-from .answers import OK, failed, finished
+from .answers import OK, Overrun, failed, finished
 from .core import CORE
 from .irq import Vectors
 from .later import Later
 from .limits import Limits
-from .opened import DATA, NO_AREA, ROOM, Open, Pending
+from .opened import DATA, NO_AREA, ROOM, Open, Pending, reset
 from .tree import Node, Tree
 
 
@@ -62,7 +63,7 @@ class Dispatcher:
                 entry = opened.table.get(number)
                 if entry is None:
                     raise opened.missing(number)
-                method, kinds, takes = entry
+                method, kinds, takes, expected = entry
                 if len(args) == 1 == len(kinds):  # a verb, most often
                     if type(args[0]) is not kinds[0]:
                         raise _wrong_arguments(kinds)
@@ -85,12 +86,12 @@ class Dispatcher:
                     room, data = self.memory.both(areas)
                     value = method(room, data, *args)
                 if type(value) is Later:
-                    return Pending(opened, value, room, data)
-                return finished(value, room, data)
+                    return Pending(opened, value, room, data, expected)
+                return finished(value, room, data, expected)
             if type(value) is Later:
-                return Pending(None, value, None, None)
+                return Pending(None, value, None, None, Any)
             return OK, value
-        except Exception as error:
+        except (Exception, Overrun) as error:
             return failed(error, room, data)
 
     def node(self, handle: int) -> Node:
@@ -112,11 +113,15 @@ class Dispatcher:
         if node.leaving:
             raise Busy(f"{node.path} is being unplugged")
         if node.opens and not node.device.shared:
-            raise Busy(f"{node.path} has an owner")
+            raise Busy(f"{node.path} is in use: `hostd ls` shows by whom")
         if len(self.opens) >= self.limits.handles:
             raise Busy(f"a guest has at most {self.limits.handles} devices open")
         if not 0 <= cookie < 1 << 64:
             raise BadArgument("a cookie is 64 bits")
+        if node.failed:
+            reset(node)
+        if node.failed:
+            raise IoError(f"{node.path} has failed, and cannot be reset; the host's log says why")
         handle = self.tree.handles.new()
         self.opens[handle] = Open(node, handle, partial(self._hint, cookie or handle), self.forget)
         return handle

@@ -17,14 +17,17 @@ from protocol.clock import Clock, Timer
 from protocol.command import explain
 from protocol.errors import BadArgument, NoMatch
 
+from .answers import Misbehaved, Overrun
 from .guests import Guests
 from .limits import Limits
 from .machine import DeviceSpec, Machine, MachineError, read_device
+from .opened import fail
 from .tree import Node, Tree
 
 log = logging.getLogger(__name__)
 
 TICK_SECONDS: Final = 1.0
+LATER_SECONDS: Final = 60.0  # that a model has for an answer that comes later
 UNPLUG_SECONDS: Final = 5.0  # that guests have to let go of a device
 _FDS_A_GUEST: Final = 3  # its socket, its fd lane, and its memory: mmap keeps one for each region
 _FDS_OF_OURS: Final = 128  # devices, control connections, the interpreter
@@ -54,7 +57,7 @@ class Host:
             device.start()
         except (OSError, ValueError) as error:
             raise MachineError([f"{where}: {explain(error)[0]}"]) from error
-        except Exception as error:
+        except (Exception, Overrun) as error:
             log.exception("%s: the model failed to start", where)
             raise MachineError([f"{where}: the model failed to start: {type(error).__name__}: {error}"]) from error
         try:
@@ -135,12 +138,15 @@ class Host:
         self.guests.changed.set()
 
     def _tick(self) -> None:
+        long_ago = self.clock.time() - LATER_SECONDS
         for node in list(self.tree.nodes.values()):
-            if node.device is not None:
+            if node.device is not None and not node.failed:
                 try:
                     node.device.tick()
-                except Exception:
-                    log.exception("%s: tick failed", node.path)
+                except (Exception, Overrun):
+                    fail(node, "tick")
+            for pending in [pending for opened in node.opens for pending in opened.pending if pending.since < long_ago]:
+                pending.later.expire(Misbehaved(f"the device model gave no answer within {LATER_SECONDS:.0f} s"))
         self._ticker = self.clock.call_later(TICK_SECONDS, self._tick)
 
 
@@ -148,7 +154,7 @@ def _stop(node: Node) -> None:
     if node.device is not None:
         try:
             node.device.close()
-        except Exception:
+        except (Exception, Overrun):
             log.exception("%s: stop failed", node.name)
 
 

@@ -41,6 +41,11 @@ class Later(Generic[T]):
         """A worker has the call's area; *cancel* stops it if it has not begun."""
         self._running = cancel
 
+    def expire(self, error: Exception) -> None:
+        """It takes too long: *error* is the answer, unless a worker has the area."""
+        if self._running is None:
+            self._settle(error)
+
     def abandon(self) -> None:
         """The device was reset.  RESET is the answer: at once, or when a worker that has the area is done."""
         if self._running is None or self._running():

@@ -7,7 +7,7 @@ name = "demo"
 guests = 16
 
 [devices.disk]              # a node of the tree; "bus/disk" stands below another
-model = "block"             # what hostd/devices has
+model = "block"             # see hostd.models
 path = "disk.img"           # and what the model declares with Config
 """
 
@@ -22,7 +22,8 @@ from typing import Any
 
 import msgspec
 
-from protocol.command import Exit, Failure
+from protocol.command import Exit, Failure, suggest
+from protocol.plugins import PluginError
 from protocol.wire import MAX_TEXT
 
 from . import models
@@ -152,16 +153,17 @@ class _Checker:
             return None
         model = table.get("model")
         if not isinstance(model, str):
-            misspelt = [key for key in table if key != "model" and models.suggest(key, ["model"])]
+            misspelt = [key for key in table if key != "model" and suggest(key, ["model"])]
             for key in misspelt:
                 self._unknown(f"{place}.{key}", key, ["model"])
             if not misspelt:
                 self.wrong(place, f'needs model = "...", one of {", ".join(models.names())}')
             return None
         try:
-            device = models.load(model)
-        except LookupError as error:
-            self.wrong(f"{place}.model", str(error))
+            device = models.load(model, self._folder)
+        except PluginError as error:
+            for line in error.lines:
+                self.wrong(f"{place}.model", line)
             return None
         config = {}
         for key, value in table.items():
@@ -174,7 +176,7 @@ class _Checker:
                 self._unknown(f"{place}.{key}", key, ["model", *device.config])
         for key, declared in device.config.items():
             if key not in table:
-                if declared.required and any(models.suggest(other, [key]) for other in table):
+                if declared.required and any(suggest(other, [key]) for other in table):
                     continue  # it is there, misspelt: that was said
                 if declared.required:
                     self.wrong(place, f"needs {key} = ...{f', {declared.help}' if declared.help else ''}")
@@ -183,4 +185,4 @@ class _Checker:
         return DeviceSpec(path, model, device, config) if len(self.mistakes) == before else None
 
     def _unknown(self, place: str, key: str, allowed: list[str]) -> None:
-        self.wrong(place, f"unknown key{models.suggest(key, allowed)}; allowed: {', '.join(allowed)}")
+        self.wrong(place, f"unknown key{suggest(key, allowed)}; allowed: {', '.join(allowed)}")

@@ -1,38 +1,43 @@
-"""Where a machine file's `model = "NAME"` leads: to the model in `hostd/devices/NAME.py`."""
+"""Where a machine file's `model` leads: a model of ours, of an installed package, or of the user's own.
+
+`block` is `hostd/devices/block.py`; other packages offer theirs in the entry point group `hostd.devices`; and
+`module:Class` or `path/file.py:Class` is a class that nobody registered.
+"""
 
 from __future__ import annotations
 
-import difflib
 import importlib
+import inspect
 import pkgutil
+from pathlib import Path
+
+from protocol import plugins
+from protocol.command import suggest
+from protocol.plugins import PluginError
 
 from . import devices
 from .device import Device
 
+GROUP = "hostd.devices"
+
 
 def names() -> list[str]:
-    """The models that there are."""
-    return sorted(module.name for module in pkgutil.iter_modules(devices.__path__))
+    """The models that have a name."""
+    return sorted({module.name for module in pkgutil.iter_modules(devices.__path__)} | plugins.offered(GROUP).keys())
 
 
-def load(name: str) -> type[Device]:
-    """The model *name*.  Raises LookupError that lists what there is."""
-    if name not in names():
-        raise LookupError(f"no model {name!r}{suggest(name, names())}; there are: {', '.join(names())}")
-    try:
-        module = importlib.import_module(f"{devices.__name__}.{name}")
-    except Exception as error:  # whatever the model's author did
-        raise LookupError(f"model {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
-    found = [
-        member
-        for member in vars(module).values()
-        if isinstance(member, type) and issubclass(member, Device) and member.__module__ == module.__name__
-    ]
-    assert len(found) == 1, f"{module.__name__} must define one device model"
-    return found[0]
-
-
-def suggest(word: str, words: list[str]) -> str:
-    """` (did you mean ...?)` if one of *words* is near."""
-    near = difflib.get_close_matches(word, words, 1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+def load(name: str, folder: Path) -> type[Device]:
+    """The model *name*; a file is relative to *folder*.  Raises PluginError with what is wrong, or what there is."""
+    if plugins.is_plugin(name):
+        model = plugins.load(name, folder, Device)
+    elif name in [module.name for module in pkgutil.iter_modules(devices.__path__)]:
+        (model,) = plugins.of(importlib.import_module(f"{devices.__name__}.{name}"), Device)
+    elif name in (offered := plugins.offered(GROUP)):
+        model = plugins.load_offered(offered[name], Device)
+    else:
+        there = ", ".join([*names(), "path/file.py:Class", "module:Class"])
+        raise PluginError([f"no model {name!r}{suggest(name, names())}; there are: {there}"])
+    if not hasattr(model, "compatible"):
+        place = f"{name.partition(':')[0]}:{inspect.getsourcelines(model)[1]}"
+        raise PluginError([f'{place}: {model.__name__} needs compatible = "vendor,name", which drivers look for'])
+    return model

@@ -6,11 +6,11 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
-from protocol.errors import HcallError, NoSuchCall, NotAllowed
-from protocol.features import Negotiation
+from protocol.errors import HcallError, IoError, NoSuchCall, NotAllowed
+from protocol.features import DeviceStatus, Negotiation
 from protocol.memory import Data, Room
 
-from .answers import failed, finished
+from .answers import Overrun, failed, finished
 from .device import Device
 from .irq import Vectors
 from .later import Later
@@ -18,7 +18,7 @@ from .tree import Node
 
 log = logging.getLogger(__name__)
 
-Entry: TypeAlias = tuple[Callable[..., Any], tuple[type, ...], int]  # method, argument types, areas
+Entry: TypeAlias = tuple[Callable[..., Any], tuple[type, ...], int, Any]  # method, argument types, areas, answer
 NO_AREA, ROOM, DATA, BOTH = range(4)
 _AREAS: Final[dict[tuple[type, ...], int]] = {(): NO_AREA, (Room,): ROOM, (Data,): DATA, (Room, Data): BOTH}
 
@@ -26,12 +26,13 @@ _AREAS: Final[dict[tuple[type, ...], int]] = {(): NO_AREA, (Room,): ROOM, (Data,
 class Pending:
     """A call that is answered later; keeps its areas until then."""
 
-    __slots__ = ("_answer", "_data", "_opened", "_room", "later")
+    __slots__ = ("_answer", "_data", "_expected", "_opened", "_room", "later", "since")
 
-    def __init__(self, opened: Open | None, later: Later[Any], room: Any, data: Any) -> None:
-        """*opened* is None for a call of the core, which no reset ends."""
-        self._opened, self.later, self._room, self._data = opened, later, room, data
+    def __init__(self, opened: Open | None, later: Later[Any], room: Any, data: Any, expected: Any) -> None:
+        """*opened* is None for a call of the core, which no reset ends; *expected* is the answer's type."""
+        self._opened, self.later, self._room, self._data, self._expected = opened, later, room, data, expected
         if opened is not None:
+            self.since = opened.device.clock.time()
             opened.pending.add(self)
 
     def then(self, answer: Callable[[int, object], None]) -> None:
@@ -43,7 +44,7 @@ class Pending:
         try:
             if isinstance(outcome, Exception):
                 raise outcome
-            answer = finished(outcome, self._room, self._data)
+            answer = finished(outcome, self._room, self._data, self._expected)
         except Exception as error:
             answer = failed(error, self._room, self._data)
         self._answer(*answer)
@@ -82,6 +83,8 @@ class Open:
 
     def missing(self, number: int) -> HcallError:
         """Why *number* is not in the table."""
+        if self.negotiation.status & DeviceStatus.NEEDS_RESET:
+            return IoError(f"{self.node.name} has failed: reset it; the host's log says why")
         for handler in self.device.handlers:
             if self.node.number(handler) == number:
                 if self.vectors not in self.device.openers:
@@ -98,7 +101,11 @@ class Open:
         if self.negotiation.live and not was_live:
             self.table = _table(self.node, self.negotiation.accepted)
             self.device.openers.append(self.vectors)
-            self.device.ready()
+            try:
+                self.device.ready()
+            except (Exception, Overrun):
+                self.break_down()
+                raise
         elif was_live and not self.negotiation.live:
             self._silence()
         return status
@@ -126,6 +133,12 @@ class Open:
             for step in after:
                 step()
 
+    def break_down(self) -> None:
+        """The device has failed: nothing but a reset, or CLOSE, works from now on."""
+        self._silence()
+        self.negotiation.break_down()
+        self.table = {}
+
     def _end_calls(self, then: Callable[[], None]) -> int | Later[int]:
         """Answer all calls with RESET.  What a worker thread has its hands on ends first."""
         self._silence()
@@ -145,12 +158,26 @@ class Open:
 
     def _reset(self) -> None:
         self.negotiation.reset()
-        if self.node.gone or (self.device.shared and self.node.opens):
-            return
-        try:
-            self.device.reset()
-        except Exception:
-            log.exception("%s: reset failed", self.node.path)
+        if not self.node.gone and (self.node.failed or not (self.device.shared and self.node.opens)):
+            reset(self.node)
+
+
+def reset(node: Node) -> None:
+    """Reset the device of *node*: as after power-on, or it has failed."""
+    assert node.device is not None
+    try:
+        node.device.reset()
+        node.failed = False
+    except (Exception, Overrun):
+        fail(node, "reset")
+
+
+def fail(node: Node, hook: str) -> None:
+    """*hook* of the device's model raised what is handled now: it is of no use until a reset succeeds."""
+    log.exception("%s: the model failed in %s()", node.path, hook)
+    node.failed = True
+    for opened in node.opens:
+        opened.break_down()
 
 
 def _table(node: Node, accepted: int | None) -> dict[int, Entry]:
@@ -159,7 +186,7 @@ def _table(node: Node, accepted: int | None) -> dict[int, Entry]:
     if table is None:
         device = node.device
         table = node.tables[accepted] = {
-            node.number(handler): (getattr(device, handler.name), handler.kinds, _AREAS[handler.areas])
+            node.number(handler): (getattr(device, handler.name), handler.kinds, _AREAS[handler.areas], handler.answer)
             for handler in (device.handlers if device else ())
             if (handler.early if accepted is None else handler.needs & accepted == handler.needs)
         }

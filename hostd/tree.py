@@ -11,11 +11,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from protocol.command import suggest
 from protocol.errors import BadHandle, HcallError, NoMatch, StaleHandle
 from protocol.hcall import ADDED, CHANGES_LIMIT, CLASS_SHIFT, FIRST_ASSIGNED_CLASS, LEAVING, REMOVED
 
 from .answers import cut
-from .device import Device, Handler
+from .device import Device
+from .handlers import Handler
 
 if TYPE_CHECKING:
     from .opened import Entry, Open
@@ -54,6 +56,7 @@ class Node:
         self.tables: dict[int | None, dict[int, Entry]] = {}  # of `Open`, by accepted features
         self.leaving = False
         self.gone = False
+        self.failed = False  # its device is broken until a reset of it succeeds
         self.when_closed: list[Callable[[], None]] = []  # called once, when the last open handle is gone
         compatible = device.compatible if device else ()
         self.compatible = (compatible,) if isinstance(compatible, str) else compatible
@@ -126,7 +129,8 @@ class Tree:
             try:
                 node = node.children[name]
             except KeyError:
-                raise NoMatch(f"no node {path!r}") from None
+                near = suggest(name, node.children)
+                raise NoMatch(f"no node {path!r}{near or ': `hostd ls` shows what there is'}") from None
         return node
 
     def plug(self, path: str, device: Device) -> Node:

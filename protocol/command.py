@@ -101,6 +101,14 @@ def run(app: App, program: str, arguments: Sequence[str]) -> int:
         return code
 
 
+def suggest(word: str, words: Iterable[str]) -> str:
+    """` (did you mean 'x'?)` if one of *words* is near *word*, else nothing."""
+    import difflib
+
+    near = difflib.get_close_matches(word, list(words), 1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
 def _open_standard_streams() -> None:
     """A stream that the caller closed is the null device: nothing else may get its number."""
     for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
@@ -122,6 +130,11 @@ def console() -> Console:
     from rich.console import Console
 
     return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=_WIDE)
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 device`, `2 devices`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def print_json(value: object) -> None:

@@ -29,6 +29,8 @@ STEPS: Final = (
 )  # fmt: skip
 _WRITABLE: Final = int(sum(STEPS) | DeviceStatus.FAILED)  # no IntFlag: ~ of one drops the bits it does not know
 
+_LIVE: Final = int(DeviceStatus.DRIVER_OK | DeviceStatus.NEEDS_RESET | DeviceStatus.FAILED)  # the first, and no other
+
 
 class Negotiation:
     """The device's side, of one open handle."""
@@ -46,7 +48,11 @@ class Negotiation:
     @property
     def live(self) -> bool:
         """Whether the driver may use the device."""
-        return self.status & (DeviceStatus.DRIVER_OK | DeviceStatus.FAILED) == DeviceStatus.DRIVER_OK
+        return self.status & _LIVE == DeviceStatus.DRIVER_OK
+
+    def break_down(self) -> None:
+        """The device cannot go on: the driver has to reset it."""
+        self.status |= DeviceStatus.NEEDS_RESET
 
     def accept(self, features: int) -> None:
         """The driver's feature bits.  Raises NotAllowed out of turn, BadArgument if they are no bit set."""

@@ -135,7 +135,7 @@ def test_plug_and_unplug_while_a_guest_looks_on(served: Terminal) -> None:
     served.good("hostd wait --guest watcher")
     assert served.json("hostd ls")[2]["guests"] == ["watcher"]
     busy = served.type("guestd read disk")
-    assert busy.returncode == 5 and busy.stderr.decode() == "guestd: /disk has an owner\n"
+    assert busy.returncode == 5 and busy.stderr.decode() == "guestd: /disk is in use: `hostd ls` shows by whom\n"
 
     served.good("hostd plug extra block path=extra.img create=64K")
     assert [guest.stdout.readline().strip() for _ in range(2)] == ["/extra: plugged", "/extra: bound to BlockDriver"]

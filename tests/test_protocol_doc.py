@@ -45,7 +45,7 @@ def test_the_worked_exchange_is_what_happens() -> None:
     assert hello == Hello(4, "hcall", 1, 1, 0, "c-guest", bytes(range(16)), ((0x40000000, 4096),))
     assert encode(Welcome(5, 1, 0, 1, 64, False)) == steps[1][1]
     tree = Tree(1)
-    tree.plug("rng", load("rng")())
+    tree.plug("rng", load("rng", Path())())
     guest = Guest(hello, session, 0, tree, Limits())
     guest.link = link = Sink()  # type: ignore[assignment]
     for (_, call), (_, expected) in zip(steps[2::2], steps[3::2], strict=True):
@@ -108,7 +108,7 @@ def test_every_limit_stands_in_the_document(words: str, number: object) -> None:
 @pytest.mark.parametrize("model", ["rng", "block", "console"])
 def test_every_device_is_described(model: str) -> None:
     """All that is in its hypercall table, and its properties."""
-    device = load(model)
+    device = load(model, Path())
     section = TEXT[TEXT.index("## 10.") : TEXT.index("## 11.")]
     paragraph = section[section.index(f"**{model}**") :].split("\n**")[0]
     assert str(device.compatible) in paragraph and "0x{:X}:0x{:X}".format(*device.ids) in paragraph

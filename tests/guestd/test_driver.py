@@ -106,8 +106,10 @@ async def test_a_signal_waits_for_what_was_raised_since(driver: MiserDriver) -> 
 
 
 async def test_a_call_that_the_device_lacks_says_what_there_is(driver: MiserDriver) -> None:
-    with pytest.raises(NoSuchCall, match="miser has no call 'sing'; it has read, write, add, ring"):
+    with pytest.raises(NoSuchCall, match=r"no call 'sing' \(did you mean 'ring'\?\); it has read, write, add"):
         await driver.sing("la")
+    with pytest.raises(TypeError, match="add takes its arguments by position"):
+        await driver.add(a=2, b=3)
     with pytest.raises(NoSuchCall, match="miser has no call 'sync'"):
         await driver.sync()
     assert await driver.add(1, 1) == 2

@@ -1,0 +1,152 @@
+"""Classes of the user's own: named `module:Class` or `path/file.py:Class`, or offered by an installed package.
+
+A file becomes a module of its own, read anew when it has changed; what lies beside it can be imported, after
+everything that is installed.  Whatever is wrong with such code is told by file and line.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.metadata
+import sys
+import traceback
+import types
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypeVar
+
+from .command import Exit, Failure, suggest
+
+T = TypeVar("T")
+_files: dict[Path, tuple[bytes, types.ModuleType]] = {}  # by their path: the text that was read, and what it became
+
+
+class PluginError(Failure):
+    """Code that cannot be loaded: one line for each mistake."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self.lines = list(lines)
+        super().__init__("\n".join(self.lines), Exit.BAD_CONFIGURATION)
+
+
+class Mistakes(TypeError):
+    """What is wrong with a class as it was declared: sentences, each with the member that it is about, or ""."""
+
+    def __init__(self, owner: str, mistakes: Iterable[tuple[str, str]]) -> None:
+        self.owner, self.mistakes = owner, list(mistakes)
+        super().__init__("\n".join(text for _, text in self.mistakes))
+
+
+def is_plugin(name: str) -> bool:
+    """Whether *name* has the shape of a class, or file, of the user's own."""
+    return ":" in name or name.endswith(".py")
+
+
+def load(name: str, folder: Path, base: type[T]) -> type[T]:
+    """The one class that *name* stands for; see `load_all`.  Raises PluginError."""
+    found = load_all(name, folder, base)
+    if len(found) > 1:
+        names = [member.__name__ for member in found]
+        raise PluginError([f"{name}: which class? it has {', '.join(names)}: write {name}:{names[0]}"])
+    return found[0]
+
+
+def load_all(name: str, folder: Path, base: type[T]) -> list[type[T]]:
+    """The class *name*, or all that there are if it names none; each has to be a *base*.
+
+    A file is relative to *folder*.  Raises PluginError.
+    """
+    place, colon, wanted = name.rpartition(":") if ":" in name else (name, "", "")
+    module = _file(Path(folder, place), place) if place.endswith(".py") else _module(place)
+    own = of(module, base)
+    names = [member.__name__ for member in own]
+    found = vars(module).get(wanted)
+    if isinstance(found, type) and issubclass(found, base):
+        return [found]
+    if found is not None:
+        raise PluginError([f"{place}: {wanted} is no {base.__name__}: class {wanted}({base.__name__}): ..."])
+    if colon or not own:
+        has = f"it has {', '.join(names)}" if names else f"it has no {base.__name__}"
+        raise PluginError([f"{place}: no class {wanted!r}{suggest(wanted, names)}; {has}" if colon else
+                           f"{place}: {has}: class Name({base.__name__}): ..."])  # fmt: skip
+    return own
+
+
+def of(module: types.ModuleType, base: type[T]) -> list[type[T]]:
+    """The subclasses of *base* that *module* itself defines, in their order."""
+    return [
+        member
+        for member in vars(module).values()
+        if isinstance(member, type) and issubclass(member, base) and member.__module__ == module.__name__
+    ]
+
+
+def offered(group: str) -> dict[str, importlib.metadata.EntryPoint]:
+    """What installed packages offer in the entry point group *group*, by name."""
+    return {point.name: point for point in importlib.metadata.entry_points(group=group)}
+
+
+def load_offered(point: importlib.metadata.EntryPoint, base: type[T]) -> type[T]:
+    """The class of an entry point.  Raises PluginError."""
+    return load(point.value, Path(), base)
+
+
+def _module(name: str) -> types.ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise PluginError(_told(error, name)) from error
+        raise PluginError([f"no module {name!r} is installed; a file is written as path/file.py:Class"]) from None
+    except Exception as error:  # whatever its author did
+        raise PluginError(_told(error, name)) from error
+
+
+def _file(path: Path, shown: str) -> types.ModuleType:
+    path = path.resolve()
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        raise PluginError([f"{shown}: {error.strerror}"]) from None
+    if path in _files and _files[path][0] == source:
+        return _files[path][1]
+    module = types.ModuleType(str(path))
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # dataclasses look there
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    try:
+        exec(compile(source, path, "exec"), vars(module))
+    except Mistakes as error:
+        raise PluginError(_by_line(error, source, shown)) from error
+    except Exception as error:  # whatever its author did
+        raise PluginError(_told(error, shown, str(path))) from error
+    _files[path] = source, module
+    return module
+
+
+def _told(error: Exception, shown: str, file: str | None = None) -> list[str]:
+    """One line with the place in *file* where *error* came from, or in whatever file it was."""
+    if isinstance(error, SyntaxError) and error.filename:
+        at = f"{shown if error.filename == file else error.filename}:{error.lineno or 1}"
+        return [f"{at}: {error.msg}"]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if file in (None, frame.filename)]
+    at = f"{shown}:{frames[-1].lineno}" if frames and file else shown
+    return [f"{at}: {type(error).__name__}: {error}"]
+
+
+def _by_line(error: Mistakes, source: bytes, shown: str) -> list[str]:
+    """The mistakes of a class, each with the line of its member."""
+    lines = {"": 1}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ClassDef) and node.name == error.owner:
+            lines[""] = node.lineno
+            for member in node.body:
+                if isinstance(member, ast.FunctionDef | ast.AsyncFunctionDef):
+                    lines[member.name] = member.lineno
+                for name in ast.walk(member) if isinstance(member, ast.Assign | ast.AnnAssign) else ():
+                    if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store):
+                        lines[name.id] = name.lineno
+    told = [(lines.get(member, lines[""]), text) for member, text in error.mistakes]
+    return [f"{shown}:{line}: {text}" for line, text in sorted(told, key=lambda each: each[0])]

@@ -1,0 +1,33 @@
+"""The host's side: a counter that rings when a round is full."""
+
+from hostd.device import Config, Device, Irq, Property, call
+from protocol.errors import BadArgument
+
+
+class Example(Device):
+    """Counts up, and interrupts when a round is full."""
+
+    compatible = "example,example"
+    steps = Config(int, 10, help="of one round")  # a key of the machine file
+    round_size = Property(int)  # shows in the device tree
+    round_full = Irq()  # self.round_full() raises it
+
+    def start(self) -> None:
+        if self.steps < 1:
+            raise ValueError("steps must be 1 or more")
+        self.round_size = self.steps
+        self.reset()
+
+    def reset(self) -> None:
+        self.value = 0  # nothing of one guest is left for the next
+
+    @call
+    def count(self, steps: int) -> int:
+        """Go on by *steps*, 0 or more; where the counter stands then.  Errors: BadArgument."""
+        if steps < 0:
+            raise BadArgument(f"{steps} steps: a counter only goes up")
+        rounds = self.value // self.steps
+        self.value += steps
+        if self.value // self.steps > rounds:
+            self.round_full()
+        return self.value
