@@ -6,16 +6,18 @@ import importlib.metadata
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
-from protocol.command import Exit, Failure, no_host, print_json, print_table, run, say, shown
+from protocol.command import no_host, print_json, print_table, run, shown
 from protocol.options import Json, Socket
 
 if TYPE_CHECKING:
     from .blocking import BlockingGuest
+    from .driver import Driver
     from .probers import Found
 
 app = App(
@@ -25,39 +27,57 @@ app = App(
     version=lambda: importlib.metadata.version("hostd"),
 )
 
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Reach:
+    """How a command finds its host, and drivers beside the installed ones."""
+
+    socket: Socket = None
+    driver: Annotated[
+        tuple[str, ...],
+        Parameter(help="a driver of your own: path/file.py[:Class] or module:Class; $GUESTD_DRIVERS names more"),
+    ] = ()
+
+    def drivers(self) -> list[type[Driver]]:
+        """Those that were named, then all that are known.  Raises PluginError."""
+        from .bus import known_drivers, own_drivers
+
+        return own_drivers(self.driver) + known_drivers()
+
+
+DEFAULT_REACH = Reach()
 Device = Annotated[str, Parameter(help="name or path of the device, such as disk")]
 At = Annotated[int, Parameter(help="byte to begin with; a stream has none")]
 
-_CHUNK = 1 << 20  # bytes
-
 
 @contextmanager
-def _guest(socket: str | None) -> Iterator[BlockingGuest]:
+def _guest(reach: Reach) -> Iterator[BlockingGuest]:
     from .blocking import attach_blocking
     from .guest import NoHost
 
     try:
-        with attach_blocking(socket) as guest:
+        with attach_blocking(reach.socket, drivers=reach.drivers()) as guest:
             yield guest
     except NoHost as error:
         raise no_host(error.filename, error) from None
 
 
 @app.command
-def probe(*, socket: Socket = None, as_json: Json = False) -> None:
+def probe(*, reach: Reach = DEFAULT_REACH, as_json: Json = False) -> None:
     """Find all devices, as open firmware does it: first, next, child.
 
     The driver column says which driver would take the device.
     """
-    from .bus import known_drivers, match
+    from .bus import match
 
-    drivers = known_drivers()
+    drivers = reach.drivers()
 
     def driver_of(found: Found) -> str | None:
         driver = match(found, drivers)
         return driver.__name__ if driver else None
 
-    with _guest(socket) as guest:
+    with _guest(reach) as guest:
         nodes = guest.run(guest.walk())
         if as_json:
             about = {found.node: guest.run(guest.properties(found.node)) for found in nodes}
@@ -76,12 +96,12 @@ def probe(*, socket: Socket = None, as_json: Json = False) -> None:
 def attach(
     *,
     name: Annotated[str | None, Parameter(help="what the host calls this guest")] = None,
-    socket: Socket = None,
+    reach: Reach = DEFAULT_REACH,
 ) -> None:
     """Be a guest that binds every device it can get, and follows plug and unplug, until Ctrl-C."""
     from .terminal import attach_and_follow
 
-    attach_and_follow(socket, name)
+    attach_and_follow(reach.socket, name, reach.drivers())
 
 
 @app.command
@@ -92,40 +112,13 @@ def read(
     at: At = 0,
     count: Annotated[int | None, Parameter(help="bytes; else to the end of a disk or a stream")] = None,
     output: Annotated[Path | None, Parameter(alias="-o", help="file to write to; else standard output")] = None,
-    socket: Socket = None,
+    reach: Reach = DEFAULT_REACH,
 ) -> None:
     """Read from a device."""
-    from .drivers.block import BlockDriver
-    from .stream import StreamDriver
+    from .transfer import read as read_device
 
-    if at < 0 or (count is not None and count < 0):
-        raise Failure("--at and --count are 0 or more", Exit.USAGE)
-    with _guest(socket) as guest:
-        driver = guest.bind(device)
-        if isinstance(driver, BlockDriver):
-            left = driver.capacity - at if count is None else count
-            if not 0 <= left <= driver.capacity - at:
-                raise Failure(f"{device} has {driver.capacity} bytes: {at}+{max(left, 0)} is outside", Exit.USAGE)
-        elif count is None and not isinstance(driver, StreamDriver):
-            raise Failure(f"{device} has no end: how many bytes? --count N", Exit.USAGE)
-        else:
-            left = sys.maxsize if count is None else count
-        out = output.open("wb") if output else sys.stdout.buffer
-        while left:
-            if isinstance(driver, StreamDriver):
-                data = guest.run(driver.read_some(left))
-            else:
-                data = guest.run(driver.load(min(left, _CHUNK), at))
-            if not data:
-                break
-            out.write(data)
-            if isinstance(driver, StreamDriver):
-                out.flush()  # somebody may be looking
-            at += len(data)
-            left -= len(data)
-        out.flush()
-        if output:
-            out.close()
+    with _guest(reach) as guest:
+        read_device(guest, device, at, count, output)
 
 
 @app.command
@@ -135,25 +128,21 @@ def write(
     /,
     *,
     at: At = 0,
-    socket: Socket = None,
+    reach: Reach = DEFAULT_REACH,
 ) -> None:
     """Write to a device, and wait until it is stable."""
-    from .stream import StreamDriver
+    from .transfer import write as write_device
 
-    with file.open("rb") if file else sys.stdin.buffer as source, _guest(socket) as guest:
-        driver = guest.bind(device)
-        start = at
-        while data := source.read(_CHUNK):
-            guest.run(driver.write_all(data) if isinstance(driver, StreamDriver) else driver.store(data, at))
-            at += len(data)
-        if "sync" in driver.dev.calls:
-            guest.run(driver.sync())
-        say("guestd", f"{at - start} bytes written to {device}")
+    with file.open("rb") if file else sys.stdin.buffer as source, _guest(reach) as guest:
+        write_device(guest, device, source, at)
 
 
 @app.command(name="console")
 def console_(
-    device: Annotated[str, Parameter(help="name or path of the console")] = "console", /, *, socket: Socket = None
+    device: Annotated[str, Parameter(help="name or path of the console")] = "console",
+    /,
+    *,
+    reach: Reach = DEFAULT_REACH,
 ) -> int:
     """Be the terminal of a console; Ctrl-] leaves.
 
@@ -161,7 +150,22 @@ def console_(
     """
     from .terminal import interact
 
-    return interact(socket, device)
+    return interact(reach.socket, device, reach.drivers())
+
+
+@app.command
+def shell(
+    *lines: Annotated[str, Parameter(name="LINE", help="run this line, and the next, instead of a prompt")],
+    reach: Reach = DEFAULT_REACH,
+) -> int:
+    """Be at an `ok` prompt in the device tree, as open firmware has it: look around, and call devices.
+
+    From a pipe, or with LINEs, the first error ends it:  guestd shell 'dev disk' .properties 'read 512'
+    """
+    from .prompt import run_shell
+
+    with _guest(reach) as guest:
+        return run_shell(guest, lines)
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from protocol.command import Exit, Failure, explain, no_host, say
 from protocol.errors import HcallError
 
 from .client import AsyncGuest, attach
+from .driver import Driver
 from .drivers.console import ConsoleDriver
 from .guest import NoHost
 from .stream import StreamDriver
@@ -30,19 +31,21 @@ _HAPPENED = {hcall.ADDED: "plugged", hcall.LEAVING: "given back, to be unplugged
 
 
 @contextlib.asynccontextmanager
-async def _attached(socket: str | None, name: str | None = None) -> AsyncIterator[AsyncGuest]:
+async def _attached(
+    socket: str | None, drivers: list[type[Driver]], name: str | None = None
+) -> AsyncIterator[AsyncGuest]:
     try:
-        async with attach(socket, name=name) as guest:
+        async with attach(socket, name=name, drivers=drivers) as guest:
             yield guest
     except NoHost as error:
         raise no_host(error.filename, error) from None
 
 
-def attach_and_follow(socket: str | None, name: str | None) -> None:
+def attach_and_follow(socket: str | None, name: str | None, drivers: list[type[Driver]]) -> None:
     """Bind what there is, follow what comes and goes, and say so, until SIGINT or SIGTERM."""
 
     async def main() -> None:
-        async with _attached(socket, name) as guest:
+        async with _attached(socket, drivers, name) as guest:
             task = asyncio.current_task()
             assert task is not None
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -62,11 +65,11 @@ async def _bind_and_say(guest: AsyncGuest) -> None:
         print(f"{path}: {said}", flush=True)
 
 
-def interact(socket: str | None, device: str) -> int:
+def interact(socket: str | None, device: str, drivers: list[type[Driver]]) -> int:
     """Connect this terminal, or pipe, with the stream *device*; the exit code."""
 
     async def main() -> int:
-        async with _attached(socket) as guest:
+        async with _attached(socket, drivers) as guest:
             driver = await guest.bind(device)
             if not isinstance(driver, StreamDriver):
                 raise Failure(f"{device} is no console", Exit.USAGE)
