@@ -24,6 +24,7 @@ _WRITE_NOW = 64 * 1024  # bytes: to write more may wait for the disk
 _ZEROES = bytes(1 << 20)
 _KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 1, 2, 16  # linux/falloc.h
 _MAX_SIZE = 1 << 62
+_TMPFS_MAGIC = 0x01021994  # linux/magic.h
 _SIZE = re.compile(r"(\d+)([KMGT]?)")
 _OPEN = os.O_CLOEXEC | os.O_NONBLOCK  # a pipe, which is refused, would wait for its other end
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -58,7 +59,10 @@ class Block(Device):
         if self.create and not self.path.exists():
             with self.path.open("xb") as image:
                 image.truncate(self.create)
-        self._fd = os.open(self.path, (os.O_RDONLY if self.read_only else os.O_RDWR) | _OPEN)
+        try:
+            self._fd = os.open(self.path, (os.O_RDONLY if self.read_only else os.O_RDWR) | _OPEN)
+        except FileNotFoundError as error:
+            raise OSError(error.errno, f'{error.strerror}; create = "64M" would make it', str(self.path)) from None
         try:
             mode = os.fstat(self._fd).st_mode
             if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
@@ -72,7 +76,7 @@ class Block(Device):
             raise
         self.sector_size = _SECTOR
         self.capacity = self._size()
-        self._now = os.RWF_NOWAIT
+        self._now: int | None = os.RWF_NOWAIT
         self._failed = False
         self._flushing = threading.Lock()
         writing = self.FLUSH.mask | self.DISCARD.mask | self.WRITE_ZEROES.mask
@@ -92,7 +96,7 @@ class Block(Device):
         length = into.nbytes
         if not 0 <= at <= self.capacity - length:
             raise self._outside(at, length)
-        if length > _READ_NOW:
+        if length > _READ_NOW or self._now is None:
             return self.offload(self._read_all, into, at)
         try:
             if os.preadv(self._fd, into, at, self._now) == length:
@@ -102,7 +106,7 @@ class Block(Device):
         except OSError as error:
             if error.errno != errno.EOPNOTSUPP:
                 raise
-            self._now = 0  # tmpfs: always in memory
+            self._now = 0 if _is_memory(self._fd) else None  # such as NFS: who knows how long it takes
             return self.read(into, at)
         return self.offload(self._read_all, into, at)
 
@@ -178,6 +182,12 @@ class Block(Device):
         if number not in (errno.EOPNOTSUPP, errno.ENODEV, errno.EINVAL):
             raise OSError(number, os.strerror(number))
         return False
+
+
+def _is_memory(fd: int) -> bool:
+    """Whether the file is on tmpfs, where nothing waits for a disk."""
+    info = ctypes.create_string_buffer(256)  # struct statfs, statfs(2), whose first field is f_type
+    return _libc.fstatfs(fd, info) == 0 and ctypes.c_long.from_buffer(info).value == _TMPFS_MAGIC
 
 
 _Transfer: TypeAlias = Callable[[int, Sequence[memoryview], int], int]
