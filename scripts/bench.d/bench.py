@@ -4,6 +4,8 @@ Ours and a peer take turns in blocks of about 20 ms, since the speed of a machin
 a process of its own: its turns are whole runs).  Shown are the best quartile of the blocks and, in brackets, their
 median; the ratio is that of the best quartiles.  The daemon is `hostd serve`, the guests are the public clients: every
 check, limit and slot of daily use is in the way.
+
+The rows named scale have no peer but our own daemon with less to do, or none: see scale.py.
 """
 
 from __future__ import annotations
@@ -23,9 +25,10 @@ from typing import Final
 
 import meters
 import peers
+import scale
 import uvloop
 from meters import Meter
-from outcome import CROSS, SAME, Outcome, Row, show, value
+from outcome import CROSS, SAME, SCALE, Outcome, Row, progress, show, value
 
 ROUNDS: Final = 5
 TURNS: Final = 8  # blocks of each meter in a round
@@ -127,12 +130,6 @@ def _in(group: Iterable[str], found: dict[str, Meter]) -> Iterator[Meter]:
     return (found[key] for key in group if key in found)
 
 
-def progress(text: str) -> None:
-    """One line, for who waits at a terminal."""
-    if sys.stderr.isatty():
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
-
-
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser("scripts/bench", description=__doc__, epilog=(
@@ -142,9 +139,10 @@ def main() -> None:
     parser.add_argument("--only", metavar="NAME", default="", help="only rows with NAME in their name")
     parser.add_argument("--quick", action="store_true", help="shorter rounds: a first look")
     given = parser.parse_args()
-    rows = [row for row in ROWS if any(given.only.lower() in name.lower() for name in row.names)]
+    every = (*ROWS, *scale.ROWS)
+    rows = [row for row in every if any(given.only.lower() in name.lower() for name in row.names)]
     if not rows:
-        names = "\n  ".join(name for row in ROWS for name in row.names)
+        names = "\n  ".join(name for row in every for name in row.names)
         parser.error(f"no row has {given.only!r} in its name; there are\n  {names}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and end what was started
     try:
@@ -163,22 +161,30 @@ def main() -> None:
 
 
 def run(rows: Sequence[Row], quick: bool) -> tuple[list[Outcome], list[str]]:
-    """Measure *rows* in both regimes; notes on what could not be."""
+    """Measure *rows*; notes on what could not be."""
     cores = sorted(os.sched_getaffinity(0))
+    beside, many = [row for row in rows if row in ROWS], [row for row in rows if row in scale.ROWS]
+    found: dict[str, dict[str, list[float]]] = {}  # by regime
+    notes: list[str] = []
     # /tmp may be in memory; the disk should be on a disk.
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir="/var/tmp")))
-        stage = Stage(stack, rows, folder, cores[0])
-        regimes = {SAME: cores[0], CROSS: cores[1] if len(cores) > 1 else None}
-        outcomes = []
-        for regime, own in regimes.items():
-            found = {} if own is None else uvloop.run(measure(stage, regime, own, quick))
-            outcomes += [
-                Outcome(row, regime, value(row.ours, found, row.unit), value(row.peer, found, row.unit)) for row in rows
-            ]
-    notes = [f"{peer} was not measured: {reason}" for peer, reason in stage.absent.items()]
-    if len(cores) == 1:
-        notes.append("there is one core only: nothing was measured across cores")
+        if beside:
+            stage = Stage(stack, beside, folder, cores[0])
+            for regime, own in {SAME: cores[0], CROSS: cores[1] if len(cores) > 1 else None}.items():
+                found[regime] = {} if own is None else uvloop.run(measure(stage, regime, own, quick))
+            notes += [f"{peer} was not measured: {reason}" for peer, reason in stage.absent.items()]
+            if len(cores) == 1:
+                notes.append("there is one core only: nothing was measured across cores")
+        if many:
+            crowds = scale.Scale(cores[0], folder, quick)
+            found[SCALE] = uvloop.run(crowds.measure(many))
+            notes += crowds.notes
+    outcomes = [
+        Outcome(row, regime, value(row.ours, values, row.unit), value(row.peer, values, row.unit))
+        for regime, values in found.items()
+        for row in (many if regime == SCALE else beside)
+    ]
     return outcomes, notes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,6 +13,8 @@ from rich.table import Table
 
 SAME: Final = "same-core"
 CROSS: Final = "cross-core"
+SCALE: Final = "scale"
+_FACTORS: Final = {"us": 1e6, "s": 1.0, "KiB": 1 / 1024}  # of what was measured, seconds or bytes; else it is a rate
 
 
 class Row(NamedTuple):
@@ -21,12 +24,12 @@ class Row(NamedTuple):
     ours: tuple[str, ...]
     peer: tuple[str, ...]
     unit: str
-    target: float | None  # of the ratio, on one core
+    target: float | None  # of the ratio, on one core; of ours if there is no peer
 
     @property
     def better(self) -> str:
         """Which way is better, for the values and for the ratio."""
-        return "lower" if self.unit == "us" else "higher"
+        return "lower" if self.unit in _FACTORS else "higher"
 
     @property
     def names(self) -> list[str]:
@@ -39,7 +42,7 @@ class Value(NamedTuple):
 
     name: str
     best: float  # quartile
-    median: float
+    median: float  # the same if it was measured once
 
 
 def who(key: str) -> str:
@@ -52,12 +55,16 @@ def value(keys: tuple[str, ...], found: Mapping[str, Sequence[float]], unit: str
     values = []
     for key in keys:
         if key in found:
-            best, median, _ = statistics.quantiles(found[key], n=4, method="inclusive")
+            best, *rest = found[key]
+            median = best
+            if rest:  # else it was measured once
+                best, median, _ = statistics.quantiles(found[key], n=4, method="inclusive")
             values.append((best, median, who(key)))
     if not values:
         return None
     best, median, name = min(values)
-    return Value(name, best * 1e6, median * 1e6) if unit == "us" else Value(name, 1 / best, 1 / median)
+    factor = _FACTORS.get(unit)
+    return Value(name, best * factor, median * factor) if factor else Value(name, 1 / best, 1 / median)
 
 
 class Outcome(NamedTuple):
@@ -74,9 +81,9 @@ class Outcome(NamedTuple):
         return self.row.what.format(self.ours.name) if self.ours else self.row.names[0]
 
     @property
-    def peer_name(self) -> str:
+    def peer_name(self) -> str | None:
         """Measured or not."""
-        return self.peer.name if self.peer else who(self.row.peer[0])
+        return self.peer.name if self.peer else who(self.row.peer[0]) if self.row.peer else None
 
     @property
     def ratio(self) -> float | None:
@@ -86,14 +93,15 @@ class Outcome(NamedTuple):
     @property
     def target(self) -> float | None:
         """Two cores have none: to wake the other one costs more than all the rest."""
-        return self.row.target if self.regime == SAME else None
+        return self.row.target if self.regime != CROSS else None
 
     @property
     def met(self) -> bool | None:
-        """None without a ratio or a target."""
-        if self.ratio is None or self.target is None:
+        """None if nothing was measured, or without a target."""
+        reached = self.ratio if self.row.peer else self.ours and self.ours.best
+        if reached is None or self.target is None:
             return None
-        return self.ratio <= self.target if self.row.better == "lower" else self.ratio >= self.target
+        return reached <= self.target if self.row.better == "lower" else reached >= self.target
 
     def as_json(self) -> dict[str, Any]:
         """The best quartiles."""
@@ -105,13 +113,19 @@ class Outcome(NamedTuple):
 
 
 def _rounded(number: float | None) -> float | None:
-    return None if number is None else float(f"{number:.5g}")
+    return None if number is None or math.isinf(number) else float(f"{number:.5g}")
+
+
+def progress(text: str) -> None:
+    """One line, for who waits at a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def show(outcomes: Sequence[Outcome], notes: Iterable[str], quick: bool) -> None:
     """For people; plain where it is not a terminal."""
     console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
-    for regime in (SAME, CROSS):
+    for regime in dict.fromkeys(outcome.regime for outcome in outcomes):
         table = Table(title=f"{regime}: best quartile (median)", title_justify="left", title_style="bold", box=None,
                       padding=(0, 2, 0, 0), pad_edge=False)  # fmt: skip
         table.add_column("")
@@ -135,12 +149,12 @@ def show(outcomes: Sequence[Outcome], notes: Iterable[str], quick: bool) -> None
 def _cells(outcome: Outcome) -> Iterator[str]:
     better = "≤" if outcome.row.better == "lower" else "≥"
     name = outcome.name
-    for long, short in ((" client", ""), (" at depth", ", depth"), (" block read", " read")):
+    for long, short in ((" client", ""), (" at depth", ", depth"), (" block read", " read"), ("scale: ", "")):
         name = name.replace(long, short)
     yield name
     yield _shown(outcome.ours)
     yield outcome.row.unit.replace("us", "µs").replace("calls", "")
-    yield outcome.peer_name
+    yield outcome.peer_name or "-"
     yield _shown(outcome.peer)
     yield "-" if outcome.ratio is None else f"{outcome.ratio:.2f}"
     yield "-" if outcome.target is None else f"{better} {outcome.target:g}"
@@ -150,7 +164,10 @@ def _cells(outcome: Outcome) -> Iterator[str]:
 def _shown(value: Value | None) -> str:
     if value is None:
         return "-"
-    if value.best >= 10_000:
-        return f"{value.best / 1000:.0f}k ({value.median / 1000:.0f}k)"
-    digits = 0 if value.best >= 100 else 1 if value.best >= 10 else 2
-    return f"{value.best:.{digits}f} ({value.median:.{digits}f})"
+    if math.isinf(value.best):
+        return "never"
+    factor, unit = (1000, "k") if value.best >= 10_000 else (1, "")
+    best = value.best / factor
+    digits = 0 if unit or best >= 100 else 1 if best >= 10 else 2
+    text = f"{best:.{digits}f}{unit}"
+    return text if value.median == value.best else f"{text} ({value.median / factor:.{digits}f}{unit})"

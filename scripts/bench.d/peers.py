@@ -51,8 +51,8 @@ def pinned(core: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def running(core: int, *command: object, listens: Path) -> Iterator[None]:
-    """*command* on *core*, from the time when somebody answers at the socket *listens*.  Raises RuntimeError."""
+def running(core: int, *command: object, listens: Path) -> Iterator[int]:
+    """*command* on *core*, once somebody answers at the socket *listens*; its pid.  Raises RuntimeError."""
     with tempfile.TemporaryFile() as errors:
         with pinned(core):
             process = subprocess.Popen([*map(str, command)], stdin=subprocess.DEVNULL, stderr=errors)
@@ -61,7 +61,7 @@ def running(core: int, *command: object, listens: Path) -> Iterator[None]:
                 errors.seek(0)
                 said = errors.read().decode(errors="replace").strip()
                 raise RuntimeError(f"{' '.join(map(str, command))} does not start: {said or 'it says nothing'}")
-            yield
+            yield process.pid
         finally:
             process.terminate()
             process.wait()
@@ -79,18 +79,25 @@ def _answers(process: subprocess.Popen[bytes], path: Path) -> bool:
 
 @contextlib.contextmanager
 def host(core: int, folder: Path) -> Iterator[Path]:
-    """A daemon as anybody would start it; its guest socket."""
-    (folder / "bench.toml").write_text(MACHINE)
+    """The daemon that is measured beside the peers; its guest socket."""
     with (folder / "disk.img").open("wb") as image:
         for _ in range(0, DISK_BYTES, 1 << 20):
             image.write(os.urandom(1 << 20))
         image.flush()
         os.fsync(image.fileno())  # else the disk is written while we measure
-    runtime = folder / "run"
-    guests = runtime / "guest.sock"
-    command = (sys.executable, "-P", "-m", "hostd", "serve", folder / "bench.toml", "--runtime-dir", runtime)
-    with running(core, *command, listens=guests):
+    with daemon(core, folder, "bench", MACHINE) as (guests, _):
         yield guests
+
+
+@contextlib.contextmanager
+def daemon(core: int, folder: Path, name: str, machine: str) -> Iterator[tuple[Path, int]]:
+    """A daemon as anybody would start it, of the text *machine*: its guest socket and its pid."""
+    file, runtime = folder / f"{name}.toml", folder / name
+    file.write_text(machine)
+    guests = runtime / "guest.sock"
+    command = (sys.executable, "-P", "-m", "hostd", "serve", file, "--runtime-dir", runtime)
+    with running(core, *command, listens=guests) as pid:
+        yield guests, pid
 
 
 @contextlib.contextmanager
