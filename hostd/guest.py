@@ -96,7 +96,12 @@ class Guest:
         if self.session.state is State.ENDED:
             then()
             return
-        self.let_go(then)
+
+        def let_go() -> None:
+            self.dispatcher.memory.regions.clear()  # unmapped now, not when the garbage is collected some day
+            then()
+
+        self.let_go(let_go)
         self.session.end(end(status, text))
         self.flush()
         if self.link is not None:

@@ -99,9 +99,14 @@ class Guests:
         if len(self.by_token) >= self.limits.guests:
             raise Busy(f"this host serves at most {self.limits.guests} guests")
         guest = Guest(hello, session, uid, self.tree, self.limits)
-        for (start, size), fd in zip(hello.regions, fds, strict=True):
-            guest.dispatcher.memory.add(start, size, fd)
-        guest.identity = guest.dispatcher.memory.identity
+        memory = guest.dispatcher.memory
+        try:
+            for (start, size), fd in zip(hello.regions, fds, strict=True):
+                memory.add(start, size, fd)
+        except BaseException:
+            memory.regions.clear()  # see Guest.end
+            raise
+        guest.identity = memory.identity
         self.by_token[guest.token] = guest
         log.info("guest %r is here", guest.name)
         self.changed.set()

@@ -167,7 +167,8 @@ def test_check_says_what_a_machine_file_has(terminal: Terminal) -> None:
     assert done.returncode == 78 and done.stdout == b""
     assert done.stderr.decode().splitlines() == [
         "hostd: bad.toml: machine.nam: unknown key (did you mean 'name'?); allowed: name",
-        "hostd: bad.toml: devices.a.model: no model 'blok' (did you mean 'block'?); there are: block, console, rng",
+        "hostd: bad.toml: devices.a.model: no model 'blok' (did you mean 'block'?); "
+        "there are: block, console, rng, path/file.py:Class, module:Class",
     ]
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -297,6 +298,35 @@ async def test_a_guest_that_is_killed_gives_its_devices_back_at_once(host: hostd
             await until(host, lambda: len(host.guests.by_token) == 1)  # nobody has turned the clock
         async with attached(host) as heir:
             await heir.open("/probe")
+
+
+def mapped() -> int:
+    """How many pieces of guest memory the host has mapped."""
+    return Path("/proc/self/maps").read_text().count("/memfd:raw")
+
+
+@pytest.fixture
+def no_collection() -> Iterator[None]:
+    """A daemon at rest may not collect garbage for hours."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collection")
+async def test_the_memory_of_a_guest_that_is_gone_is_unmapped_at_once(host: hostd.Host) -> None:
+    async with attached(host, regions=2) as guest:
+        await guest.open("/probe")
+        assert mapped() == 2
+    assert mapped() == 0
+
+
+@pytest.mark.usefixtures("no_collection")
+async def test_the_memory_of_a_guest_that_is_refused_is_unmapped_at_once(host: hostd.Host) -> None:
+    with connected(host) as guest, lent(memfd(), memfd(2 * PAGE)) as fds:
+        guest.send(hello(regions=((ADDRESS, PAGE), (ADDRESS + PAGE, PAGE))), fds)
+        assert (await guest.ended())[0] == Status.BAD_AREA
+    assert mapped() == 0
 
 
 async def test_a_guest_without_an_fd_lane_is_kept_for_thirty_seconds(host: hostd.Host, clock: ManualClock) -> None:

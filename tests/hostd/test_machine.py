@@ -168,7 +168,8 @@ async def test_a_device_that_does_not_start_is_a_line_that_names_file_and_device
     with pytest.raises(MachineError) as error:
         async with hostd.serve(file, tmp_path / "run"):
             pytest.fail("it was served")
-    assert str(error.value) == f"{file}: devices.disk: {tmp_path / 'a'}: No such file or directory"
+    what = f'{tmp_path / "a"}: No such file or directory; create = "64M" would make it'
+    assert str(error.value) == f"{file}: devices.disk: {what}"
     assert not list((tmp_path / "run").glob("*.sock"))
 
 
