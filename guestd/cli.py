@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,22 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
 from protocol.command import no_host, print_json, print_table, run, shown
 from protocol.options import Json, Socket
+from protocol.program import new_program
 
 if TYPE_CHECKING:
+    from cyclopts.completion import CompletionContext
+
     from .blocking import BlockingGuest
     from .driver import Driver
     from .probers import Found
 
-app = App(
-    name="guestd",
-    help="Standard virtual devices as ordinary processes: a guest, which finds and uses them.",
-    help_format="plaintext",
-    version=lambda: importlib.metadata.version("hostd"),
-)
+app = new_program("guestd", "Standard virtual devices as ordinary processes: a guest, which finds and uses them.")
 
 
 @Parameter(name="*")
@@ -35,20 +32,18 @@ class Reach:
 
     socket: Socket = None
     driver: Annotated[
-        tuple[str, ...],
-        Parameter(help="a driver of your own: path/file.py[:Class] or module:Class; $GUESTD_DRIVERS names more"),
+        tuple[Path, ...],
+        Parameter(help="a driver of your own: path/file.py[:Class] or module:Class; may be given again for another"),
     ] = ()
 
     def drivers(self) -> list[type[Driver]]:
         """Those that were named, then all that are known.  Raises PluginError."""
         from .bus import known_drivers, own_drivers
 
-        return own_drivers(self.driver) + known_drivers()
+        return own_drivers(map(str, self.driver)) + known_drivers()
 
 
 DEFAULT_REACH = Reach()
-Device = Annotated[str, Parameter(help="name or path of the device, such as disk")]
-At = Annotated[int, Parameter(help="byte to begin with; a stream has none")]
 
 
 @contextmanager
@@ -61,6 +56,17 @@ def _guest(reach: Reach) -> Iterator[BlockingGuest]:
             yield guest
     except NoHost as error:
         raise no_host(error.filename, error) from None
+
+
+def _device_names(context: CompletionContext) -> list[str]:
+    """The devices of the machine that runs, for completion."""
+    slash = "" if context.incomplete.startswith("/") else "/"
+    with _guest(Reach(context["--socket"].raw)) as guest:
+        return [found.path.removeprefix(slash) for found in guest.run(guest.walk()) if found.compatible]
+
+
+Device = Annotated[str, Parameter(help="name or path of the device, such as disk", completer=_device_names)]
+At = Annotated[int, Parameter(metavar="BYTE", help="the first byte; a stream has none")]
 
 
 @app.command
@@ -98,7 +104,10 @@ def attach(
     name: Annotated[str | None, Parameter(help="what the host calls this guest")] = None,
     reach: Reach = DEFAULT_REACH,
 ) -> None:
-    """Be a guest that binds every device it can get, and follows plug and unplug, until Ctrl-C."""
+    """Be a guest that binds every device it can get, until Ctrl-C.
+
+    It follows plug and unplug, and says so.
+    """
     from .terminal import attach_and_follow
 
     attach_and_follow(reach.socket, name, reach.drivers())
@@ -110,8 +119,12 @@ def read(
     /,
     *,
     at: At = 0,
-    count: Annotated[int | None, Parameter(help="bytes; else to the end of a disk or a stream")] = None,
-    output: Annotated[Path | None, Parameter(alias="-o", help="file to write to; else standard output")] = None,
+    count: Annotated[
+        int | None, Parameter(metavar="BYTES", help="how many; else to the end of a disk or a stream")
+    ] = None,
+    output: Annotated[
+        Path | None, Parameter(alias="-o", metavar="FILE", help="file to write to; else standard output")
+    ] = None,
     reach: Reach = DEFAULT_REACH,
 ) -> None:
     """Read from a device."""
@@ -139,7 +152,7 @@ def write(
 
 @app.command(name="console")
 def console_(
-    device: Annotated[str, Parameter(help="name or path of the console")] = "console",
+    device: Annotated[str, Parameter(help="name or path of the console", completer=_device_names)] = "console",
     /,
     *,
     reach: Reach = DEFAULT_REACH,
@@ -158,9 +171,12 @@ def shell(
     *lines: Annotated[str, Parameter(name="LINE", help="run this line, and the next, instead of a prompt")],
     reach: Reach = DEFAULT_REACH,
 ) -> int:
-    """Be at an `ok` prompt in the device tree, as open firmware has it: look around, and call devices.
+    """Look around and call devices by hand, at an `ok` prompt.
 
-    From a pipe, or with LINEs, the first error ends it:  guestd shell 'dev disk' .properties 'read 512'
+    The prompt is open firmware's; `help` says what can be typed there.  From a pipe, or with LINEs, the first error
+    ends it.
+
+    $ guestd shell 'dev disk' .properties 'read 512'
     """
     from .prompt import run_shell
 
