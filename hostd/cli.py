@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
-from protocol.command import Exit, Failure, console, print_json, print_table, run, say, shown
+from protocol.command import Exit, Failure, console, print_json, print_table, run, say, shown, sized
 from protocol.options import Json, Socket
+from protocol.program import new_program
 
-app = App(
-    name="hostd",
-    help="Standard virtual devices as ordinary processes: the host, which owns the devices.",
-    help_format="plaintext",
-)
+if TYPE_CHECKING:
+    from cyclopts.completion import CompletionContext
+
+app = new_program("hostd", "Standard virtual devices as ordinary processes: the host, which owns the devices.")
 
 MachineFile = Annotated[Path, Parameter(name="MACHINE.toml", help="the machine file")]
-RuntimeDir = Annotated[Path | None, Parameter(help="where the sockets are: guest.sock and control.sock")]
+RuntimeDir = Annotated[Path | None, Parameter(metavar="DIR", help="where the sockets are: guest.sock and control.sock")]
 
 
 @app.command
@@ -27,20 +27,31 @@ def serve(
     /,
     *,
     runtime_dir: RuntimeDir = None,
-    ready_fd: Annotated[int | None, Parameter(help="write a line to this descriptor once guests can attach")] = None,
-    verbose: Annotated[bool, Parameter(alias="-v", negative="", help="log who comes and goes")] = False,
+    ready_fd: Annotated[
+        int | None, Parameter(metavar="FD", help="write a line to this descriptor once guests can attach")
+    ] = None,
+    verbose: Annotated[bool, Parameter(alias="-v", help="log who comes and goes")] = False,
 ) -> int:
-    """Serve a machine until SIGTERM or SIGINT."""
+    """Serve a machine until SIGTERM or SIGINT.
+
+    SIGHUP reads its file again, as `hostd reload` does.
+    """
     from .runner import serve_forever
 
     return serve_forever(machine, runtime_dir, ready_fd, verbose)
 
 
-@app.command(name="run")
-def run_(machine: MachineFile, /, *command: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> int:
-    """Serve a machine while COMMAND runs, with HOSTD_SOCKET set; its exit status.
+@app.command(name="run", usage="hostd run MACHINE.toml -- COMMAND [ARGUMENT...]")
+def run_(
+    machine: MachineFile,
+    /,
+    *command: Annotated[str, Parameter(help="what to run, and its arguments", allow_leading_hyphen=True)],
+) -> int:
+    """Serve a machine while a command runs, and end with its exit status.
 
-    hostd run MACHINE.toml -- COMMAND ...
+    The command finds the host by $HOSTD_SOCKET.
+
+    $ hostd run machine.toml -- guestd probe
     """
     from .runner import run_captive
 
@@ -51,31 +62,37 @@ def run_(machine: MachineFile, /, *command: Annotated[str, Parameter(allow_leadi
 
 @app.command
 def check(
-    file: Annotated[str, Parameter(help="a machine file, or a model: its name, path/file.py[:Class] or module:Class")],
+    file: Annotated[Path, Parameter(help="a machine file, or a model: its name, path/file.py[:Class] or module:Class")],
     /,
     *,
     as_json: Json = False,
 ) -> None:
-    """Say what is wrong with a machine file or a model, or what it has; without a daemon."""
+    """Say what is wrong with a machine file or a model, or what it has.
+
+    It needs no running host.
+    """
     from protocol.plugins import is_plugin
 
     from .checking import check_machine, check_model
 
-    if not is_plugin(file) and (file.endswith(".toml") or Path(file).is_file()):
-        check_machine(Path(file), as_json)
+    if not is_plugin(str(file)) and (file.suffix == ".toml" or file.is_file()):
+        check_machine(file, as_json)
     else:
-        check_model(file, as_json)
+        check_model(str(file), as_json)
 
 
 @app.command
 def new(name: Annotated[str, Parameter(help="its name, such as counter; a folder of that name is made")], /) -> None:
-    """Write a device of your own: a model, its driver, a test and a machine file, which work as they stand."""
+    """Write a device of your own, to begin with.
+
+    It is a model, its driver, a test and a machine file, which work as they stand.
+    """
     from .new import make
 
     for file in make(name, Path()):
         print(file)
     say("hostd", f"now try: cd {name}; python -m unittest; hostd check machine.toml")
-    say("hostd", f"         hostd run machine.toml -- guestd shell --driver {name}_driver.py 'dev {name}' 'count 3'")
+    say("hostd", f"         hostd run machine.toml -- guestd shell 'dev {name}' 'count 3'")
 
 
 @app.command
@@ -106,7 +123,7 @@ def _device_row(device: dict[str, Any]) -> tuple[str, ...]:
 
 @app.command
 def tree(*, socket: Socket = None, as_json: Json = False) -> None:
-    """Show the device tree of a running machine, with the devices' own properties."""
+    """Show the device tree of a running machine, with properties."""
     from rich.text import Text
     from rich.tree import Tree
 
@@ -136,12 +153,15 @@ def tree(*, socket: Socket = None, as_json: Json = False) -> None:
 @app.command
 def status(*, socket: Socket = None, as_json: Json = False) -> None:
     """Show a running host and its guests."""
+    from datetime import timedelta
+
     from .remote import ask
 
     found = ask(socket, "status")
     if as_json:
         print_json(found)
         return
+    found["uptime"] = timedelta(seconds=round(found["uptime"]))
     guests = found.pop("guests")
     limits = found.pop("limits")
     for key, value in found.items():
@@ -151,23 +171,40 @@ def status(*, socket: Socket = None, as_json: Json = False) -> None:
         print()
         print_table(
             ("GUEST", "LINK", "CALLS", "MEMORY", "OPEN"),
-            ((guest["name"], "up" if guest["linked"] else "lost", guest["calls"], guest["memory"],
+            ((guest["name"], "up" if guest["linked"] else "lost", guest["calls"], sized(guest["memory"]),
               ", ".join(guest["open"]) or "-") for guest in guests),
         )  # fmt: skip
+
+
+def _model_names(_: CompletionContext) -> list[str]:
+    """For completion."""
+    from .models import names
+
+    return names()
+
+
+def _device_names(context: CompletionContext) -> list[str]:
+    """The devices of the machine that runs, for completion."""
+    from .remote import ask
+
+    slash = "" if context.incomplete.startswith("/") else "/"
+    return [device["path"].removeprefix(slash) for device in ask(context["--socket"].raw, "ls")]
 
 
 @app.command
 def plug(
     path: Annotated[str, Parameter(help="its name, or bus/NAME to stand below another node")],
-    model: Annotated[str, Parameter(help="what it is: block, console, rng, ...")],
+    model: Annotated[str, Parameter(help="what it is: block, console, rng, ...", completer=_model_names)],
     /,
-    *settings: Annotated[str, Parameter(help="KEY=VALUE, as in the machine file; strings need no quotes")],
+    *settings: Annotated[
+        str, Parameter(name="KEY=VALUE", help="a setting, as in the machine file; a string needs no quotes")
+    ],
     socket: Socket = None,
     as_json: Json = False,
 ) -> None:
     """Add a device to a running machine.
 
-    hostd plug disk2 block path=extra.img read_only=true
+    $ hostd plug disk2 block path=extra.img read_only=true
     """
     from .remote import ask
 
@@ -194,11 +231,11 @@ def _setting(text: str) -> tuple[str, object]:
 
 @app.command
 def unplug(
-    path: Annotated[str, Parameter(help="its name or path; what stands below it goes, too")],
+    path: Annotated[str, Parameter(help="its name or path; what stands below it goes, too", completer=_device_names)],
     /,
     *,
-    surprise: Annotated[bool, Parameter(negative="", help="do not ask the guests first")] = False,
-    timeout: Annotated[float, Parameter(help="seconds that guests have to let go of it")] = 5.0,
+    surprise: Annotated[bool, Parameter(help="do not ask the guests first")] = False,
+    timeout: Annotated[float, Parameter(metavar="SECONDS", help="how long guests have to let go of it")] = 5.0,
     socket: Socket = None,
     as_json: Json = False,
 ) -> None:
@@ -215,12 +252,35 @@ def unplug(
 
 
 @app.command
+def reload(*, socket: Socket = None, as_json: Json = False) -> None:
+    """Have a running host read its machine file again.
+
+    It changes what is different; nothing, if the file has mistakes.
+    """
+    from .remote import ask
+
+    done = ask(socket, "reload")
+    changes = [f"{what} {path}" for what in ("removed", "replaced", "added") for path in done[what]]
+    if as_json:
+        print_json(done)
+    else:
+        for line in changes or ["nothing changed"] * (not done["failed"]):
+            print(line)
+        for line in done["restart"]:
+            say("hostd", line)
+    if done["failed"]:
+        raise Failure("\n".join(done["failed"]), Exit.BAD_CONFIGURATION)
+
+
+@app.command
 def wait(
     *,
     device: Annotated[str | None, Parameter(help="until there is this device")] = None,
-    gone: Annotated[str | None, Parameter(help="until this device is gone")] = None,
-    guest: Annotated[str | None, Parameter(help="until a guest of this name is attached")] = None,
-    timeout: Annotated[float, Parameter(help="seconds, after which the exit code is 6")] = 30.0,
+    gone: Annotated[
+        str | None, Parameter(metavar="DEVICE", help="until this device is gone", completer=_device_names)
+    ] = None,
+    guest: Annotated[str | None, Parameter(metavar="NAME", help="until a guest of this name is attached")] = None,
+    timeout: Annotated[float, Parameter(metavar="SECONDS", help="after which the exit code is 6")] = 30.0,
     socket: Socket = None,
 ) -> None:
     """Wait until a host answers, and all that is asked for holds."""
@@ -244,7 +304,10 @@ def wait(
 
 @app.command
 def demo(*, as_json: Json = False) -> int:
-    """Show it all: a host and a guest process, every device, hotplug and a cut link, in a few seconds."""
+    """Show it all, in a second or two.
+
+    A host process and a guest process, every device with real data, hotplug and a cut link.
+    """
     from .demo import run_demo
 
     return run_demo(as_json)

@@ -169,6 +169,10 @@ async def _unplug(host: Host, request: _Unplug) -> Answer:
     return {"willing": await host.unplug(request.path, request.surprise, request.timeout)}
 
 
+async def _reload(host: Host, request: _Nothing) -> Answer:
+    return msgspec.to_builtins(await asyncio.shield(host.reloads.begin()))  # once begun, whoever asked
+
+
 async def _wait(host: Host, request: _Wait) -> Answer:
     def find(path: str) -> Node | None:
         try:
@@ -196,4 +200,5 @@ _VERBS: Final[dict[str, tuple[type, Callable[[Host, Any], Awaitable[Answer]]]]] 
     "plug": (_Plug, _plug),
     "unplug": (_Unplug, _unplug),
     "wait": (_Wait, _wait),
+    "reload": (_Nothing, _reload),
 }

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 from protocol.clock import Clock
@@ -14,25 +15,32 @@ from protocol.rendezvous import CONTROL_SOCKET, GUEST_SOCKET
 from .control import Control
 from .host import Host
 from .machine import Machine
+from .notify import Notifier
 from .sockets import listeners
 
 
 @contextlib.asynccontextmanager
 async def serve(
-    machine: Machine | str | Path, runtime_dir: str | Path | None = None, clock: Clock | None = None
+    machine: Machine | str | Path,
+    runtime_dir: str | Path | None = None,
+    clock: Clock | None = None,
+    given: Mapping[str, socket.socket] | None = None,
+    notifier: Notifier | None = None,
 ) -> AsyncIterator[Host]:
     """Serve *machine*, or the machine file of that name, in this process: guests attach at `host.socket`.
 
     Without *runtime_dir* the sockets are in a directory of their own, which goes away with the host; *clock* is the
-    running loop if not given.  Raises MachineError, AlreadyServed or OSError.
+    running loop if not given.  *given* are sockets that are there already (`listeners`), *notifier* hears of reloads.
+    Raises MachineError, AlreadyServed or OSError.
     """
     if not isinstance(machine, Machine):
         machine = Machine.load(machine)
     async with contextlib.AsyncExitStack() as stack:
         if runtime_dir is None:
             runtime_dir = stack.enter_context(tempfile.TemporaryDirectory(prefix="hostd-"))
-        bound = stack.enter_context(listeners(Path(runtime_dir)))
-        host = Host(machine, clock or asyncio.get_running_loop(), Path(runtime_dir, GUEST_SOCKET))
+        bound = stack.enter_context(listeners(Path(runtime_dir), given))
+        guests_at = Path(bound[GUEST_SOCKET].getsockname())
+        host = Host(machine, clock or asyncio.get_running_loop(), guests_at, notifier)
         stack.push_async_callback(host.close)
         for spec in sorted(machine.devices, key=lambda spec: spec.path.count("/")):  # what stands above comes first
             host.plug(spec)

@@ -42,8 +42,8 @@ def run_demo(as_json: bool) -> int:
     if as_json:
         print_json(facts)
     else:
-        moved = f"{facts['calls']} calls, {facts['bytes'] / 1e6:.1f} MB through the disk"
-        story.say("done", f"{facts['seconds']} s; {moved}, {facts['resumed']} cut link resumed, nothing lost")
+        moved = f"{facts['calls']} calls, {facts['bytes'] / 1e6:.1f} MB of disk"
+        story.say("done", f"{facts['seconds']} s: {moved}, {facts['resumed']} cut link, nothing lost")
     return Exit.OK
 
 
@@ -163,7 +163,7 @@ class _Story:
             raise Failure(f"what the guest wrote back has sha256 {digest}, not {facts['archive_sha256']}")
         facts["bytes"] = 2 * len(archive)
         self.say("compare", f"{len(facts['files'])} files unpacked by the guest: every sha256 equal")
-        self.say("compare", f"{len(archive)} bytes written back: sha256 {digest[:16]}... equal on the host")
+        self.say("compare", f"{len(archive)} bytes written back: sha256 {digest[:8]}... equal on the host")
 
 
 def _tell(pipe: IO[str], line: str) -> None:

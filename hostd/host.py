@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import resource
@@ -14,14 +15,16 @@ from typing import Any, Final
 import msgspec
 
 from protocol.clock import Clock, Timer
-from protocol.command import explain
+from protocol.command import Exit, explain
 from protocol.errors import BadArgument, NoMatch
 
 from .answers import Misbehaved, Overrun
 from .guests import Guests
 from .limits import Limits
 from .machine import DeviceSpec, Machine, MachineError, read_device
+from .notify import Notifier
 from .opened import fail
+from .reload import Reloads
 from .tree import Node, Tree
 
 log = logging.getLogger(__name__)
@@ -36,12 +39,14 @@ _FDS_OF_OURS: Final = 128  # devices, control connections, the interpreter
 class Host:
     """The devices of a machine, and the guests that use them."""
 
-    def __init__(self, machine: Machine, clock: Clock, socket: Path) -> None:
+    def __init__(self, machine: Machine, clock: Clock, socket: Path, notifier: Notifier | None = None) -> None:
+        """*socket* is where guests attach; *notifier* hears of reloads."""
         self.machine, self.clock, self.socket = machine, clock, socket
         self.epoch = new_epoch()
         self.tree = Tree(self.epoch, machine.name)
         self.guests = Guests(self.tree, _affordable(machine.limits), clock, self.epoch)
         self.started = clock.time()
+        self.reloads = Reloads(self, notifier or Notifier({}))
         self._specs: dict[int, DeviceSpec] = {}  # by node handle
         self._ticker: Timer = clock.call_later(TICK_SECONDS, self._tick)
 
@@ -56,7 +61,10 @@ class Host:
             device.clock = self.clock
             device.start()
         except (OSError, ValueError) as error:
-            raise MachineError([f"{where}: {explain(error)[0]}"]) from error
+            busy = isinstance(error, OSError) and error.errno == errno.EBUSY
+            raise MachineError(
+                [f"{where}: {explain(error)[0]}"], Exit.BUSY if busy else Exit.BAD_CONFIGURATION
+            ) from error
         except (Exception, Overrun) as error:
             log.exception("%s: the model failed to start", where)
             raise MachineError([f"{where}: the model failed to start: {type(error).__name__}: {error}"]) from error
@@ -87,7 +95,7 @@ class Host:
         willing = True
         if not surprise and any(below.opens for below in node.walk()):
             self.tree.leave(node)
-            closing = asyncio.ensure_future(self._closed(node))
+            closing = asyncio.ensure_future(self.closed(node))
             timer = self.clock.call_later(within, closing.cancel)
             try:
                 await asyncio.wait({closing})
@@ -103,7 +111,8 @@ class Host:
             self._remove(node)
         return willing
 
-    async def _closed(self, node: Node) -> None:
+    async def closed(self, node: Node) -> None:
+        """Until nobody has *node*, or what stands below it, open any more."""
         for below in list(node.walk()):
             if below.opens:
                 closed = asyncio.Event()
@@ -123,6 +132,11 @@ class Host:
                 _stop(gone)
         self._notify()
 
+    @property
+    def summary(self) -> str:
+        """What it does, in one line."""
+        return f"serving {self.machine.name!r} at {self.socket}"
+
     def spec(self, node: Node) -> DeviceSpec | None:
         """What *node* was plugged from."""
         return self._specs.get(node.handle)
@@ -130,6 +144,7 @@ class Host:
     async def close(self) -> None:
         """Answer every call, end every session, stop every device."""
         self._ticker.cancel()
+        await self.reloads.close()
         await self.guests.close()
         for node in list(self.tree.root.children.values()):
             self._remove(node)

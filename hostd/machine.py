@@ -35,9 +35,9 @@ from .tree import NAME
 class MachineError(Failure):
     """What is wrong with a machine file: one line for each mistake."""
 
-    def __init__(self, lines: Iterable[str]) -> None:
+    def __init__(self, lines: Iterable[str], code: int = Exit.BAD_CONFIGURATION) -> None:
         self.lines = list(lines)
-        super().__init__("\n".join(self.lines), Exit.BAD_CONFIGURATION)
+        super().__init__("\n".join(self.lines), code)
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ class DeviceSpec:
     path: str  # in the tree
     model: str
     device: type[Device]
-    config: dict[str, Any]
+    config: dict[str, Any] = field(compare=False)  # the table, converted: what no two have alike may be in it
+    table: Mapping[str, Any] = field(default_factory=dict)
 
     def make(self) -> Device:
         """The device, not started."""
@@ -182,7 +183,7 @@ class _Checker:
                     self.wrong(place, f"needs {key} = ...{f', {declared.help}' if declared.help else ''}")
                 else:
                     config[key] = declared.convert(declared.default, self._folder)
-        return DeviceSpec(path, model, device, config) if len(self.mistakes) == before else None
+        return DeviceSpec(path, model, device, config, table) if len(self.mistakes) == before else None
 
     def _unknown(self, place: str, key: str, allowed: list[str]) -> None:
         self.wrong(place, f"unknown key{suggest(key, allowed)}; allowed: {', '.join(allowed)}")

@@ -1,44 +1,77 @@
-"""A host as a process of its own, or around a command: signals, logging, readiness."""
+"""A host as a process of its own, or around a command: signals, logging, readiness, the service manager."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import uvloop
 
 from protocol import rendezvous
-from protocol.command import Failure, say
+from protocol.command import Failure, counted, say
 
 from .daemon import serve
+from .host import Host
 from .machine import Machine
+from .notify import Notifier
+from .overrun import guard
+from .sockets import handed_over
 
 _NOT_FOUND = 127  # exit codes of shells
 _SIGNALLED = 128
 
 
 def serve_forever(file: Path, runtime_dir: Path | None, ready_fd: int | None, verbose: bool) -> int:
-    """Serve the machine of *file* until SIGTERM or SIGINT; 0.  Raises MachineError, AlreadyServed or OSError."""
+    """Serve the machine of *file* until SIGTERM or SIGINT; 0.  SIGHUP reads the file again.
+
+    Raises MachineError, WrongSocket, AlreadyServed or OSError.
+    """
     _log(logging.INFO if verbose else logging.WARNING)
-    machine = Machine.load(file)
+    notifier = Notifier(os.environ)
+    directory = runtime_dir or rendezvous.runtime_dir()
+    terminal = os.isatty(0)
 
     async def main() -> None:
-        stop = asyncio.Event()
-        _on_signals(stop.set)
-        async with serve(machine, runtime_dir or rendezvous.runtime_dir()) as host:
-            say("hostd", f"serving {machine.name!r}, {len(machine.devices)} devices, at {host.socket}")
+        loop, stop, again = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+
+        def hung_up() -> None:
+            (stop if terminal and not os.isatty(0) else again).set()  # the terminal is gone, or somebody wants a reload
+
+        loop.add_signal_handler(signal.SIGINT, stop.set)
+        loop.add_signal_handler(signal.SIGTERM, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, hung_up)
+        async with serve(machine, directory, given=given, notifier=notifier) as host:
+            reloading = loop.create_task(_reload_on(again, host))
+            say("hostd", f"serving {machine.name!r}, {counted(len(machine.devices), 'device')}, at {host.socket}")
             if ready_fd is not None:
                 os.write(ready_fd, b"ready\n")
                 os.close(ready_fd)
+            notifier.tell("READY=1", f"STATUS={host.summary}")
+            notifier.watch(loop)
             await stop.wait()
-            say("hostd", "shutting down")
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                say("hostd", "shutting down")
+            notifier.tell("STOPPING=1", "STATUS=shutting down")
+            reloading.cancel()
+        notifier.close()
 
-    uvloop.run(main())
+    with contextlib.ExitStack() as stack, guard():
+        given = {name: stack.enter_context(sock) for name, sock in handed_over(os.environ).items()}
+        machine = Machine.load(file)
+        uvloop.run(main())
     return 0
+
+
+async def _reload_on(again: asyncio.Event, host: Host) -> None:
+    while True:
+        await again.wait()
+        again.clear()
+        with contextlib.suppress(Exception):  # the log has it
+            await host.reloads.begin()
 
 
 def run_captive(file: Path, command: list[str]) -> int:
@@ -48,22 +81,31 @@ def run_captive(file: Path, command: list[str]) -> int:
 
     async def main() -> int:
         async with serve(machine) as host:
+            loop, terminated = asyncio.get_running_loop(), asyncio.Event()
+            loop.add_signal_handler(signal.SIGTERM, terminated.set)
+            for number in (signal.SIGINT, signal.SIGHUP):  # of the terminal, which tells the command, too: it decides
+                loop.add_signal_handler(number, lambda: None)
             environment = {**os.environ, rendezvous.VARIABLE: str(host.socket)}
             try:
                 process = await asyncio.create_subprocess_exec(*command, env=environment)
             except OSError as error:
                 raise Failure(f"{command[0]}: {error.strerror}", _NOT_FOUND) from None
-            _on_signals(process.terminate)
+            passing_on = loop.create_task(_pass_on(terminated, process))
             status = await process.wait()
+            passing_on.cancel()
             return status if status >= 0 else _SIGNALLED - status
 
-    return uvloop.run(main())
+    with guard():
+        return uvloop.run(main())
+
+
+async def _pass_on(terminated: asyncio.Event, process: asyncio.subprocess.Process) -> None:
+    while True:
+        await terminated.wait()
+        terminated.clear()
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            process.terminate()
 
 
 def _log(level: int) -> None:
     logging.basicConfig(level=level, format="hostd: %(message)s")
-
-
-def _on_signals(action: Callable[[], object]) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, action)

@@ -10,12 +10,13 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 from .errors import Busy, HcallError, LinkLost, NoMatch, StaleHandle
 
 if TYPE_CHECKING:
-    from cyclopts import App
+    from cyclopts import App, CycloptsError
     from rich.console import Console
 
 
@@ -23,17 +24,25 @@ _WIDE: Final = 1000  # columns: nothing is cut or wrapped
 
 
 class Exit(enum.IntEnum):
-    """The exit codes of all commands."""
+    """The exit codes of all commands, and what they mean."""
 
-    OK = 0
-    FAILED = 1
-    USAGE = 2
-    NO_HOST = 3  # the daemon cannot be reached
-    NO_DEVICE = 4
-    BUSY = 5
-    TIMEOUT = 6
-    BAD_CONFIGURATION = 78  # EX_CONFIG of sysexits.h
-    INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+    meaning: str
+
+    OK = 0, "All is well."
+    FAILED = 1, "It failed; standard error says why."
+    USAGE = 2, "The command line, or a value on it, is wrong."
+    NO_HOST = 3, "No host answers at the socket, or it went away."
+    NO_DEVICE = 4, "There is no such device, or no longer."
+    BUSY = 5, "It is in use: try again when it is free."
+    TIMEOUT = 6, "It did not happen in time."
+    BAD_CONFIGURATION = 78, "A machine file or a model is wrong."  # EX_CONFIG of sysexits.h
+    INTERRUPTED = 130, "It was interrupted, as by Ctrl-C."  # 128 + SIGINT, as shells have it
+
+    def __new__(cls, code: int, meaning: str) -> Exit:
+        member = int.__new__(cls, code)
+        member._value_ = code
+        member.meaning = meaning
+        return member
 
 
 class Failure(Exception):
@@ -85,7 +94,8 @@ def run(app: App, program: str, arguments: Sequence[str]) -> int:
         sys.stdout.flush()
         return code if isinstance(code, int) else Exit.OK
     except CycloptsError as error:
-        say(program, f"{' '.join(str(error).split())} (see {program} --help)")
+        command = " ".join([program, *(error.command_chain or ())])
+        say(program, f"{_mistake(app, error)} (see {command} --help)")
         return Exit.USAGE
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
@@ -101,12 +111,37 @@ def run(app: App, program: str, arguments: Sequence[str]) -> int:
         return code
 
 
+def _mistake(app: App, error: CycloptsError) -> str:
+    """What is wrong with the command line, in one line."""
+    from cyclopts import UnknownCommandError, UnknownOptionError, UnusedCliTokensError
+
+    word = error.unused_tokens[0] if error.unused_tokens else ""
+    if isinstance(error, UnknownCommandError):
+        return f'Unknown command "{word}"{_or(nearest(word, app))}'
+    if isinstance(error, UnknownOptionError):
+        word = error.token.keyword or error.token.value
+        options = chain.from_iterable(argument.names for argument in error.argument_collection)
+        return f'Unknown option "{word}"{_or(nearest(word, options))}'
+    if isinstance(error, UnusedCliTokensError):
+        return f'Unexpected argument "{word}"'
+    return " ".join(str(error).split()).removesuffix(".")
+
+
+def _or(word: str | None) -> str:
+    return f': did you mean "{word}"?' if word else ""
+
+
 def suggest(word: str, words: Iterable[str]) -> str:
     """` (did you mean 'x'?)` if one of *words* is near *word*, else nothing."""
+    near = nearest(word, words)
+    return f" (did you mean {near!r}?)" if near else ""
+
+
+def nearest(word: str, words: Iterable[str]) -> str | None:
+    """The one of *words* that somebody may have meant who wrote *word*."""
     import difflib
 
-    near = difflib.get_close_matches(word, list(words), 1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+    return next(iter(difflib.get_close_matches(word, list(words), 1)), None)
 
 
 def _open_standard_streams() -> None:
@@ -125,6 +160,12 @@ def say(program: str, line: str) -> None:
     print(f"{program}: {line}", file=sys.stderr)
 
 
+def heading(text: str) -> str:
+    """*text* for standard output: bold at a terminal."""
+    plain = not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return text if plain else f"\x1b[1m{text}\x1b[m"
+
+
 def console() -> Console:
     """Where output goes: plain and as wide as need be when it is not a terminal."""
     from rich.console import Console
@@ -135,6 +176,13 @@ def console() -> Console:
 def counted(number: int, noun: str) -> str:
     """`1 device`, `2 devices`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def sized(count: int) -> str:
+    """So many bytes, for people: `64 MiB`."""
+    units = ("B", "KiB", "MiB", "GiB", "TiB")
+    power = min(max(count.bit_length() - 1, 0) // 10, len(units) - 1)
+    return f"{count / 1024**power:.4g} {units[power]}"
 
 
 def print_json(value: object) -> None:

@@ -8,6 +8,9 @@ from cyclopts import Parameter
 
 Socket = Annotated[
     str | None,
-    Parameter(help="a socket of the host, or their directory; else $HOSTD_SOCKET, else the runtime directory"),
+    Parameter(
+        metavar="PATH",
+        help="a socket of the host, or their directory; else $HOSTD_SOCKET, else the runtime directory",
+    ),
 ]
-Json = Annotated[bool, Parameter(name="--json", negative="", help="print JSON")]
+Json = Annotated[bool, Parameter(name="--json", help="print JSON")]
