@@ -55,7 +55,7 @@ class Guest(Generic[W]):
         self.session: GuestSession[W] = GuestSession()
         self.ram = Ram(options.get("memory", RAM_BYTES), self.session.uses)
         self.drivers: dict[str, Driver] = {}  # bound, by path
-        self._known = list(options["drivers"] if "drivers" in options else known_drivers())
+        self.known = list(options["drivers"] if "drivers" in options else known_drivers())
         self.resumed = 0  # how often the link was lost and the session went on
         self._token = os.urandom(TOKEN_BYTES)
         self._lane, self._lane_of_host = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -119,14 +119,18 @@ class Guest(Generic[W]):
 
     async def bind_found(self, found: Found) -> Driver:
         """Open the device of *found* and bind its driver.  Errors: NoMatch without a driver, Busy, and the driver's."""
-        driver_class = match(found, self._known)
+        driver_class = match(found, self.known)
         if driver_class is None:
             raise NoMatch(f"no driver for {found.path} ({', '.join(found.compatible) or 'no device'})")
+        return await self.bind_as(found, driver_class, driver_class.wants)
+
+    async def bind_as(self, found: Found, driver_class: type[Driver], wants: Iterable[str] | None = None) -> Driver:
+        """The same for a driver that somebody chose, with the features *wants*, or all that the device offers."""
         cookie = next(self._cookies)
         device = OpenDevice(self, found, await self.core(found.node, hcall.OPEN, cookie))
         self._devices[cookie] = device
         try:
-            await device.negotiate(driver_class.wants)
+            await device.negotiate(device.offered if wants is None else wants)
             driver = driver_class(device)
             await driver.probe()
         except BaseException:

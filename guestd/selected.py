@@ -82,7 +82,9 @@ class Selected:
         if self._device is None:
             if not self.at.compatible:
                 raise Failure(f"{self.at.path} has no device: select one with `dev PATH`", Exit.NO_DEVICE)
-            self._device = self.guest.run(_open(self.guest, self.at))
+            driver = self.guest.run(self.guest.bind_as(self.at, Driver))
+            assert isinstance(driver.dev, OpenDevice)
+            self._device = driver.dev
         return self._device
 
     def close(self) -> None:
@@ -159,7 +161,7 @@ class Selected:
             number = device.calls[name]
             class_id, call = number >> hcall.CLASS_SHIFT, number & (1 << hcall.CLASS_SHIFT) - 1
             yield f"call: number {call} of class {class_id:#x}, hypercall {number:#010x}"
-            yield from _declared(match(self.at, self.guest._known) or Driver, name)
+            yield from _declared(match(self.at, self.guest.known) or Driver, name)
         if name in device.vectors:
             vector = device.vectors[name]
             (_, counts), *_ = self._core(0, hcall.POLL, device.handle - 1)
@@ -169,20 +171,6 @@ class Selected:
 
     def _core(self, handle: int, number: int, *args: object) -> Any:
         return self.guest.run(self.guest.core(handle, number, *args))
-
-
-async def _open(guest: BlockingGuest, found: Found) -> OpenDevice:
-    """Open the device of *found*, and accept all features that it offers."""
-    cookie = next(guest._cookies)
-    device = OpenDevice(guest, found, await guest.core(found.node, hcall.OPEN, cookie))
-    guest._devices[cookie] = device
-    guest.drivers[found.path] = Driver(device)  # where the guest looks when it is unplugged
-    try:
-        await device.negotiate(device.offered)
-    except BaseException:
-        await guest.unbind(found.path)
-        raise
-    return device
 
 
 def _declared(driver: type[Driver], name: str) -> Iterator[str]:
