@@ -41,7 +41,7 @@ def check_model(name: str, as_json: bool) -> None:
     owners = "many guests at once" if about["shared"] else "one guest at a time"
     print("  ".join(filter(None, (about["model"], shown(about["compatible"]), ids, owners))))
     if about["about"]:
-        print(f"  {about['about']}")
+        print(about["about"])
     _section("VERBS", map(_handler, about["verbs"]))
     _section("CALLS", map(_handler, about["calls"]))
     _section("INTERRUPTS", ((name, f"vector {vector}") for name, vector in about["interrupts"].items()))
