@@ -9,10 +9,13 @@ import logging
 import os
 import socket
 from collections.abc import MutableMapping
+from typing import Final
 
 from protocol.clock import Clock, Timer
 
 log = logging.getLogger(__name__)
+
+_PATIENCE: Final = 1.0  # seconds: everything here waits while the service manager reads nothing
 
 
 class Notifier:
@@ -32,6 +35,7 @@ class Notifier:
             return
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+                sock.settimeout(_PATIENCE)
                 sock.sendto("\n".join(fields).encode(), self._address)
         except OSError as error:
             log.warning("the service manager cannot be told %s: %s", fields[0], error)

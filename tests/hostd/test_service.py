@@ -353,14 +353,18 @@ def test_the_command_of_hostd_run_decides_what_ctrl_c_is(manager: Manager, scrip
 
 
 def test_sigterm_of_hostd_run_is_the_commands(manager: Manager) -> None:
-    script = "trap 'exit 9' TERM; echo $HOSTD_SOCKET; while :; do sleep 0.01; done"
+    script = "trap 'exit 9' TERM; echo $HOSTD_SOCKET; read x"
     with subprocess.Popen(
         [sys.executable, "-m", "hostd", "run", str(manager.machine), "--", "sh", "-c", script],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
-        assert process.stdout is not None
+        assert process.stdin and process.stdout and process.stderr
         where = Path(process.stdout.readline().strip())
         assert where.is_socket()
         process.terminate()
-        errors = process.communicate(timeout=PATIENCE)[1]
-    assert (process.returncode, errors) == (9, "") and not where.parent.exists()
+        try:
+            code = process.wait(PATIENCE)
+        finally:
+            process.kill()
+            process.stdin.close()  # ends the command, too
+        assert (code, process.stderr.read()) == (9, "") and not where.parent.exists()
