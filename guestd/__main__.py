@@ -1,5 +1,17 @@
 """`python -m guestd` is the command `guestd`."""
 
-from .cli import main
+import sys
 
-main()
+
+def main() -> None:
+    """The entry point: Ctrl-C is quiet even while the command is still being imported."""
+    try:
+        from .cli import main as run
+
+        run()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

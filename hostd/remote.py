@@ -21,9 +21,12 @@ def ask(named: str | None, do: str, **fields: Any) -> Any:
             sock.connect(str(path))
         except OSError as error:
             raise no_host(path, error) from None
-        sock.sendall(json.dumps({"do": do, **fields}).encode() + b"\n")
-        with sock.makefile("rb") as lines:
-            line = lines.readline()
+        try:
+            sock.sendall(json.dumps({"do": do, **fields}).encode() + b"\n")
+            with sock.makefile("rb") as lines:
+                line = lines.readline()
+        except ConnectionError:  # somebody handed the socket to a host that did not start
+            line = b""
     if not line:
         raise Failure(f"the hostd at {path} hung up", Exit.NO_HOST)
     answer = json.loads(line)

@@ -112,7 +112,10 @@ async def test_what_is_plugged_works_and_what_is_unplugged_is_gone(host: hostd.H
     assert Path(host.machine.file or "").with_name("more.img").read_bytes() == b"x" * 4096  # beside the machine file
     await host.guests.wait_for(lambda: not host.guests.by_token)
     assert await client.ask("unplug", path="/bus/more") == {"willing": True}
-    assert await client.refused("unplug", path="/bus/more") == (NO_SUCH_DEVICE, "no node '/bus/more'")
+    assert await client.refused("unplug", path="/bus/more") == (
+        NO_SUCH_DEVICE,
+        "no node '/bus/more': `hostd ls` shows what there is",
+    )
     assert await client.ask("unplug", path="bus") == {"willing": True}
     assert "/bus" not in [node["path"] for node in (await client.ask("tree"))["children"]]
 

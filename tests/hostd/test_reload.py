@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from raw import PATIENCE, RawGuest, attached, until
+from raw import PATIENCE, RawGuest, attached, connected, hello, until
 
 import guestd
 import hostd
@@ -297,14 +297,28 @@ async def test_a_reload_whose_asker_went_away_is_done_all_the_same(tmp_path: Pat
         assert set(there.handles()) == {"/rng"}
 
 
-async def test_the_end_of_a_host_ends_its_reloads(tmp_path: Path) -> None:
-    async with bench(tmp_path, DISK) as there, there.holder("/disk"):
-        there.write()
-        under_way = there.host.reloads.begin()
+async def test_a_device_that_is_being_unplugged_by_hand_comes_back(tmp_path: Path) -> None:
+    async with bench(tmp_path, DISK) as there, there.holder("/disk") as (guest, (handle,)):
+        unplug = asyncio.ensure_future(there.host.unplug("/disk"))
         await there.leaving("/disk")
-        waiting = there.host.reloads.begin()
-        await there.host.reloads.close()
-        assert under_way.cancelled() and waiting.cancelled()
+        reload = there.host.reloads.begin()
+        await guest.core(hcall.CLOSE, handle)
+        async with asyncio.timeout(PATIENCE):
+            assert await reload == Outcome([], ["/disk"], [], [], []) and await unplug
+
+
+async def test_the_end_of_a_host_ends_its_reloads(tmp_path: Path) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        there = await stack.enter_async_context(bench(tmp_path, DISK))
+        with connected(there.host) as guest:
+            await guest.greet(hello())
+            await guest.open("/disk")
+            there.write()
+            under_way = there.host.reloads.begin()
+            await there.leaving("/disk")
+            waiting = there.host.reloads.begin()
+            await stack.aclose()
+            assert under_way.cancelled() and waiting.cancelled()
 
 
 def test_the_command_and_a_guest_that_does_not_notice(tmp_path: Path) -> None:
