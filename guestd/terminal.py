@@ -50,19 +50,29 @@ def attach_and_follow(socket: str | None, name: str | None, drivers: list[type[D
             assert task is not None
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+            said: set[str] = set()
             with contextlib.suppress(asyncio.CancelledError):
                 while True:
-                    await _bind_and_say(guest)
+                    said = await _bind_and_say(guest, said)
                     for what, path in await guest.happened():
                         print(f"{path}: {_HAPPENED[what]}", flush=True)
 
     uvloop.run(main())
 
 
-async def _bind_and_say(guest: AsyncGuest) -> None:
+async def _bind_and_say(guest: AsyncGuest, said: set[str]) -> set[str]:
+    """Bind what can be had, and say a line for each device, but none that was *said* before; the lines."""
+    lines = set()
     for path, outcome in (await guest.bind_all()).items():
-        said = explain(outcome)[0] if isinstance(outcome, Exception) else f"bound to {type(outcome).__name__}"
-        print(f"{path}: {said}", flush=True)
+        if isinstance(outcome, Exception):
+            text, _ = explain(outcome)
+            line = text if text.startswith(path) else f"{path}: {text}"
+        else:
+            line = f"{path}: bound to {type(outcome).__name__}"
+        if line not in said:
+            print(line, flush=True)
+        lines.add(line)
+    return lines
 
 
 def interact(socket: str | None, device: str, drivers: list[type[Driver]]) -> int:

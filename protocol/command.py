@@ -6,6 +6,7 @@ Data goes to stdout, everything else to stderr; colour only on a terminal, and n
 from __future__ import annotations
 
 import enum
+import errno
 import json
 import os
 import sys
@@ -55,7 +56,7 @@ class Failure(Exception):
 
 def no_host(path: object, error: OSError) -> Failure:
     """What to say when nobody answers at the socket *path*."""
-    if isinstance(error, PermissionError):
+    if error.errno in (errno.EACCES, errno.EPERM):
         return Failure(f"you may not connect to {path}: it is another user's; name yours with --socket", Exit.NO_HOST)
     text = f"no hostd answers at {path}: start one with `hostd serve MACHINE.toml`, or name it with --socket"
     return Failure(text, Exit.NO_HOST)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pty
@@ -15,6 +16,9 @@ from typing import Any
 
 import pytest
 from conftest import MACHINE
+
+from guestd.guest import NoHost
+from protocol.command import explain, no_host
 
 
 class Terminal:
@@ -127,6 +131,22 @@ def test_a_console_at_a_terminal_and_the_way_out(served: Terminal) -> None:
     assert b"Ctrl-] leaves" in seen and b"33 99" in seen
 
 
+def test_a_device_that_cannot_be_had_is_told_once(served: Terminal) -> None:
+    holder = served.start("guestd attach --name holder")
+    assert holder.stdout is not None
+    for _ in range(3):
+        holder.stdout.readline()
+    late = served.start("guestd attach --name late")
+    assert late.stdout is not None
+    said = {late.stdout.readline().strip() for _ in range(3)}
+    assert {"/disk is in use: `hostd ls` shows by whom", "/rng: bound to RngDriver"} < said
+    served.good("hostd plug more rng")
+    assert [late.stdout.readline().strip() for _ in range(2)] == ["/more: plugged", "/more: bound to RngDriver"]
+    served.good("hostd unplug more")
+    assert late.stdout.readline().strip() == "/more: given back, to be unplugged"
+    assert end(late) == 0 and end(holder) == 0
+
+
 def test_plug_and_unplug_while_a_guest_looks_on(served: Terminal) -> None:
     guest = served.start("guestd attach --name watcher")
     assert guest.stdout is not None
@@ -218,6 +238,14 @@ def test_wrong_input_to_a_host_that_is_there(served: Terminal, line: str, code: 
     (answer,) = done.stderr.decode().splitlines()
     assert done.returncode == code and done.stdout == b"" and said.format(run=served.runtime) in answer
     assert len(served.json("hostd ls")) == 3
+
+
+@pytest.mark.parametrize("kind", [OSError, NoHost])
+def test_a_socket_of_somebody_else_is_told_from_one_that_nobody_answers(kind: type[OSError]) -> None:
+    text, code = explain(no_host("x.sock", kind(errno.EACCES, "Permission denied", "x.sock")))
+    assert "you may not connect to x.sock" in text and code == 3
+    text, code = explain(no_host("x.sock", kind(errno.ECONNREFUSED, "Connection refused", "x.sock")))
+    assert "no hostd answers at x.sock" in text and code == 3
 
 
 def test_the_demo_compares_checksums(terminal: Terminal) -> None:
