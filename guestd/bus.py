@@ -26,7 +26,7 @@ from .driver import Driver, Sleeper
 from .memory import Ram
 from .probers import Found
 
-VARIABLE: Final = "GUESTD_DRIVERS"  # files of the user's own drivers, with colons between
+VARIABLE: Final = "GUESTD_DRIVERS"  # of own drivers, as --driver takes them, with commas between
 GROUP: Final = "guestd.drivers"
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class OpenDevice:
 def known_drivers() -> list[type[Driver]]:
     """The drivers that there are: the user's own, which $GUESTD_DRIVERS names, then the installed ones."""
     own = os.environ.get(VARIABLE, "")
-    return [*own_drivers(filter(None, own.split(os.pathsep))), *_installed()]
+    return [*own_drivers(filter(None, own.split(","))), *_installed()]
 
 
 def own_drivers(names: Iterable[str]) -> list[type[Driver]]:

@@ -7,7 +7,7 @@ So the same file runs on the asyncio client and on the blocking one, and on what
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, ClassVar, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, ClassVar, Generic, ParamSpec, Protocol, TypeVar, get_origin, overload
 
 from protocol.command import suggest
 from protocol.errors import IoError, NoSuchCall
@@ -130,8 +130,14 @@ class Driver:
             mistakes.append(("compatible", f'{cls.__name__}.compatible is a tuple: ("vendor,name",)'))
         if not isinstance(cls.wants, tuple):
             mistakes.append(("wants", f'{cls.__name__}.wants is a tuple of names of features: ("FLUSH",)'))
+        ids: object = cls.ids
+        if not isinstance(ids, tuple) or not all(isinstance(each, tuple) and len(each) == 2 for each in ids):
+            mistakes.append(("ids", f"{cls.__name__}.ids is a tuple of pairs: ((vendor, device),)"))
+        for name, member in vars(cls).items():
+            if (get_origin(member) or member) in (Op, Signal):
+                mistakes.append((name, f"{cls.__name__}.{name}: the () behind it is missing"))
         if mistakes:
-            raise Mistakes(cls.__name__, mistakes)
+            raise Mistakes(cls, mistakes)
 
     def __init__(self, dev: BusDevice) -> None:
         self.dev, self.clock = dev, dev.clock

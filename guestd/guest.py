@@ -49,13 +49,13 @@ class Guest(Generic[W]):
     clock: Sleeper
 
     def __init__(self, path: str | Path | None = None, **options: Unpack[Options]) -> None:
+        self.known = list(options["drivers"] if "drivers" in options else known_drivers())  # may raise: comes first
         self.path = rendezvous.find(str(path) if path else None, rendezvous.GUEST_SOCKET)
         self.name = options.get("name") or f"guest-{os.getpid()}"
         self.patience = options.get("patience", PATIENCE_SECONDS)
         self.session: GuestSession[W] = GuestSession()
         self.ram = Ram(options.get("memory", RAM_BYTES), self.session.uses)
         self.drivers: dict[str, Driver] = {}  # bound, by path
-        self.known = list(options["drivers"] if "drivers" in options else known_drivers())
         self.resumed = 0  # how often the link was lost and the session went on
         self._token = os.urandom(TOKEN_BYTES)
         self._lane, self._lane_of_host = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import types
+import typing
 from typing import Any, Final
 
 import msgspec
@@ -22,6 +24,7 @@ _OS_ERRORS: Final[dict[int | None, type[HcallError]]] = {
     errno.ENOSPC: NoSpace, errno.EDQUOT: NoSpace, errno.EFBIG: NoSpace, errno.EROFS: ReadOnly,
     errno.EACCES: NotAllowed, errno.EPERM: NotAllowed,
 }  # fmt: skip
+_BYTES: Final = (bytes, bytearray, memoryview)  # not what base64 in a string stands for
 
 
 class Misbehaved(Exception):
@@ -42,7 +45,7 @@ def finished(value: object, room: Any, data: Any, expected: Any) -> tuple[int, o
         data.release()
     if room is None:
         if type(value) is not expected and expected is not Any and not _is(value, expected):
-            raise Misbehaved(f"the device model returned {type(value).__name__}, not {type_name(expected)}")
+            raise Misbehaved(f"the device model returned {type_name(type(value))}, not {type_name(expected)}")
         return OK, value
     if type(room) is InlineRoom:
         return OK, room.filled(value)
@@ -54,10 +57,12 @@ def finished(value: object, room: Any, data: Any, expected: Any) -> tuple[int, o
 
 def _is(value: object, expected: Any) -> bool:
     """Whether *value* is of the type *expected*, and all in it, too."""
+    if typing.get_origin(expected) in (types.UnionType, typing.Union):
+        return any(type(value) is part or _is(value, part) for part in typing.get_args(expected))
     if isinstance(expected, type) and isinstance(value, expected):
-        return type(value) is not bool
+        return not (expected is int and type(value) is bool)
     try:
-        msgspec.convert(value, expected)
+        msgspec.convert(value, expected, builtin_types=_BYTES)
     except msgspec.ValidationError:
         return False
     except TypeError:  # a type that cannot be looked into
@@ -65,7 +70,7 @@ def _is(value: object, expected: Any) -> bool:
     return True
 
 
-def failed(error: Exception | Overrun, room: Any, data: Any) -> tuple[int, str]:
+def failed(error: BaseException, room: Any, data: Any) -> tuple[int, str]:
     """The answer of a handler that raised *error*; its areas are released.
 
     The guest gets a status and one sentence, the log gets the traceback of what a model did not mean to raise.

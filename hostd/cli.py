@@ -75,7 +75,7 @@ def check(
 
     from .checking import check_machine, check_model
 
-    if not is_plugin(str(file)) and (file.suffix == ".toml" or file.is_file()):
+    if file.suffix == ".toml" or (file.is_file() and not is_plugin(str(file))):
         check_machine(file, as_json)
     else:
         check_model(str(file), as_json)
@@ -208,6 +208,9 @@ def plug(
     """
     from .remote import ask
 
+    file, colon, name = model.partition(":")
+    if file.endswith(".py"):
+        model = f"{Path(file).absolute()}{colon}{name}"  # of the user's folder, not of the machine file's
     node = ask(socket, "plug", path=path, config={"model": model} | dict(map(_setting, settings)))
     if as_json:
         print_json(node)

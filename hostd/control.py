@@ -82,7 +82,7 @@ class Control:
                     while not (await asyncio.wait({answer}, timeout=_LOOK_SECONDS))[0]:
                         if _has_hung_up(writer):
                             return
-                    writer.write(json.dumps(answer.result(), default=bytes.hex).encode() + b"\n")
+                    writer.write(answer.result() + b"\n")
                 finally:
                     answer.cancel()
                 await writer.drain()
@@ -94,7 +94,14 @@ class Control:
             self._clients.discard(task)
             writer.close()
 
-    async def _answer(self, line: bytes) -> dict[str, object]:
+    async def _answer(self, line: bytes) -> bytes:
+        answer = await self._outcome(line)
+        try:
+            return json.dumps(answer, default=bytes.hex).encode()
+        except (TypeError, ValueError) as error:  # a property that a model has made up
+            return json.dumps(_error(f"the answer is no JSON: {error}", Exit.FAILED)).encode()
+
+    async def _outcome(self, line: bytes) -> dict[str, object]:
         try:
             request = json.loads(line)
             if not isinstance(request, dict) or request.get("do") not in list(_VERBS):

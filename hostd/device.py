@@ -30,6 +30,10 @@ P = ParamSpec("P")
 F = TypeVar("F", bound=Callable[..., Any])
 
 _MAX_CALLS: Final = 60  # the reply to OPEN carries them in one map
+_MAX_NAME: Final = 63  # so that all names of a device fit the reply to OPEN
+_MAX_COMPATIBLE: Final = 16
+_HOOKS: Final = ("start", "ready", "reset", "stop", "tick")
+_STANDARD_PROPERTIES: Final = ("name", "vendor_id", "device_id", "hcall_class")  # and compatible, see Tree
 _REQUIRED: Final = object()
 _WORKERS: Final = 4  # threads of one device: its slow disk must not hold up another device
 
@@ -101,8 +105,11 @@ TOML_NAMES: Final = {
 }  # fmt: skip
 
 
+PROPERTY_KINDS: Final = (int, str, bytes, bool, float, tuple)
+
+
 class Property(_Declared[T]):
-    """A value that the device tree shows: an int, str, bytes or bool, or a tuple of them."""
+    """A value that the device tree shows: an int, str, bytes, bool or float, or a tuple of them."""
 
     def __init__(self, kind: type[T]) -> None:
         self.kind = kind
@@ -110,6 +117,9 @@ class Property(_Declared[T]):
     def __set__(self, device: Device, value: T) -> None:
         if not isinstance(value, self.kind):
             raise TypeError(f"{self.name} is {self.kind.__name__}, not {type(value).__name__}")
+        for item in value if isinstance(value, tuple) else ():
+            if not isinstance(item, PROPERTY_KINDS[:-1]):
+                raise TypeError(f"{self.name} has {type(item).__name__} in it, which no property has")
         device.__dict__[self.name] = value
 
 
@@ -176,10 +186,12 @@ class Device:
     properties: ClassVar[tuple[str, ...]] = ()
     features: ClassVar[dict[str, int]] = {}
 
+    openers: list[Vectors]  # of each open handle that is ready for interrupts
     clock: Clock  # given before `start`
     offered: int  # feature bits
 
     def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         members: dict[str, Any] = {}
         for base in reversed(cls.__mro__):
             for name, member in vars(base).items():
@@ -194,11 +206,11 @@ class Device:
         cls.features = {name: member.bit for name, member in members.items() if isinstance(member, Feature)}
         mistakes += _mistakes(cls)
         if mistakes:
-            raise Mistakes(cls.__name__, mistakes)
+            raise Mistakes(cls, mistakes)
 
     def __init__(self, **config: Any) -> None:
         """*config* are the values of the `Config` keys; a default is converted as the machine file's value would be."""
-        self.openers: list[Vectors] = []  # of each open handle that is ready for interrupts
+        self.openers = []
         self.offered = sum(1 << bit for bit in type(self).features.values())
         self._workers: ThreadPoolExecutor | None = None
         for name, key in type(self).config.items():
@@ -225,6 +237,8 @@ class Device:
 
     def raise_vector(self, vector: int) -> None:
         """Raise an interrupt by number; `Irq` gives it a name."""
+        if not 0 <= vector < len(type(self).irqs):
+            raise IndexError(f"{type(self).__name__} has no vector {vector}")
         for vectors in self.openers:
             vectors.fire(vector)
 
@@ -259,11 +273,28 @@ class Device:
         self.stop()
 
 
+def _is_compatible(text: object) -> bool:
+    return isinstance(text, str) and 0 < len(text) < 256 and text.isascii() and text.isprintable()
+
+
+def _is_hook(member: object) -> bool:
+    return inspect.isfunction(member) and not inspect.iscoroutinefunction(member) and member.__code__.co_argcount == 1
+
+
 def _mistakes(cls: type[Device]) -> Iterator[tuple[str, str]]:
     """What is wrong with the declarations of *cls*: (member, sentence)."""
     for name, member in vars(cls).items():
-        if isinstance(member, _Declared | Feature | Irq) and (hasattr(Device, name) or name in Device.__annotations__):
+        declared = isinstance(member, _Declared | Feature | Irq) or hasattr(member, "__hcall__")
+        if name == "close" or (declared and (hasattr(Device, name) or name in Device.__annotations__)):
             yield name, f"{cls.__name__}.{name}: the name is the base class's own"
+        if isinstance(member, Config) and name == "model":
+            yield name, f"{cls.__name__}.{name}: the machine file has another use for this key"
+        if isinstance(member, Property) and name in _STANDARD_PROPERTIES:
+            yield name, f"{cls.__name__}.{name}: every node has a property of that name"
+        if isinstance(member, Property) and member.kind not in PROPERTY_KINDS:
+            yield name, f"{cls.__name__}.{name}: a property is int, str, bytes, bool, float or tuple"
+        if name in _HOOKS and not _is_hook(member):
+            yield name, f"{cls.__name__}.{name}: a plain def with no argument but self"
         if isinstance(member, Config) and (wrong := member.mistake()):
             yield name, f"{cls.__name__}.{name}: {wrong}"
     if len(cls.irqs) > MAX_VECTORS or len(cls.handlers) > _MAX_CALLS:
@@ -271,9 +302,12 @@ def _mistakes(cls: type[Device]) -> Iterator[tuple[str, str]]:
     for name, bit in cls.features.items():
         if not 0 <= bit < 64 or list(cls.features.values()).count(bit) > 1:
             yield name, f"{cls.__name__}.{name}: a feature has a bit of its own, 0 to 63, not {bit}"
+    for name in (*(handler.name for handler in cls.handlers), *cls.irqs, *cls.features, *cls.properties):
+        if len(name) > _MAX_NAME or not name.isascii():
+            yield name, f"{cls.__name__}.{name[:_MAX_NAME]}: a name has {_MAX_NAME} letters of ASCII at most"
     compatible = getattr(cls, "compatible", ())
     strings = (compatible,) if isinstance(compatible, str) else compatible
-    if not isinstance(strings, tuple) or not all(isinstance(each, str) and 0 < len(each) < 256 for each in strings):
+    if not isinstance(strings, tuple) or len(strings) > _MAX_COMPATIBLE or not all(map(_is_compatible, strings)):
         yield "compatible", f'{cls.__name__}: compatible is "vendor,name", or a tuple of such, most specific first'
     ids: object = cls.ids
     if not isinstance(ids, tuple) or len(ids) != 2 or not all(type(n) is int and 0 <= n < 1 << 16 for n in ids):

@@ -14,7 +14,7 @@ from protocol.hcall import CLASS_SHIFT
 from protocol.memory import InlineRoom, Memory
 from protocol.messages import Areas, Args
 
-from .answers import OK, Overrun, failed, finished
+from .answers import OK, failed, finished
 from .core import CORE
 from .irq import Vectors
 from .later import Later
@@ -91,7 +91,7 @@ class Dispatcher:
             if type(value) is Later:
                 return Pending(None, value, None, None, Any)
             return OK, value
-        except (Exception, Overrun) as error:
+        except BaseException as error:  # a model may do anything: sys.exit(), too
             return failed(error, room, data)
 
     def node(self, handle: int) -> Node:

@@ -19,6 +19,7 @@ from protocol.memory import Data, Room
 from .later import Later
 
 _SCALARS: Final = (int, bool, str, bytes, float)
+_NO_HANDLER: Final = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 _VERBS: Final = {
     "read": ((Room, int), int), "write": ((Data, int), int), "sync": ((), type(None)), "map": ((int, int, int), Any),
 }  # fmt: skip
@@ -46,9 +47,13 @@ class Handler(NamedTuple):
 
 def type_name(kind: Any) -> str:
     """A type as it is written in a source."""
-    if kind is types.NoneType:
-        return "None"
-    return kind.__name__ if type(kind) is type else str(kind).replace("typing.", "")
+    if kind in (types.NoneType, ...):
+        return "None" if kind is types.NoneType else "..."
+    inner = list(map(type_name, typing.get_args(kind)))
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        return " | ".join(inner)
+    name: str = getattr(kind, "__name__", repr(kind))
+    return f"{name}[{', '.join(inner)}]" if inner else name
 
 
 def find(members: Mapping[str, Any]) -> tuple[tuple[Handler, ...], list[tuple[str, str]]]:
@@ -57,19 +62,20 @@ def find(members: Mapping[str, Any]) -> tuple[tuple[Handler, ...], list[tuple[st
     mistakes: list[tuple[str, str]] = []
     number = FIRST_CALL
     for name, method in members.items():
-        if not inspect.isfunction(method) or not (name in VERBS or hasattr(method, "__hcall__")):
+        marked = hasattr(getattr(method, "__func__", method), "__hcall__")  # under a @staticmethod, too
+        if not marked and not (name in VERBS and inspect.isfunction(method)):
             continue
         try:
             handlers.append(_handler(name, method, VERBS.get(name, number)))
-        except (TypeError, NameError) as error:
-            mistakes.append((name, f"{method.__qualname__}: {error}"))
+        except (TypeError, NameError, AttributeError, SyntaxError) as error:
+            mistakes.append((name, f"{getattr(method, '__qualname__', name)}: {error}"))
         number += name not in VERBS
     return tuple(handlers), mistakes
 
 
 def _handler(name: str, method: Callable[..., Any], number: int) -> Handler:
-    """Raises TypeError with what is wrong, NameError for an annotation that is none."""
-    if inspect.iscoroutinefunction(method):
+    """Raises TypeError with what is wrong, another error for an annotation that is none."""
+    if not inspect.isfunction(method) or _NO_HANDLER & method.__code__.co_flags:
         raise TypeError("a handler is a plain def; what takes time returns Later")
     hints = typing.get_type_hints(method)
     answer = _now_or_later(hints.pop("return", Any))
@@ -78,6 +84,7 @@ def _handler(name: str, method: Callable[..., Any], number: int) -> Handler:
     scalars = kinds[len(areas) :]
     if (
         len(hints) != method.__code__.co_argcount - 1
+        or method.__code__.co_kwonlyargcount
         or method.__code__.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS)
         or len(set(areas)) != len(areas)
         or kinds[: len(areas)] not in ((), (Room,), (Data,), (Room, Data))

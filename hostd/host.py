@@ -18,7 +18,8 @@ from protocol.clock import Clock, Timer
 from protocol.command import Exit, explain
 from protocol.errors import BadArgument, NoMatch
 
-from .answers import Misbehaved, Overrun
+from .answers import Misbehaved
+from .device import Device
 from .guests import Guests
 from .limits import Limits
 from .machine import DeviceSpec, Machine, MachineError, read_device
@@ -58,6 +59,8 @@ class Host:
         where = f"{source or self.machine.file or 'machine'}: devices.{spec.path}"
         try:
             device = spec.make()
+            if not hasattr(device, "openers"):
+                raise TypeError("its __init__ does not call that of Device; most of what it does belongs into start()")
             device.clock = self.clock
             device.start()
         except (OSError, ValueError) as error:
@@ -65,13 +68,13 @@ class Host:
             raise MachineError(
                 [f"{where}: {explain(error)[0]}"], Exit.BUSY if busy else Exit.BAD_CONFIGURATION
             ) from error
-        except (Exception, Overrun) as error:
+        except BaseException as error:  # a model may do anything: sys.exit(), too
             log.exception("%s: the model failed to start", where)
             raise MachineError([f"{where}: the model failed to start: {type(error).__name__}: {error}"]) from error
         try:
             node = self.tree.plug(spec.path, device)
         except ValueError as error:
-            device.close()
+            _stop(where, device)
             raise MachineError([f"{where}: {error}"]) from None
         self._specs[node.handle] = spec
         self._notify()
@@ -127,9 +130,9 @@ class Host:
             for opened in list(gone.opens):
                 opened.close()
             if gone.opens:  # a worker thread has its hands on the device
-                gone.when_closed.append(partial(_stop, gone))
+                gone.when_closed.append(partial(_stop, gone.name, gone.device))
             else:
-                _stop(gone)
+                _stop(gone.name, gone.device)
         self._notify()
 
     @property
@@ -158,19 +161,19 @@ class Host:
             if node.device is not None and not node.failed:
                 try:
                     node.device.tick()
-                except (Exception, Overrun):
+                except BaseException:
                     fail(node, "tick")
             for pending in [pending for opened in node.opens for pending in opened.pending if pending.since < long_ago]:
                 pending.later.expire(Misbehaved(f"the device model gave no answer within {LATER_SECONDS:.0f} s"))
         self._ticker = self.clock.call_later(TICK_SECONDS, self._tick)
 
 
-def _stop(node: Node) -> None:
-    if node.device is not None:
+def _stop(name: str, device: Device | None) -> None:
+    if device is not None:
         try:
-            node.device.close()
-        except (Exception, Overrun):
-            log.exception("%s: stop failed", node.name)
+            device.close()
+        except BaseException:
+            log.exception("%s: stop failed", name)
 
 
 def new_epoch() -> int:

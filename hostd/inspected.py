@@ -22,7 +22,7 @@ def describe(model: type[Device]) -> dict[str, Any]:
     calls = [handler for handler in model.handlers if handler.name not in VERBS]
     return {
         "model": model.__name__,
-        "about": (inspect.getdoc(model) or "").partition("\n")[0],
+        "about": inspect.cleandoc(model.__doc__ or "").partition("\n")[0],
         "file": source and str(Path(source)),
         "compatible": [model.compatible] if isinstance(model.compatible, str) else list(model.compatible),
         "ids": list(model.ids),

@@ -30,6 +30,11 @@ class Later(Generic[T]):
 
     # The rest is for dispatch and for `Device.offload`.
 
+    @property
+    def taken(self) -> bool:
+        """Whether somebody waits for the outcome: one call, no more."""
+        return self._sink is not None and self._outcome is None
+
     def then(self, sink: Callable[[object], None]) -> None:
         """Give the outcome, a value or an exception, to *sink*: now, or when there is one."""
         if self._outcome is None:

@@ -173,6 +173,8 @@ class _Checker:
                     config[key] = device.config[key].convert(value, self._folder)
                 except ValueError as error:
                     self.wrong(f"{place}.{key}", str(error))
+                except Exception as error:  # of the model's own parse
+                    self.wrong(f"{place}.{key}", f"the model cannot read it: {type(error).__name__}: {error}")
             elif key != "model":
                 self._unknown(f"{place}.{key}", key, ["model", *device.config])
         for key, declared in device.config.items():

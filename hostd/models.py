@@ -37,7 +37,17 @@ def load(name: str, folder: Path) -> type[Device]:
     else:
         there = ", ".join([*names(), "path/file.py:Class", "module:Class"])
         raise PluginError([f"no model {name!r}{suggest(name, names())}; there are: {there}"])
-    if not hasattr(model, "compatible"):
-        place = f"{name.partition(':')[0]}:{inspect.getsourcelines(model)[1]}"
-        raise PluginError([f'{place}: {model.__name__} needs compatible = "vendor,name", which drivers look for'])
+    if not getattr(model, "compatible", ()):
+        needs = f'{model.__name__} needs compatible = "vendor,name", which drivers look for'
+        raise PluginError([f"{_place(model, name, folder)}: {needs}"])
     return model
+
+
+def _place(model: type[Device], name: str, folder: Path) -> str:
+    """File and line where *model*, which was asked for as *name*, is written; *name* if nowhere."""
+    try:
+        file, line = inspect.getfile(model), inspect.getsourcelines(model)[1]
+    except (OSError, TypeError):  # it was made, not written
+        return name
+    place = name.partition(":")[0]
+    return f"{place if Path(folder, place).resolve() == Path(file) else file}:{line}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+import importlib.metadata
 import keyword
 import re
 import sys
@@ -43,10 +45,11 @@ def _mistake(name: str) -> str | None:
     """Why *name*, which becomes that of a module, a class and a node, will not do."""
     if not _NAME.fullmatch(name):
         near = re.sub(r"\W+", "_", name).strip("_").lower()
-        hint = f": say, {near}" if _NAME.fullmatch(near) else ""
+        hint = f": say, {near}" if near != name and _mistake(near) is None else ""
         return f"is no name for a module: 1 to 31 small letters, digits and _, a letter first{hint}"
-    if keyword.iskeyword(name) or name in sys.stdlib_module_names or name in _OURS:
-        return f"is Python's, or ours: say, {name}_device"
+    python = {*keyword.kwlist, *sys.stdlib_module_names, *dir(builtins)}
+    if {name, _class_name(name)} & python or name in _OURS or name in importlib.metadata.packages_distributions():
+        return f"is Python's, ours, or an installed package's: say, {name}_device"
     return None
 
 

@@ -10,7 +10,7 @@ from protocol.errors import HcallError, IoError, NoSuchCall, NotAllowed
 from protocol.features import DeviceStatus, Negotiation
 from protocol.memory import Data, Room
 
-from .answers import Overrun, failed, finished
+from .answers import Misbehaved, failed, finished
 from .device import Device
 from .irq import Vectors
 from .later import Later
@@ -29,7 +29,12 @@ class Pending:
     __slots__ = ("_answer", "_data", "_expected", "_opened", "_room", "later", "since")
 
     def __init__(self, opened: Open | None, later: Later[Any], room: Any, data: Any, expected: Any) -> None:
-        """*opened* is None for a call of the core, which no reset ends; *expected* is the answer's type."""
+        """*opened* is None for a call of the core, which no reset ends; *expected* is the answer's type.
+
+        Raises Misbehaved for a Later that another call waits for.
+        """
+        if later.taken:
+            raise Misbehaved("the device model returned the Later of another call")
         self._opened, self.later, self._room, self._data, self._expected = opened, later, room, data, expected
         if opened is not None:
             self.since = opened.device.clock.time()
@@ -45,7 +50,7 @@ class Pending:
             if isinstance(outcome, Exception):
                 raise outcome
             answer = finished(outcome, self._room, self._data, self._expected)
-        except Exception as error:
+        except BaseException as error:  # an Overrun, if the model is what gives the answer
             answer = failed(error, self._room, self._data)
         self._answer(*answer)
         if self._opened is not None:
@@ -103,7 +108,7 @@ class Open:
             self.device.openers.append(self.vectors)
             try:
                 self.device.ready()
-            except (Exception, Overrun):
+            except BaseException:
                 self.break_down()
                 raise
         elif was_live and not self.negotiation.live:
@@ -168,7 +173,7 @@ def reset(node: Node) -> None:
     try:
         node.device.reset()
         node.failed = False
-    except (Exception, Overrun):
+    except BaseException:  # a model may do anything: sys.exit(), too
         fail(node, "reset")
 
 

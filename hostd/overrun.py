@@ -3,13 +3,15 @@
 A signal looks, every second, at what the main thread is doing.  A method of a model that was under way the last time
 is ended by `Overrun`, which dispatch answers as it answers whatever a model raises.  The calls themselves pay nothing
 for it.  Only code of Python can be stopped, and what the kernel waits for (`time.sleep`); a C function that computes
-cannot, and for such there is the service's watchdog.
+cannot, nor a model that catches everything (a bare `except:`), and for such there is the service's watchdog.
 """
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import signal
+import sys
 from collections.abc import Iterator
 from types import FrameType
 from typing import Final
@@ -19,6 +21,7 @@ from .device import Device
 
 SECONDS: Final = 1.0  # at least; twice that at most
 _SEEN: Final = "seen"
+_GOES_ON: Final = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR  # one frame, many steps
 
 
 @contextlib.contextmanager
@@ -34,10 +37,13 @@ def guard() -> Iterator[None]:
 
 
 def _look(number: int, frame: FrameType | None) -> None:
+    if sys.gettrace() is not None:  # a debugger takes its time, and calls what is in f_trace
+        return
     under_way = None
     while frame is not None:
-        first = frame.f_code.co_varnames[:1]
-        if first == ("self",) and isinstance(frame.f_locals.get("self"), Device):
+        code = frame.f_code
+        is_method = code.co_varnames[:1] == ("self",) and not code.co_flags & _GOES_ON
+        if is_method and isinstance(frame.f_locals.get("self"), Device):
             under_way = frame  # the outermost one: how the model was entered
         frame = frame.f_back
     if under_way is None:

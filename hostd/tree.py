@@ -90,7 +90,9 @@ class Node:
             found |= {"compatible": self.compatible, "vendor-id": self.ids[0], "device-id": self.ids[1]}
             found |= {"hcall-class": self.class_id}
             for name in self.device.properties:
-                value = getattr(self.device, name)
+                value = getattr(self.device, name, None)
+                if value is None:  # it has not been set
+                    continue
                 found[name.replace("_", "-")] = cut(value) if isinstance(value, str) else value
         return found
 

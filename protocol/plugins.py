@@ -7,6 +7,7 @@ everything that is installed.  Whatever is wrong with such code is told by file 
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
 import importlib.metadata
 import sys
@@ -33,8 +34,9 @@ class PluginError(Failure):
 class Mistakes(TypeError):
     """What is wrong with a class as it was declared: sentences, each with the member that it is about, or ""."""
 
-    def __init__(self, owner: str, mistakes: Iterable[tuple[str, str]]) -> None:
-        self.owner, self.mistakes = owner, list(mistakes)
+    def __init__(self, owner: type, mistakes: Iterable[tuple[str, str]]) -> None:
+        self.owner, self.mistakes = owner.__name__, list(mistakes)
+        self.file = getattr(sys.modules.get(owner.__module__), "__file__", None)
         super().__init__("\n".join(text for _, text in self.mistakes))
 
 
@@ -75,11 +77,12 @@ def load_all(name: str, folder: Path, base: type[T]) -> list[type[T]]:
 
 def of(module: types.ModuleType, base: type[T]) -> list[type[T]]:
     """The subclasses of *base* that *module* itself defines, in their order."""
-    return [
+    own = [
         member
         for member in vars(module).values()
         if isinstance(member, type) and issubclass(member, base) and member.__module__ == module.__name__
     ]
+    return list(dict.fromkeys(own))  # one may have two names
 
 
 def offered(group: str) -> dict[str, importlib.metadata.EntryPoint]:
@@ -89,51 +92,84 @@ def offered(group: str) -> dict[str, importlib.metadata.EntryPoint]:
 
 def load_offered(point: importlib.metadata.EntryPoint, base: type[T]) -> type[T]:
     """The class of an entry point.  Raises PluginError."""
-    return load(point.value, Path(), base)
+    return load("".join(point.value.partition("[")[0].split()), Path(), base)  # extras may stand behind it
 
 
 def _module(name: str) -> types.ModuleType:
+    missing = PluginError([f"no module {name!r} is installed; a file is written as path/file.py:Class"])
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise missing
     try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise PluginError(_told(error, name)) from error
-        raise PluginError([f"no module {name!r} is installed; a file is written as path/file.py:Class"]) from None
-    except Exception as error:  # whatever its author did
-        raise PluginError(_told(error, name)) from error
+        with contextlib.redirect_stdout(sys.stderr):  # what it prints is no data of ours
+            return importlib.import_module(name)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever its author did, sys.exit() included
+        if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
+            raise missing from None
+        raise PluginError(_told(error)) from error
 
 
 def _file(path: Path, shown: str) -> types.ModuleType:
-    path = path.resolve()
     try:
+        path = path.resolve()
         source = path.read_bytes()
-    except OSError as error:
-        raise PluginError([f"{shown}: {error.strerror}"]) from None
+    except (OSError, ValueError, RuntimeError) as error:  # a null byte, a loop of symbolic links
+        raise PluginError([f"{shown}: {getattr(error, 'strerror', None) or error}"]) from None
     if path in _files and _files[path][0] == source:
         return _files[path][1]
     module = types.ModuleType(str(path))
-    module.__file__ = str(path)
+    module.__file__, module.__package__ = str(path), ""
+    before = sys.modules.get(module.__name__)
     sys.modules[module.__name__] = module  # dataclasses look there
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
     try:
-        exec(compile(source, path, "exec"), vars(module))
-    except Mistakes as error:
-        raise PluginError(_by_line(error, source, shown)) from error
-    except Exception as error:  # whatever its author did
-        raise PluginError(_told(error, shown, str(path))) from error
+        tree = ast.parse(source, path)
+        if mixed_up := _mixed_up(tree, path.parent, shown):
+            raise PluginError(mixed_up)
+        with contextlib.redirect_stdout(sys.stderr):
+            exec(compile(tree, path, "exec"), vars(module))
+    except BaseException as error:
+        del sys.modules[module.__name__]
+        if before is not None:  # classes of it may be in use
+            sys.modules[module.__name__] = before
+        if isinstance(error, KeyboardInterrupt | PluginError):
+            raise
+        raise PluginError(_told(error, str(path), shown)) from error
     _files[path] = source, module
     return module
 
 
-def _told(error: Exception, shown: str, file: str | None = None) -> list[str]:
-    """One line with the place in *file* where *error* came from, or in whatever file it was."""
+def _mixed_up(tree: ast.Module, folder: Path, shown: str) -> list[str]:
+    """What this file would import from another one's folder, though a file of that name is in its own *folder*."""
+    folders = {known.parent for known in _files}
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [node.module]
+        else:
+            continue
+        for name in (name.partition(".")[0] for name in names):
+            file, there = folder / f"{name}.py", getattr(sys.modules.get(name), "__file__", None)
+            if there and file.is_file() and Path(there) != file and Path(there).parent in folders:
+                found.append(f"{shown}:{node.lineno}: {name} is {there} already, not {file}: rename one")
+    return found
+
+
+def _told(error: BaseException, file: str | None = None, shown: str = "") -> list[str]:
+    """What *error* says, a line for each mistake, with its place; *shown* is how *file* is called."""
+    if isinstance(error, Mistakes) and error.file and Path(error.file).is_file():
+        return _by_line(error, Path(error.file).read_bytes(), shown if error.file == file else error.file)
     if isinstance(error, SyntaxError) and error.filename:
         at = f"{shown if error.filename == file else error.filename}:{error.lineno or 1}"
         return [f"{at}: {error.msg}"]
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if file in (None, frame.filename)]
-    at = f"{shown}:{frames[-1].lineno}" if frames and file else shown
-    return [f"{at}: {type(error).__name__}: {error}"]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
+    frame = ([frame for frame in frames if frame.filename == file] or frames)[-1]
+    at = f"{shown}:{frame.lineno}" if frame.filename == file else shown or f"{frame.filename}:{frame.lineno}"
+    return [f"{at}: {type(error).__name__}: {' '.join(str(error).split())}"]
 
 
 def _by_line(error: Mistakes, source: bytes, shown: str) -> list[str]:

@@ -51,7 +51,10 @@ ENVIRONMENT: Final = {
         Entry("NOTIFY_SOCKET, WATCHDOG_USEC", "Whom `hostd serve` tells how it goes: see sd_notify(3)."),
     ],
     "guestd": [
-        Entry(DRIVERS, "Files of drivers of your own, with colons between them; those of `--driver` come before them."),
+        Entry(
+            DRIVERS,
+            "Drivers of your own, as `--driver` has them, with commas between; those of `--driver` come before them.",
+        ),
         *FINDING,
         *LOOKS,
         Entry("XDG_STATE_HOME", "Where the history of `guestd shell` is: see FILES."),

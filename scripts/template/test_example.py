@@ -3,11 +3,11 @@
 import unittest
 from pathlib import Path
 
-from example_driver import ExampleDriver
-
 import guestd
 import hostd
 from protocol.errors import BadArgument
+
+from example_driver import ExampleDriver
 
 MACHINE = Path(__file__).with_name("machine.toml")
 

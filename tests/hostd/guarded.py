@@ -1,0 +1,27 @@
+"""A host with a guard, in a process of its own: `python guarded.py uvloop DIRECTORY`, until its standard input ends."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import uvloop
+
+import hostd
+from hostd.overrun import guard
+
+MACHINE = {"devices": {"rng": {"model": "rng"}, "heavy": {"model": "heavy.py"}}}
+
+
+async def main(directory: str) -> None:
+    machine = hostd.Machine.from_tables(MACHINE, Path(__file__).parent)
+    async with hostd.serve(machine, directory):
+        print("ready", flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+
+
+if __name__ == "__main__":
+    loops = {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
+    with guard(), asyncio.Runner(loop_factory=loops[sys.argv[1]]) as runner:
+        runner.run(main(sys.argv[2]))
