@@ -44,6 +44,7 @@ def check_model(name: str, as_json: bool) -> None:
         print(about["about"])
     _section("VERBS", map(_handler, about["verbs"]))
     _section("CALLS", map(_handler, about["calls"]))
+    _section("ACTIONS", map(_handler, about["actions"]))
     _section("INTERRUPTS", ((name, f"vector {vector}") for name, vector in about["interrupts"].items()))
     _section("PROPERTIES", about["properties"].items())
     _section("FEATURES", ((name, f"bit {bit}") for name, bit in about["features"].items()))

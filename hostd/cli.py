@@ -276,6 +276,33 @@ def reload(*, socket: Socket = None, as_json: Json = False) -> None:
 
 
 @app.command
+def act(
+    path: Annotated[str, Parameter(help="name or path of the device", completer=_device_names)],
+    action: Annotated[
+        str | None, Parameter(name="ACTION", help="what to do; else they are listed")
+    ] = None,
+    /,
+    *args: Annotated[str, Parameter(name="ARG", help="what the action takes")],
+    socket: Socket = None,
+    as_json: Json = False,
+) -> None:
+    """Do something at a device's front panel: press a button, take the paper out.
+
+    $ hostd act power press power
+    """
+    from .remote import ask
+
+    answer = ask(socket, "act", path=path, action=action, args=list(args))
+    if as_json:
+        print_json(answer)
+    elif action is None:
+        for each in answer:
+            print(each["signature"])
+    elif answer is not None:
+        print(shown(answer))
+
+
+@app.command
 def wait(
     *,
     device: Annotated[str | None, Parameter(help="until there is this device")] = None,

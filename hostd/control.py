@@ -19,6 +19,7 @@ import msgspec
 from protocol.command import Exit, explain
 from protocol.errors import NoMatch
 
+from .acting import act, actions_of
 from .host import UNPLUG_SECONDS, Host
 from .tree import Node
 
@@ -45,6 +46,12 @@ class _Wait(msgspec.Struct, forbid_unknown_fields=True):
     gone: str | None = None
     guest: str | None = None
     timeout: float | None = None
+
+
+class _Act(msgspec.Struct, forbid_unknown_fields=True):
+    path: str
+    action: str | None = None
+    args: list[Any] = []
 
 
 class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
@@ -180,6 +187,13 @@ async def _reload(host: Host, request: _Nothing) -> Answer:
     return msgspec.to_builtins(await asyncio.shield(host.reloads.begin()))  # once begun, whoever asked
 
 
+async def _act(host: Host, request: _Act) -> Answer:
+    node = host.tree.find(request.path)
+    if request.action is None:
+        return [{"name": action.name, "signature": action.signature} for action in actions_of(node)]
+    return act(node, request.action, request.args)
+
+
 async def _wait(host: Host, request: _Wait) -> Answer:
     def find(path: str) -> Node | None:
         try:
@@ -206,6 +220,7 @@ _VERBS: Final[dict[str, tuple[type, Callable[[Host, Any], Awaitable[Answer]]]]] 
     "status": (_Nothing, _status),
     "plug": (_Plug, _plug),
     "unplug": (_Unplug, _unplug),
+    "act": (_Act, _act),
     "wait": (_Wait, _wait),
     "reload": (_Nothing, _reload),
 }

@@ -13,17 +13,20 @@ import typing
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ClassVar, Final, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, ParamSpec, TypeVar, overload
 
 from protocol.clock import Clock
 from protocol.memory import Data, Room
 from protocol.plugins import Mistakes
 
-from .handlers import Handler, find
+from .handlers import Handler, find, find_actions
 from .irq import MAX_VECTORS, Vectors
 from .later import Later
 
-__all__ = ["Config", "Data", "Device", "Feature", "Irq", "Later", "Property", "Room", "call"]
+if TYPE_CHECKING:
+    from .opened import Open
+
+__all__ = ["Config", "Data", "Device", "Feature", "Irq", "Later", "Property", "Room", "action", "call"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -173,6 +176,15 @@ def call(method: F | None = None, /, *, needs: Feature | None = None, early: boo
     return mark if method is None else mark(method)
 
 
+def action(method: F) -> F:
+    """Offer a method to the host's user, `hostd act DEVICE NAME ARG ...`: a button, or paper that has run out.
+
+    Arguments are int, bool, str or float; what it returns is shown.
+    """
+    method.__action__ = True  # type: ignore[attr-defined]
+    return method
+
+
 class Device:
     """Base of all models.  A class that is declared wrong raises `Mistakes`, a TypeError, with all of them."""
 
@@ -181,11 +193,13 @@ class Device:
     shared: ClassVar[bool] = False  # many guests at once; else the first to open owns it
 
     handlers: ClassVar[tuple[Handler, ...]] = ()
+    actions: ClassVar[tuple[Handler, ...]] = ()
     irqs: ClassVar[tuple[str, ...]] = ()
     config: ClassVar[dict[str, Config[Any]]] = {}
     properties: ClassVar[tuple[str, ...]] = ()
     features: ClassVar[dict[str, int]] = {}
 
+    opens: list[Open]  # its node's: each open handle, for `hold`
     openers: list[Vectors]  # of each open handle that is ready for interrupts
     clock: Clock  # given before `start`
     offered: int  # feature bits
@@ -200,6 +214,8 @@ class Device:
                     member.__hcall__ = offered  # type: ignore[attr-defined]  # an override need not say @call again
                 members[name] = member
         cls.handlers, mistakes = find(members)
+        cls.actions, more = find_actions(members)
+        mistakes += more
         cls.irqs = tuple(name for name, member in members.items() if isinstance(member, Irq))
         cls.config = {name: member for name, member in members.items() if isinstance(member, Config)}
         cls.properties = tuple(name for name, member in members.items() if isinstance(member, Property))
@@ -210,7 +226,7 @@ class Device:
 
     def __init__(self, **config: Any) -> None:
         """*config* are the values of the `Config` keys; a default is converted as the machine file's value would be."""
-        self.openers = []
+        self.opens, self.openers = [], []
         self.offered = sum(1 << bit for bit in type(self).features.values())
         self._workers: ThreadPoolExecutor | None = None
         for name, key in type(self).config.items():
@@ -241,6 +257,19 @@ class Device:
             raise IndexError(f"{type(self).__name__} has no vector {vector}")
         for vectors in self.openers:
             vectors.fire(vector)
+
+    def hold(self) -> Callable[[str], None]:
+        """A function that ends, with a sentence, the sessions of the guests that have the device open now.
+
+        For a device that resets its guest, as a watchdog does; it may be called later, when they have closed it.
+        """
+        expels = [opened.expel for opened in self.opens]
+
+        def end(text: str) -> None:
+            for expel in expels:
+                expel(text)
+
+        return end
 
     def offload(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Later[T]:
         """Run a call that blocks, such as a flush, in a worker thread; its outcome is the answer."""

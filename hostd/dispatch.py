@@ -26,7 +26,7 @@ from .tree import Node, Tree
 class Dispatcher:
     """What one guest has opened, and the memory it lent.  Knows no lane and no socket."""
 
-    __slots__ = ("_hint", "detach", "limits", "memory", "opens", "take_fd", "tree", "watched")
+    __slots__ = ("_expel", "_hint", "detach", "limits", "memory", "opens", "take_fd", "tree", "watched")
 
     def __init__(
         self,
@@ -35,9 +35,14 @@ class Dispatcher:
         hint: Callable[[int, int, int], None],
         take_fd: Callable[[int], int],
         detach: Callable[[], None],
+        expel: Callable[[str], None],
     ) -> None:
-        """*hint*(tag, vector, count) goes to the guest, *take_fd*(id) gives what it sent, *detach* learns of DETACH."""
+        """*hint*(tag, vector, count) goes to the guest, *take_fd*(id) gives what it sent.
+
+        *detach* learns of DETACH, *expel*(text) ends the guest's session.
+        """
         self.tree, self.limits, self._hint, self.take_fd, self.detach = tree, limits, hint, take_fd, detach
+        self._expel = expel
         self.memory = Memory(limits.regions, limits.memory)
         self.opens: dict[int, Open] = {}
         self.watched: dict[int, Vectors] = {}  # by node handle: changes among its children
@@ -123,7 +128,7 @@ class Dispatcher:
         if node.failed:
             raise IoError(f"{node.path} has failed, and cannot be reset; the host's log says why")
         handle = self.tree.handles.new()
-        self.opens[handle] = Open(node, handle, partial(self._hint, cookie or handle), self.forget)
+        self.opens[handle] = Open(node, handle, partial(self._hint, cookie or handle), self.forget, self._expel)
         return handle
 
     def opened(self, handle: int) -> Open:

@@ -31,10 +31,12 @@ class Guest:
     __slots__ = ("_batching", "detached", "dispatcher", "fd_lane", "identity", "link", "lost_at", "name", "session",
                  "token", "uid")  # fmt: skip
 
-    def __init__(self, hello: Hello, session: HostSession, uid: int, tree: Tree, limits: Limits) -> None:
+    def __init__(self, hello: Hello, session: HostSession, uid: int, tree: Tree, limits: Limits,
+                 expel: Callable[[Guest, str], None]) -> None:  # fmt: skip
+        """*expel*(guest, text) ends its session, for a device that resets it."""
         self.name = "".join(letter if letter.isprintable() else "?" for letter in hello.name)  # it goes to terminals
         self.token, self.uid, self.session = hello.token, uid, session
-        self.dispatcher = Dispatcher(tree, limits, self._hint, self._take_fd, self._detach)
+        self.dispatcher = Dispatcher(tree, limits, self._hint, self._take_fd, self._detach, partial(expel, self))
         self.identity: set[tuple[int, int, int, int]] = set()  # the memory of its HELLO
         self.fd_lane: socket.socket | None = None
         self.link: Link | None = None

@@ -98,7 +98,7 @@ class Guests:
             return guest, True
         if len(self.by_token) >= self.limits.guests:
             raise Busy(f"this host serves at most {self.limits.guests} guests")
-        guest = Guest(hello, session, uid, self.tree, self.limits)
+        guest = Guest(hello, session, uid, self.tree, self.limits, self._expel)
         memory = guest.dispatcher.memory
         try:
             for (start, size), fd in zip(hello.regions, fds, strict=True):
@@ -153,6 +153,10 @@ class Guests:
         self._leaving += 1
         guest.end(status, cut(text), self._left)
         self.changed.set()
+
+    def _expel(self, guest: Guest, text: str) -> None:
+        """A device wants *guest* reset: soon, since a call of it may be under way."""
+        self.loop.call_soon(self.end, guest, Status.RESET, text)
 
     def _left(self) -> None:
         self._leaving -= 1

@@ -73,6 +73,22 @@ def find(members: Mapping[str, Any]) -> tuple[tuple[Handler, ...], list[tuple[st
     return tuple(handlers), mistakes
 
 
+def find_actions(members: Mapping[str, Any]) -> tuple[tuple[Handler, ...], list[tuple[str, str]]]:
+    """The same for what the host's user may do."""
+    actions: list[Handler] = []
+    mistakes: list[tuple[str, str]] = []
+    for name, method in members.items():
+        if not hasattr(method, "__action__"):
+            continue
+        try:
+            actions.append(_handler(name, method, 0))
+            if actions[-1].areas or bytes in actions[-1].kinds:
+                raise TypeError("an action takes int, bool, str or float")
+        except (TypeError, NameError) as error:
+            mistakes.append((name, f"{method.__qualname__}: {error}"))
+    return tuple(actions), mistakes
+
+
 def _handler(name: str, method: Callable[..., Any], number: int) -> Handler:
     """Raises TypeError with what is wrong, another error for an annotation that is none."""
     if not inspect.isfunction(method) or _NO_HANDLER & method.__code__.co_flags:

@@ -29,6 +29,7 @@ def describe(model: type[Device]) -> dict[str, Any]:
         "shared": model.shared,
         "verbs": [_handler(model, handler, bits) for handler in verbs],
         "calls": [_handler(model, handler, bits) for handler in calls],
+        "actions": [_handler(model, action, bits) for action in model.actions],
         "interrupts": dict(zip(model.irqs, range(len(model.irqs)), strict=True)),
         "properties": {name.replace("_", "-"): type_name(members[name].kind) for name in model.properties},
         "features": model.features,

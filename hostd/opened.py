@@ -60,14 +60,22 @@ class Pending:
 class Open:
     """One guest's hold on one device, from OPEN to CLOSE."""
 
-    __slots__ = ("_after", "_forget", "handle", "negotiation", "node", "pending", "table", "vectors")
+    __slots__ = ("_after", "_forget", "expel", "handle", "negotiation", "node", "pending", "table", "vectors")
 
     def __init__(
-        self, node: Node, handle: int, hint: Callable[[int, int], None], forget: Callable[[int], None]
+        self,
+        node: Node,
+        handle: int,
+        hint: Callable[[int, int], None],
+        forget: Callable[[int], None],
+        expel: Callable[[str], None],
     ) -> None:
-        """*hint*(vector, count) tells the guest of an interrupt, *forget*(handle) makes the handle stale."""
+        """*hint*(vector, count) tells the guest of an interrupt, *forget*(handle) makes the handle stale.
+
+        *expel*(text) ends the guest's session.
+        """
         assert node.device is not None
-        self.node, self.handle, self._forget = node, handle, forget
+        self.node, self.handle, self._forget, self.expel = node, handle, forget, expel
         self.negotiation = Negotiation(node.device.offered)
         self.pending: set[Pending] = set()
         self._after: list[Callable[[], None]] = []

@@ -53,6 +53,8 @@ class Node:
         self.next: Node | None = None
         self.previous: Node | None = None
         self.opens: list[Open] = []
+        if device is not None:
+            device.opens = self.opens
         self.tables: dict[int | None, dict[int, Entry]] = {}  # of `Open`, by accepted features
         self.leaving = False
         self.gone = False

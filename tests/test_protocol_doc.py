@@ -46,7 +46,7 @@ def test_the_worked_exchange_is_what_happens() -> None:
     assert encode(Welcome(5, 1, 0, 1, 64, False)) == steps[1][1]
     tree = Tree(1)
     tree.plug("rng", load("rng", Path())())
-    guest = Guest(hello, session, 0, tree, Limits())
+    guest = Guest(hello, session, 0, tree, Limits(), lambda *_: None)
     guest.link = link = Sink()  # type: ignore[assignment]
     for (_, call), (_, expected) in zip(steps[2::2], steps[3::2], strict=True):
         assert guest.receive(call) is None

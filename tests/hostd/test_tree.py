@@ -163,7 +163,7 @@ class Race:
         for path in SHAPE:
             self.tree.plug(path, Plain())
         self.throughout = set(self.tree.nodes)
-        self.dispatcher = Dispatcher(self.tree, Limits(), lambda *_: None, lambda _: -1, lambda: None)
+        self.dispatcher = Dispatcher(self.tree, Limits(), lambda *_: None, lambda _: -1, lambda: None, lambda _: None)
 
     async def core(self, handle: int, number: int, *args: object) -> Any:
         event = self.events.get(self.calls)

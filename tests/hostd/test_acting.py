@@ -1,0 +1,118 @@
+"""The front panel: what the host's user may do with a device, over the control socket."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import guestd
+import hostd
+from guestd.driver import Driver, Op, Signal
+from hostd.device import Device, Irq, action, call
+from hostd.host import Host
+from hostd.machine import DeviceSpec
+from hostd.remote import ask
+from protocol.command import Failure
+from protocol.errors import BadArgument, LinkLost
+
+
+class Panel(Device):
+    compatible = "test,panel"
+    pressed = Irq()
+
+    def start(self) -> None:
+        self.log: list[object] = []
+
+    @action
+    def press(self, name: str, times: int, hard: bool, force: float) -> str:
+        """Press a button."""
+        self.log.append((name, times, hard, force))
+        self.pressed()
+        return f"{name} x {times}"
+
+    @action
+    def jam(self) -> None:
+        raise BadArgument("it is jammed already")
+
+    @action
+    def explode(self) -> None:
+        raise SystemExit(3)
+
+    @call
+    def arm(self) -> None:
+        self.end = self.hold()
+
+    @action
+    def fire(self) -> None:
+        self.end("the panel was fired")
+
+
+class PanelDriver(Driver):
+    compatible = ("test,panel",)
+    arm = Op[[], None]()
+    pressed = Signal()
+
+
+@pytest.fixture
+async def panel(machine_file: Path, tmp_path: Path) -> AsyncIterator[tuple[Host, Panel]]:
+    async with hostd.serve(machine_file, tmp_path / "run") as host:
+        node = host.plug(DeviceSpec("panel", "panel", Panel, {}))
+        assert isinstance(node.device, Panel)
+        yield host, node.device
+
+
+async def act(host: Host, name: str | None, *args: object) -> Any:
+    return await asyncio.to_thread(ask, str(host.socket), "act", path="/panel", action=name, args=list(args))
+
+
+async def test_words_and_values_become_what_the_action_takes(panel: tuple[Host, Panel]) -> None:
+    host, device = panel
+    assert await act(host, "press", "power", "0x10", "true", "1.5") == "power x 16"
+    assert await act(host, "press", "7", 2, False, 0.5) == "7 x 2"
+    assert device.log == [("power", 16, True, 1.5), ("7", 2, False, 0.5)]
+    signatures = [each["signature"] for each in await act(host, None)]
+    assert signatures[0] == "press(name: str, times: int, hard: bool, force: float) -> str"
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "code", "says"),
+    [
+        ("pres", [], 2, "/panel has no action 'pres' (did you mean 'press'?); it has press, jam, explode, fire"),
+        ("arm", [], 2, "/panel has no action 'arm'"),
+        ("press", ["a"], 2, "usage: press(name: str, times: int, hard: bool, force: float) -> str"),
+        ("press", ["a", "x", "true", "1"], 2, "'x' is no int; usage: press"),
+        ("press", ["a", "1", "yes", "1"], 2, "'yes' is no bool; usage: press"),
+        ("press", ["a", True, True, 1.0], 2, "True is no int; usage: press"),
+        ("jam", [], 1, "it is jammed already"),
+        ("explode", [], 1, "the model failed: SystemExit: 3"),
+    ],
+)
+async def test_what_is_wrong_is_one_line(
+    panel: tuple[Host, Panel], name: str, args: list[object], code: int, says: str
+) -> None:
+    host, device = panel
+    with pytest.raises(Failure) as failure:
+        await act(host, name, *args)
+    assert says in str(failure.value) and failure.value.code == code and device.log == []
+
+
+async def test_an_action_interrupts_and_may_end_the_guests_that_had_the_device(panel: tuple[Host, Panel]) -> None:
+    host, _ = panel
+    async with (
+        guestd.attach(host.socket, name="other") as other,
+        guestd.attach(host.socket, drivers=[PanelDriver]) as guest,
+    ):
+        driver: Any = await guest.bind("panel")
+        await driver.arm()
+        await act(host, "press", "power", 1, True, 1.0)
+        await driver.pressed.wait()
+        await guest.unbind("panel")  # it is held responsible even so
+        await act(host, "fire")
+        with pytest.raises(LinkLost, match="the panel was fired"):
+            while True:
+                await guest.nop()
+        await other.nop()
