@@ -333,14 +333,19 @@ def wait(
 
 
 @app.command
-def demo(*, as_json: Json = False) -> int:
+def demo(
+    *,
+    every: Annotated[bool, Parameter(name="--all", help="use every device there is, and say a line of each")] = False,
+    as_json: Json = False,
+) -> int:
     """Show it all, in a second or two.
 
-    A host process and a guest process, every device with real data, hotplug and a cut link.
+    A host process and a guest process, real data, hotplug and a cut link.
     """
     from .demo import run_demo
+    from .demo_all import run_demo_all
 
-    return run_demo(as_json)
+    return run_demo_all(as_json) if every else run_demo(as_json)
 
 
 def main() -> None:
