@@ -150,6 +150,25 @@ def write(
         write_device(guest, device, source, at)
 
 
+@app.command
+def copy(
+    source: Annotated[str, Parameter(help="what to copy: a path of this system, or NAME:PATH in a shared folder")],
+    target: Annotated[str, Parameter(help="where to: the other of the two")],
+    /,
+    *,
+    reach: Reach = DEFAULT_REACH,
+) -> None:
+    """Copy a file, or a folder with all that is in it, into a shared folder or out of it.
+
+    NAME is that of the device, or its tag.  A folder that is there gets the copy under its own name, as with `cp -r`.
+
+    $ guestd copy shared:/results .
+    """
+    from .folders import copy as copy_files
+
+    copy_files(reach.socket, source, target, reach.drivers())
+
+
 @app.command(name="console")
 def console_(
     device: Annotated[str, Parameter(help="name or path of the console", completer=_device_names)] = "console",
@@ -164,6 +183,28 @@ def console_(
     from .terminal import interact
 
     return interact(reach.socket, device, reach.drivers())
+
+
+@app.command
+def export(
+    device: Device,
+    uri: Annotated[str, Parameter(help="where and how, such as nbd:unix:/tmp/disk.sock")],
+    /,
+    *,
+    ready_fd: Annotated[
+        int | None, Parameter(metavar="FD", help='write "ready" to this descriptor when others can use it')
+    ] = None,
+    reach: Reach = DEFAULT_REACH,
+) -> None:
+    """Let other programs use a device, until Ctrl-C.
+
+    A stream goes to pty:PATH, tcp:HOST:PORT, unix:PATH or stdio:, for one peer at a time; a disk to nbd:unix:PATH.
+
+    $ guestd export disk nbd:unix:/tmp/disk.sock
+    """
+    from .exports.command import export as export_device
+
+    export_device(reach.socket, device, uri, reach.drivers(), ready_fd)
 
 
 @app.command

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Final
 
 from protocol.errors import IoError, WouldBlock
 from protocol.wire import MAX_INLINE
 
-from .driver import Driver, Op, Signal
+from .driver import Buffer, BusDevice, Driver, Op, Signal
 
 __all__ = ["Op", "Signal", "StreamDriver"]
 
 _TX_TRIGGER, _RX_TRIGGER, _INTERRUPT_MASK, _RX_BUF_SIZE = range(4)  # parameters, see docs/protocol.md
 _TX, _RX, _DISCONNECT = 1, 2, 4
 _QUIET: Final = _RX | _DISCONNECT
+_CHUNK: Final = 64 * 1024  # bytes of guest memory for a transfer, as many as a buffer of the device
 
 
 class StreamDriver(Driver):
@@ -30,6 +32,11 @@ class StreamDriver(Driver):
     _kept = b""  # read already, and not yet asked for
     _writers = 0  # that wait for tx_ready
 
+    def __init__(self, dev: BusDevice) -> None:
+        super().__init__(dev)
+        self._spare: list[Buffer] = []  # one at most: to allocate it takes longer than to fill it
+        weakref.finalize(self, _free, self._spare).atexit = False
+
     async def probe(self) -> None:
         """Receive interrupts only."""
         await self.set_param(_INTERRUPT_MASK, _QUIET)
@@ -44,20 +51,38 @@ class StreamDriver(Driver):
         if self._kept:
             data, self._kept = self._kept[:count], self._kept[count:]
             return data
-        while True:
-            try:
-                return await self.read(min(count, MAX_INLINE))
-            except WouldBlock:
-                await self.rx_ready.wait()
+        buffer = self._take_buffer() if count > MAX_INLINE else None
+        done = False
+        try:
+            while True:
+                try:
+                    if buffer is None:
+                        return await self.read(min(count, MAX_INLINE))
+                    moved = await self.read_into(buffer if count >= buffer.size else buffer.part(0, count))
+                    done = True
+                    return bytes(buffer.view[:moved])
+                except WouldBlock:
+                    await self.rx_ready.wait()
+        finally:
+            if buffer is not None:
+                self._give_back(buffer, done)
 
     async def write_all(self, data: bytes, at: int = 0) -> None:
-        """Write all of *data*, waiting for room."""
-        done = 0
+        """Write all of *data*, waiting for room; much of it goes through guest memory."""
+        done = start = end = 0  # in the buffer is what lies from start to end
         waiting = False
+        buffer = self._take_buffer() if len(data) > MAX_INLINE else None
         try:
             while done < len(data):
                 try:
-                    done += await self.write(data[done : done + MAX_INLINE])
+                    if buffer is None:
+                        done += await self.write(data[done : done + MAX_INLINE])
+                        continue
+                    if done == end:
+                        start, end = end, min(end + _CHUNK, len(data))
+                        buffer.view[: end - start] = data[start:end]
+                    rest = buffer if end - done == buffer.size else buffer.part(done - start, end - done)
+                    done += await self.write_from(rest)
                 except WouldBlock:
                     if not waiting:
                         waiting = True
@@ -66,12 +91,30 @@ class StreamDriver(Driver):
                     await self.tx_ready.wait()
         finally:
             self._writers -= waiting
+            if buffer is not None:
+                self._give_back(buffer, done == len(data))
         if waiting and not self._writers:  # else another writer still waits for it
             await self.set_param(_INTERRUPT_MASK, _QUIET)
 
+    def _take_buffer(self) -> Buffer | None:
+        """Guest memory for one transfer; None if there is none."""
+        if self._spare:
+            return self._spare.pop()
+        try:
+            return self.dev.ram.alloc(_CHUNK)
+        except MemoryError:
+            return None
+
+    def _give_back(self, buffer: Buffer, done: bool) -> None:
+        """Keep one for the next transfer, if no call is under way that still uses it."""
+        if done and not self._spare:
+            self._spare.append(buffer)
+        else:
+            buffer.free()
+
     async def read_exactly(self, count: int, at: int = 0) -> bytes:
         """*count* bytes, waiting for them.  Errors: IoError if the stream ends before."""
-        data = b""
+        data = bytearray()
         try:
             while len(data) < count:
                 more = await self.read_some(count - len(data))
@@ -79,9 +122,9 @@ class StreamDriver(Driver):
                     raise IoError(f"{self.dev.name} ended {count - len(data)} bytes early")
                 data += more
         except BaseException:
-            self._kept = data + self._kept  # the next read gets it
+            self._kept = bytes(data) + self._kept  # the next read gets it
             raise
-        return data
+        return bytes(data)
 
     async def read_until(self, mark: bytes, limit: int = 1 << 20) -> bytes:
         """Everything up to and with *mark*.
@@ -103,3 +146,8 @@ class StreamDriver(Driver):
         end = data.index(mark) + len(mark)
         self._kept = data[end:] + self._kept
         return data[:end]
+
+
+def _free(buffers: list[Buffer]) -> None:
+    for buffer in buffers:
+        buffer.free()

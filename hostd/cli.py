@@ -278,9 +278,7 @@ def reload(*, socket: Socket = None, as_json: Json = False) -> None:
 @app.command
 def act(
     path: Annotated[str, Parameter(help="name or path of the device", completer=_device_names)],
-    action: Annotated[
-        str | None, Parameter(name="ACTION", help="what to do; else they are listed")
-    ] = None,
+    action: Annotated[str | None, Parameter(name="ACTION", help="what to do; else they are listed")] = None,
     /,
     *args: Annotated[str, Parameter(name="ARG", help="what the action takes")],
     socket: Socket = None,

@@ -10,10 +10,11 @@ import asyncio
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, ParamSpec, TypeVar, overload
+from weakref import WeakValueDictionary
 
 from protocol.clock import Clock
 from protocol.memory import Data, Room
@@ -199,9 +200,10 @@ class Device:
     properties: ClassVar[tuple[str, ...]] = ()
     features: ClassVar[dict[str, int]] = {}
 
-    opens: list[Open]  # its node's: each open handle, for `hold`
+    opens: list[Open]  # its node's: each open handle, for `ender`
     openers: list[Vectors]  # of each open handle that is ready for interrupts
     clock: Clock  # given before `start`
+    common: WeakValueDictionary[Hashable, Any]  # given before `start`: what devices of one host share, while one has it
     offered: int  # feature bits
 
     def __init_subclass__(cls) -> None:
@@ -258,7 +260,7 @@ class Device:
         for vectors in self.openers:
             vectors.fire(vector)
 
-    def hold(self) -> Callable[[str], None]:
+    def ender(self) -> Callable[[str], None]:
         """A function that ends, with a sentence, the sessions of the guests that have the device open now.
 
         For a device that resets its guest, as a watchdog does; it may be called later, when they have closed it.

@@ -7,10 +7,11 @@ import errno
 import logging
 import os
 import resource
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -49,6 +50,7 @@ class Host:
         self.started = clock.time()
         self.reloads = Reloads(self, notifier or Notifier({}))
         self._specs: dict[int, DeviceSpec] = {}  # by node handle
+        self._common: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()  # see Device
         self._ticker: Timer = clock.call_later(TICK_SECONDS, self._tick)
 
     def plug(self, spec: DeviceSpec, source: str | None = None) -> Node:
@@ -61,7 +63,7 @@ class Host:
             device = spec.make()
             if not hasattr(device, "openers"):
                 raise TypeError("its __init__ does not call that of Device; most of what it does belongs into start()")
-            device.clock = self.clock
+            device.clock, device.common = self.clock, self._common
             device.start()
         except (OSError, ValueError) as error:
             busy = isinstance(error, OSError) and error.errno == errno.EBUSY

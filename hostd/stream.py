@@ -116,8 +116,12 @@ class Stream(Device):
             if self._closed or not into.nbytes:
                 return 0
             raise WouldBlock("nothing has come: wait for rx_ready")
-        count = into.put(bytes(self._rx[: into.nbytes]))
-        del self._rx[:count]
+        if len(self._rx) <= into.nbytes:
+            count = into.put(bytes(self._rx))
+            self._rx.clear()
+        else:
+            count = into.put(bytes(self._rx[: into.nbytes]))
+            del self._rx[:count]
         self._update()
         self.drained()
         return count
@@ -127,12 +131,18 @@ class Stream(Device):
         self.touch()
         if self._closed:
             raise IoError("the other end is gone")
-        room = BUFFER - len(self._tx)
-        if not room:
-            raise WouldBlock("no room: wait for tx_ready")
-        taken = data.get()[:room]
-        self._tx += taken
-        self.transmit()
+        if self._tx:
+            room = BUFFER - len(self._tx)
+            if not room:
+                raise WouldBlock("no room: wait for tx_ready")
+            self._tx += (taken := _head(data, room))
+            self.transmit()
+            return len(taken)
+        taken = _head(data, BUFFER)
+        passed = self.written(taken) if taken else 0  # most often all of it, and nothing has to be kept
+        if passed < len(taken) and not self._closed:
+            self._tx += taken[passed:]
+            self._update()
         return len(taken)
 
     @call
@@ -177,3 +187,14 @@ class Stream(Device):
             self.tx_ready()
         if fresh & DISCONNECT:
             self.disconnected()
+
+
+def _head(data: Data, count: int) -> bytes:
+    """Up to *count* bytes from the start."""
+    if data.nbytes <= count:
+        return data.get()
+    pieces = []
+    for piece in data:
+        pieces.append(bytes(piece[:count]))
+        count -= len(pieces[-1])
+    return b"".join(pieces)

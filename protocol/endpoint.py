@@ -36,7 +36,8 @@ def split(text: str, kinds: Iterable[Kind], noun: str) -> tuple[str, str]:
             break
     *most, last = map(str, sorted(kinds))
     listed = f"{', '.join(most)} or {last}" if most else last
-    near = suggest(text.partition(":")[0] + ":", [kind.scheme for kind in kinds])
+    schemes = tuple(kind.scheme for kind in kinds)
+    near = "" if text.startswith(schemes) else suggest(text.partition(":")[0] + ":", schemes)
     raise ValueError(f"{text!r} is no {noun}{near}: {listed}")
 
 

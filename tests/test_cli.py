@@ -18,6 +18,7 @@ import pytest
 from conftest import MACHINE
 
 from guestd.guest import NoHost
+from hostd import models
 from protocol.command import explain, no_host
 
 
@@ -188,7 +189,7 @@ def test_check_says_what_a_machine_file_has(terminal: Terminal) -> None:
     assert done.stderr.decode().splitlines() == [
         "hostd: bad.toml: machine.nam: unknown key (did you mean 'name'?); allowed: name",
         "hostd: bad.toml: devices.a.model: no model 'blok' (did you mean 'block'?); "
-        "there are: block, console, rng, path/file.py:Class, module:Class",
+        f"there are: {', '.join(models.names())}, path/file.py:Class, module:Class",
     ]
 
 

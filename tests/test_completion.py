@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import hostd
+from hostd import models
 
 # What bash does at the Tab key: it calls the function that was registered for the program.
 TAB = """
@@ -54,13 +55,15 @@ def home(tmp_path: Path) -> Home:
 def test_commands_options_and_files(home: Home) -> None:
     (home.folder / "machine.toml").touch()
     assert home.tab("hostd", "un") == ["unplug"]
-    assert home.tab("guestd", "") == ["probe", "attach", "read", "write", "console", "shell"]
+    assert home.tab("guestd", "") == [
+        "probe", "attach", "read", "write", "copy", "console", "shell", "export",
+    ]  # fmt: skip
     assert home.tab("hostd", "--v") == ["--version"]
     assert home.tab("hostd", "ls", "--") == ["--socket", "--json", "--help", "--version"]
     assert home.tab("guestd", "read", "disk", "--o") == ["--output"]
     for line in ("hostd serve", "hostd run", "hostd check", "guestd write disk", "guestd probe --driver"):
         assert home.tab(*line.split(), "m") == ["machine.toml"]
-    assert home.tab("hostd", "plug", "x", "") == ["block", "console", "rng"]
+    assert home.tab("hostd", "plug", "x", "") == models.names()
 
 
 async def test_the_devices_that_there_are(home: Home, host: hostd.Host) -> None:

@@ -1,57 +1,30 @@
 """A console: a stream with a terminal, or something like one, at its other end."""
 
-import logging
-
-from hostd.backing import Backing
-from hostd.device import Config, Irq, Property, call
-from hostd.stream import Stream
+from hostd.backings.stream import BackedStream
+from hostd.device import Irq, call
 from protocol.errors import BadArgument
 
-log = logging.getLogger(__name__)
 
-
-class Console(Stream):
-    """Buffers, triggers, masks and short counts are Stream's."""
+class Console(BackedStream):
+    """A terminal for the guest; buffers, triggers, masks and short counts are Stream's."""
 
     compatible, ids = "hostd,console", (0x1AF4, 0x1043)
-    backing = Config(Backing, "pty:", help="pty: or pty:LINK, cmd:COMMAND, file:PATH")
-    endpoint = Property(str)
     resized = Irq()
 
     def start(self) -> None:
         super().start()
-        self._size = (0, 0)
-        self.backing.start(self)
-        self._look()
-
-    def stop(self) -> None:
-        self.backing.stop()
+        self._size = self.backing.winsize()
 
     def clear(self) -> None:
         super().clear()
-        self.backing.reset()
-        self._look()
-
-    def _look(self) -> None:
-        self.endpoint = self.backing.endpoint
         self._size = self.backing.winsize()
 
     def tick(self) -> None:
         """A pty's size changes at its other end, without a word."""
+        super().tick()
         if self.backing.winsize() != self._size:
-            self._look()
+            self._size = self.backing.winsize()
             self.resized()
-
-    def written(self, data: bytes) -> int:
-        try:
-            return self.backing.write(data)
-        except OSError as error:
-            log.error("%s: %s", self.endpoint, error)
-            self.hang_up()
-            return 0
-
-    def drained(self) -> None:
-        self.backing.resume()
 
     @call
     def winsize(self) -> tuple[int, int]:
@@ -65,13 +38,7 @@ class Console(Stream):
             raise BadArgument(f"{columns} x {rows} is no size of a terminal")
         self.touch()
         self.backing.set_winsize(columns, rows)
-        self._look()
-
-    @call
-    def send_break(self) -> None:
-        """A break on the line: the host's foreground processes get SIGINT."""
-        self.touch()
-        self.backing.send_break()
+        self._size = self.backing.winsize()
 
     @call(early=True)
     def emergency_write(self, byte: int) -> None:

@@ -23,9 +23,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+import folders
 import meters
+import net
 import peers
 import scale
+import streams
 import uvloop
 from meters import Meter
 from outcome import CROSS, SAME, SCALE, Outcome, Row, progress, show, value
@@ -47,17 +50,24 @@ ROWS: Final = (
     Row("4 KiB block read, depth 1, {} client", ("blocking: 4k",), ("nbdkit: 4k",), "us", 1.15),
     Row("4 KiB block read, depth 32, {} client", _BOTH, ("nbdkit: 4k 32",), "calls/s", 1.2),
     Row("1 MiB sequential read, {} client", ("blocking: 1M",), ("nbdkit: 1M", "nbdkit at 4: 1M"), "MiB/s", 2),
+    Row("NBD export, 4 KiB at depth 32 with fio", ("export: 4k 32",), ("nbdkit: 4k 32",), "calls/s", 0.6),
+    *streams.ROWS,
+    *net.ROWS,
+    *folders.ROWS,
 )
 # What takes turns with what: as many 20 ms blocks as there is time for, or one turn of FIO_SECONDS in a round.
 GROUPS: Final = (
     ("uvloop echo", "asyncio: nop", "asyncio: rng"),
     ("C ping-pong", "blocking: nop"),
     ("pyzmq", "blocking: rng 32", "asyncio: rng 32", "zmq.asyncio"),
+    *streams.GROUPS,
+    *net.GROUPS,
 )
 FIO_GROUPS: Final = (
     ("nbdkit: 4k", "blocking: 4k"),
-    ("nbdkit: 4k 32", "blocking: 4k 32", "asyncio: 4k 32"),
+    ("nbdkit: 4k 32", "export: 4k 32", "blocking: 4k 32", "asyncio: 4k 32"),
     ("nbdkit: 1M", "blocking: 1M", "nbdkit at 4: 1M"),
+    *folders.GROUPS,
 )
 
 
@@ -75,6 +85,8 @@ class Stage:
         self.zmq = stack.enter_context(peers.echo(core, "zmq", folder)) if self._wants("zmq", no_zmq) else None
         no_fio = peers.missing("nbdkit", "fio")
         self.nbd = stack.enter_context(peers.nbdkit(core, folder)) if self._wants("nbdkit", no_fio) else None
+        export = self._wants("export", no_fio)
+        self.export = stack.enter_context(peers.export(core, folder, self.guests)) if export else None
 
     def _wants(self, peer: str, reason: str | None = None) -> bool:
         """Whether a row needs *peer*, and there is no *reason* why not."""
@@ -102,6 +114,13 @@ class Stage:
             found |= meters.zmq_meters(stack, self.zmq)
         if self.nbd is not None:
             found |= meters.nbdkit_meters(self.nbd, self.folder, own)
+        if self.export is not None:
+            found |= meters.export_meters(self.export, self.folder, own)
+        if not self.wanted.isdisjoint(streams.KEYS):
+            found |= await streams.stream_meters(stack, self.folder, self.core)
+        found |= await net.net_meters(stack, self.folder, self.core, self._wants)
+        if not self.wanted.isdisjoint(folders.KEYS):
+            found |= await folders.folder_meters(stack, self.core, own)
         return {key: meter for key, meter in found.items() if key in self.wanted}
 
 

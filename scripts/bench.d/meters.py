@@ -249,3 +249,8 @@ def nbdkit_meters(uri: str, folder: Path, own: int) -> dict[str, Meter]:
         "nbdkit: 4k": fio("randread", PAGE, 1), "nbdkit: 4k 32": fio("randread", PAGE, DEPTH),
         "nbdkit: 1M": fio("read", CHUNK, 1), "nbdkit at 4: 1M": fio("read", CHUNK, 4),
     }  # fmt: skip
+
+
+def export_meters(uri: str, folder: Path, own: int) -> dict[str, Meter]:
+    """Of our disk, exported by NBD, through fio."""
+    return {"export: 4k 32": FioMeter(uri, folder, own, "randread", PAGE, DEPTH)}

@@ -35,6 +35,10 @@ read_only = true
 model = "block"
 path = "disk.img"
 read_only = true
+[devices.disk3]                # of the same image: the one that is exported
+model = "block"
+path = "disk.img"
+read_only = true
 """
 _START_SECONDS: Final = 20
 
@@ -116,6 +120,15 @@ def nbdkit(core: int, folder: Path) -> Iterator[str]:
         uri = f"nbd+unix:///?socket={path}"
         fio(uri, folder, rw="write", bs=1 << 20, iodepth=1, refill_buffers=1)
         yield uri
+
+
+@contextlib.contextmanager
+def export(core: int, folder: Path, guests: Path) -> Iterator[str]:
+    """A guest of the host at *guests* that exports its disk as `guestd export` does; the address for fio."""
+    path = folder / "export.sock"
+    command = (sys.executable, "-P", "-m", "guestd", "export", "disk3", f"nbd:unix:{path}", "--socket", guests)
+    with running(core, *command, listens=path):
+        yield f"nbd+unix:///?socket={path}"
 
 
 def fio(uri: str, folder: Path, **options: object) -> list[float]:

@@ -23,6 +23,7 @@ from hostd import Machine
 from hostd.stream import Stream
 from protocol import hcall
 from protocol.clock import Clock, ManualClock
+from protocol.endpoint import host_and_port
 from protocol.errors import BadArgument, IoError, NoSpace, NoSuchCall, NotAllowed, WouldBlock
 
 RX_BYTES, STATUS, DISCONNECTED = 4, 7, 4  # parameters, and a bit of the last
@@ -246,6 +247,29 @@ async def test_early_output_is_kept_for_the_first_guest(tmp_path: Path) -> None:
             await guest.core(handle, hcall.CLOSE)
         driver = await bound(guest)
         assert await driver.read_until(b"\r\n") == b"booting\r\n"
+
+
+@pytest.mark.parametrize("backing", ["unix:console.sock", "tcp:localhost:0"])
+async def test_a_socket_gets_what_was_said_before_anybody_connected_and_the_guest_what_is_typed(
+    tmp_path: Path, backing: str
+) -> None:
+    async with console(tmp_path, backing) as (_, _, driver):
+        for byte in b"panic: ":
+            await driver.emergency_write(byte)
+        await driver.write_all(b"hello\n")
+        endpoint = await driver.dev.property("endpoint")
+        if backing.startswith("unix:"):
+            reader, writer = await asyncio.open_unix_connection(endpoint.removeprefix("unix:"))
+        else:
+            reader, writer = await asyncio.open_connection(*host_and_port(endpoint.removeprefix("tcp:")))
+        assert await reader.readline() == b"panic: hello\n"
+        writer.write(b"typed\n")
+        assert await driver.read_until(b"\n") == b"typed\n"
+        assert tuple(await driver.winsize()) == (0, 0)
+        with pytest.raises(NoSuchCall, match="no terminal"):
+            await driver.set_winsize(80, 24)
+        writer.close()
+        await writer.wait_closed()
 
 
 async def test_a_log_file_is_appended_to_by_one_guest_after_the_other(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -133,6 +134,20 @@ async def test_ten_megabytes_both_ways_at_once_without_a_loop(host: hostd.Host) 
         assert sent == DATA[::-1]
 
 
+@pytest.mark.parametrize("count", [4097, SIZE, SIZE + 1, 1 << 20])
+async def test_much_is_read_as_it_is_and_no_more_than_was_asked_for(host: hostd.Host, count: int) -> None:
+    async with line(host) as (_, driver, end):
+        writing = asyncio.ensure_future(end.write(DATA[: count + 100]))
+        assert await driver.read_exactly(count) == DATA[:count]
+        assert await driver.read_exactly(100) == DATA[count : count + 100]
+        await writing
+        reading = asyncio.ensure_future(driver.read_some(count))
+        await driver.get_param(0)
+        assert not reading.done()
+        await end.write(b"few")
+        assert await reading == b"few"
+
+
 async def test_a_guest_that_does_not_read_stops_the_writer_and_loses_nothing(host: hostd.Host) -> None:
     async with line(host) as (_, driver, end):
         put = 0
@@ -198,6 +213,61 @@ async def test_two_writers_of_one_stream_both_end(host: hostd.Host) -> None:
         async with asyncio.timeout(5):
             sent, _ = await asyncio.gather(end.read(800_000), writing)
         assert (sent.count(b"a"), sent.count(b"b")) == (300_000, 500_000)
+
+
+async def test_a_write_that_was_given_up_does_not_show_the_host_the_bytes_of_the_next_one(host: hostd.Host) -> None:
+    async with line(host) as (_, driver, end):
+        for letter in (b"a", b"b"):
+            writing = driver.write_all(letter * 8192)
+            writing.send(None)  # the call is on its way, and the host has not looked at it
+            writing.close()
+        assert await end.read(16384) == b"a" * 8192 + b"b" * 8192
+
+
+async def test_without_free_guest_memory_much_is_written_within_messages(host: hostd.Host) -> None:
+    async with line(host) as (guest, driver, end):
+        taken = []
+        with contextlib.suppress(MemoryError):
+            while True:
+                taken.append(guest.ram.alloc(1 << 16))
+        while len(taken) < 100_000:  # what is left in smaller pieces
+            try:
+                taken.append(guest.ram.alloc(4096))
+            except MemoryError:
+                break
+        _, sent = await asyncio.gather(driver.write_all(DATA[:200_000]), end.read(200_000))
+        assert sent == DATA[:200_000]
+        for buffer in taken:
+            buffer.free()
+
+
+async def test_the_memory_for_writing_comes_back_with_the_device(host: hostd.Host) -> None:
+    async def use(guest: guestd.AsyncGuest, end: OtherEnd) -> None:
+        driver = await guest.bind("console")
+        for _ in range(2):
+            _, sent = await asyncio.gather(driver.write_all(DATA[:SIZE]), end.read(SIZE))
+            assert sent == DATA[:SIZE] and _free_bytes(guest) == free - SIZE
+
+    async with guestd.attach(host.socket) as guest, other_end(host, "console") as end:
+        free = _free_bytes(guest)
+        for _ in range(3):
+            await use(guest, end)
+            await guest.unbind("console")
+            gc.collect()
+            assert _free_bytes(guest) == free
+
+
+def _free_bytes(guest: guestd.AsyncGuest) -> int:
+    """The largest buffer there is."""
+    low, high = 0, 1 << 40
+    while low < high:
+        middle = (low + high + 1) // 2
+        try:
+            guest.ram.alloc(middle).free()
+            low = middle
+        except MemoryError:
+            high = middle - 1
+    return low
 
 
 async def test_triggers_are_set_in_bytes_of_room_and_bytes_that_wait(host: hostd.Host) -> None:

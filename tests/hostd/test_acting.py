@@ -44,7 +44,7 @@ class Panel(Device):
 
     @call
     def arm(self) -> None:
-        self.end = self.hold()
+        self.end = self.ender()
 
     @action
     def fire(self) -> None:

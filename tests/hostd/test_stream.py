@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 
 import pytest
@@ -188,6 +189,30 @@ def test_what_could_not_go_on_at_once_goes_in_order_later(guest: Guest) -> None:
     guest.pipe.takes = 100
     guest.pipe.transmit()
     assert guest.pipe.taken == b"abcdefghi" and guest.get(Param.TX_BYTES) == 0
+
+
+def test_a_write_of_far_too_much_is_short_and_copies_no_more_than_a_buffer(guest: Guest) -> None:
+    pieces = Memory().data((b"x" * 40_000,) * 1000)
+    guest.pipe.takes = 100
+    tracemalloc.start()
+    assert guest.pipe.write(pieces, 0) == SIZE
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10 * SIZE  # of 40 MB
+    assert guest.get(Param.TX_BYTES) == SIZE - 100 and guest.pipe.taken == b"x" * 100
+
+
+def test_what_the_model_takes_at_once_is_not_kept(guest: Guest) -> None:
+    guest.pipe.takes = 2 * SIZE
+    assert [guest.write(b"a" * SIZE), guest.write(b""), guest.write(b"b" * SIZE)] == [SIZE, 0, SIZE]
+    assert guest.pipe.taken == b"a" * SIZE + b"b" * SIZE and guest.get(Param.TX_BYTES) == 0
+    assert guest.counts == counts()
+
+
+def test_what_is_written_as_the_other_end_goes_is_not_kept(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guest.pipe, "written", lambda data: guest.pipe.hang_up() or 0)
+    assert guest.write(b"lost") == 4
+    assert guest.get(Param.TX_BYTES) == 0 and guest.counts == counts(rx_ready=1, disconnected=1)
 
 
 def test_the_end_comes_after_what_waits_and_stays(guest: Guest) -> None:

@@ -1,0 +1,219 @@
+"""Driver of a shared folder: files by their paths, as `os` and `pathlib` name what is done to them.
+
+A path is names with `/` between them, from the shared folder on, whether it begins with a `/` or not.  Names that are
+no UTF-8 are `str` as everywhere in Python (PEP 383).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from guestd.driver import Buffer, Driver, Op
+from protocol.errors import IoError, NoMatch
+from protocol.formats.folder import ROOT, Access, Kind, Stat, unpack
+
+AnyPath: TypeAlias = "str | bytes | os.PathLike[str]"
+
+_INLINE = 4096  # bytes that fit into a message
+_CHUNK = 1 << 20  # bytes of guest memory for more
+_LISTING = 32 * 1024
+
+
+class Item(NamedTuple):
+    """A line of a folder."""
+
+    name: str
+    kind: Kind
+    id: int
+
+
+class FolderDriver(Driver):
+    """Files of the host below one folder, its tag beside it.
+
+    Errors of all: NoMatch for what is not there, NotAllowed for what links and permissions forbid, or what is there
+    already, BadArgument for a folder where a file belongs, and the other way round, ReadOnly, NoSpace.
+    """
+
+    compatible = ("hostd,folder",)
+    wants = ("RO",)
+    walk = Op[[int, bytes], tuple[int, int]]()  # node, path -> a new node, its kind
+    forget = Op[[int], None]()  # node
+
+    tag: str
+
+    async def probe(self) -> None:
+        try:
+            self.tag = await self.dev.property("mount-tag")
+        except NoMatch:
+            self.tag = self.dev.name
+
+    @property
+    def read_only(self) -> bool:
+        """Whether writes are refused."""
+        return "RO" in self.dev.features
+
+    # By path.
+
+    async def stat(self, path: AnyPath, at: int = ROOT) -> Stat:
+        """What is known of a file, a folder or a link itself."""
+        return Stat(*await self._call("stat", at, _bytes(path)))
+
+    async def listdir(self, path: AnyPath = "", at: int = ROOT) -> list[Item]:
+        """What is in a folder, in no order."""
+        folder = await self._call("open_dir", at, _bytes(path))
+        try:
+            with self.dev.ram.alloc(_LISTING) as buffer:
+                return await self._list(folder, buffer)
+        finally:
+            await self._call("close_file", folder)
+
+    async def walk_tree(self, path: AnyPath = "") -> list[tuple[str, Item]]:
+        """All that is below a folder, with paths from the shared folder on; a folder comes before what is in it."""
+        found: list[tuple[str, Item]] = []
+        folders = [os.fsdecode(_bytes(path))]
+        while folders:
+            above = folders.pop()
+            try:
+                items = await self.listdir(above)
+            except NoMatch:
+                if not found:
+                    raise
+                continue  # removed meanwhile
+            below = [(f"{above}/{item.name}".lstrip("/"), item) for item in items]
+            found += below
+            folders += [each for each, item in below if item.kind == Kind.FOLDER]
+        return found
+
+    async def open(self, path: AnyPath, access: Access = Access.READ, mode: int = 0o666, at: int = ROOT) -> File:
+        """Open a file; *mode* is for one that is made, less what the host's umask takes."""
+        return File(self, *await self._call("open_file", at, _bytes(path), int(access), mode))
+
+    async def read_bytes(self, path: AnyPath) -> bytes:
+        """All of a file."""
+        file = await self.open(path)
+        try:
+            return await file.read_all()
+        finally:
+            await file.close()
+
+    async def write_bytes(self, path: AnyPath, data: bytes, mode: int = 0o666) -> None:
+        """Make a file, or write it anew."""
+        file = await self.open(path, Access.WRITE | Access.CREATE | Access.TRUNCATE, mode)
+        try:
+            await file.write_all(data)
+        finally:
+            await file.close()
+
+    async def mkdir(self, path: AnyPath, mode: int = 0o777) -> None:
+        """Make a folder."""
+        await self._call("make_dir", ROOT, _bytes(path), mode)
+
+    async def rename(self, path: AnyPath, new_path: AnyPath) -> None:
+        """Move it in one step; a file that is there is replaced."""
+        await self._call("rename", ROOT, _bytes(path), ROOT, _bytes(new_path))
+
+    async def unlink(self, path: AnyPath) -> None:
+        """Remove what is no folder."""
+        await self._call("unlink", ROOT, _bytes(path))
+
+    async def rmdir(self, path: AnyPath) -> None:
+        """Remove an empty folder."""
+        await self._call("remove_dir", ROOT, _bytes(path))
+
+    async def readlink(self, path: AnyPath) -> str:
+        """What a symbolic link says."""
+        target: bytes = await self._call("read_link", ROOT, _bytes(path), areas=(_INLINE,))
+        return os.fsdecode(target)
+
+    async def chmod(self, path: AnyPath, mode: int) -> None:
+        """Set the permissions, 0 to 0o777."""
+        await self._call("chmod", ROOT, _bytes(path), mode)
+
+    async def utime(self, path: AnyPath, accessed: int, modified: int) -> None:
+        """Set the times, in nanoseconds since 1970."""
+        await self._call("utimens", ROOT, _bytes(path), accessed, modified)
+
+    # Beneath.
+
+    def _call(self, name: str, *args: int | bytes, areas: Sequence[Any] = ()) -> Any:
+        return self.dev.call(self.number(name), args, tuple(areas))
+
+    async def _list(self, folder: int, buffer: Buffer) -> list[Item]:
+        items: list[Item] = []
+        cookie = 0
+        while count := await self._call("read_dir", folder, cookie, areas=buffer.room):
+            try:
+                entries = list(unpack(bytes(buffer.view[:count])))
+            except ValueError as error:
+                raise IoError(f"{self.dev.name} lists what it must not: {error}") from None
+            items += [Item(os.fsdecode(entry.name), Kind(entry.kind), entry.id) for entry in entries]
+            cookie = entries[-1].cookie
+        return items
+
+
+class File:
+    """An open file."""
+
+    def __init__(self, folder: FolderDriver, number: int, size: int, mode: int) -> None:
+        """*size* and *mode* are what it had when it was opened."""
+        self.number, self.size, self.mode = number, size, mode
+        self._folder, self._ram, self._call = folder, folder.dev.ram, folder._call
+
+    async def read(self, count: int, at: int) -> bytes:
+        """Up to *count* bytes, 4,096 at most, from *at* on; none is the end."""
+        data: bytes = await self._call("read_file", self.number, at, areas=(min(count, _INLINE),))
+        return data
+
+    async def read_into(self, buffer: Buffer, at: int) -> int:
+        """Fill *buffer*; a count may be short, 0 is the end."""
+        count: int = await self._call("read_file", self.number, at, areas=buffer.room)
+        return count
+
+    async def read_all(self) -> bytes:
+        """All of it."""
+        if self.size < _INLINE:
+            data = await self.read(_INLINE, 0)
+            if len(data) == self.size:
+                return data
+        pieces, done = [], 0
+        with self._ram.alloc(min(self.size + 1, _CHUNK)) as buffer:
+            while count := await self.read_into(buffer, done):
+                pieces.append(bytes(buffer.view[:count]))
+                done += count
+        return b"".join(pieces)
+
+    async def write_from(self, buffer: Buffer, at: int) -> int:
+        """Write *buffer*; a count may be short."""
+        count: int = await self._call("write_file", self.number, at, areas=buffer.data)
+        return count
+
+    async def write_all(self, data: bytes, at: int = 0) -> None:
+        """Write all of *data*."""
+        done = 0
+        if len(data) <= _INLINE:
+            while done < len(data):
+                done += await self._call("write_file", self.number, at + done, areas=(data[done:],))
+            return
+        with self._ram.alloc(min(len(data), _CHUNK)) as buffer:
+            while done < len(data):
+                piece = data[done : done + buffer.size]
+                buffer.view[: len(piece)] = piece
+                done += await self.write_from(buffer.part(0, len(piece)), at + done)
+
+    async def truncate(self, size: int) -> None:
+        """Make it so long."""
+        await self._call("truncate_file", self.number, size)
+
+    async def sync(self) -> None:
+        """Until it is stable."""
+        await self._call("sync_file", self.number)
+
+    async def close(self) -> None:
+        """Give it back."""
+        await self._call("close_file", self.number)
+
+
+def _bytes(path: AnyPath) -> bytes:
+    return os.fsencode(path).strip(b"/")

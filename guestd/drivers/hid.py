@@ -1,0 +1,58 @@
+"""Driver of keyboards and mice."""
+
+from guestd.driver import Driver, Op, Signal
+from protocol.errors import WouldBlock
+from protocol.formats.input import DOWN, EV_KEY, EV_SYN, MAX_PACKET, UP, Event, Packet, Packets, codes_of
+
+_ROOM = 4096
+assert _ROOM >= MAX_PACKET
+
+
+class HidDriver(Driver):
+    """Events come as packets, each with all that changed at one moment."""
+
+    compatible = ("hostd,hid",)
+    devname = Op[[], str]()
+    devids = Op[[], tuple[int, int, int, int]]()  # bus, vendor, product, version
+    bits = Op[[int], bytes]()
+    keys = Op[[], bytes]()
+    leds = Op[[], bytes]()
+    set_led = Op[[int, bool], None]()  # such as LED_CAPSL, on or off
+    rx_ready = Signal()
+
+    async def probe(self) -> None:
+        self._packets = Packets()
+        self.pressed: set[int] = set()  # the keys that are down after what `events` gave
+
+    async def capabilities(self) -> dict[int, frozenset[int]]:
+        """The codes of each type of events that it can send, and its LEDs."""
+        types = codes_of(await self.bits(EV_SYN)) - {EV_SYN}
+        return {each: codes_of(await self.bits(each)) for each in sorted(types)}
+
+    async def lit(self) -> frozenset[int]:
+        """The LEDs that are on."""
+        return codes_of(await self.leds())
+
+    async def events(self) -> list[Packet]:
+        """One packet or more, as soon as there are any.
+
+        One that is `dropped` tells of packets that were lost; after it comes one with all keys that they changed.
+        """
+        while True:
+            try:
+                packets = self._packets.feed(await self.read(_ROOM))
+            except WouldBlock:
+                await self.rx_ready.wait()
+                continue
+            if any(packet.dropped for packet in packets):
+                packets += self._caught_up(packets[-1].at, codes_of(await self.keys()))
+            for packet in packets:
+                for event in packet.events:
+                    if event.type == EV_KEY:
+                        (self.pressed.discard if event.value == UP else self.pressed.add)(event.code)
+            return packets
+
+    def _caught_up(self, at: int, down: frozenset[int]) -> list[Packet]:
+        edges = [Event(EV_KEY, code, UP) for code in sorted(self.pressed - down)]
+        edges += [Event(EV_KEY, code, DOWN) for code in sorted(down - self.pressed)]
+        return [Packet(at, tuple(edges))] if edges else []

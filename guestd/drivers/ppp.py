@@ -1,0 +1,101 @@
+"""Driver of the slow network: the guest's end of PPP."""
+
+from collections import deque
+
+from guestd.stream import Signal, StreamDriver
+from protocol.errors import BadArgument, IoError, NotAllowed, WouldBlock
+from protocol.formats.ppp import Peer
+
+_READ = 4096  # bytes: the most that one message carries
+_PAUSE = 0.05  # seconds between two looks while a timer runs
+_WAITING = 64  # frames of other callers, while one is being written
+
+
+class PppDriver(StreamDriver):
+    """IP packets both ways, between `up` and `down`."""
+
+    compatible = ("hostd,ppp",)
+    link_up, link_down = Signal(), Signal()
+
+    max_packet_size: int  # bytes, of one that comes
+
+    async def probe(self) -> None:
+        await super().probe()
+        self.max_packet_size = await self.dev.property("max-packet-size")
+        self._peer = Peer(self.clock.time, mru=self.max_packet_size)
+        self._packets: deque[bytes] = deque()
+        self._writing = False
+
+    @property
+    def mtu(self) -> int:
+        """Bytes of the largest packet that the host takes."""
+        return self._peer.send_mru
+
+    async def up(self) -> tuple[str, str]:
+        """Negotiate: this end's address, and the host's.  Errors: IoError if nothing comes of it."""
+        self._peer.open()
+        await self._flush()
+        while not self._peer.is_open:
+            if self._peer.failed:
+                raise IoError(f"{self.dev.name}: no link: the other end does not answer, or agrees to nothing")
+            await self._step()
+        return str(self._peer.ipcp.local), str(self._peer.ipcp.remote)
+
+    async def down(self) -> None:
+        """Say good-bye; packets that were not received are gone."""
+        if self._peer.phase != "dead":
+            self._peer.close()
+            await self._flush()
+            while self._peer.phase == "terminate":
+                await self._step()
+        self._packets.clear()
+
+    async def send(self, packet: bytes) -> None:
+        """Send an IP packet.  Errors: NotAllowed while the link is down; BadArgument if it is larger than `mtu`."""
+        self._check()
+        if len(packet) > self.mtu:
+            raise BadArgument(f"a packet has at most {self.mtu} bytes here, not {len(packet)}")
+        self._peer.send(packet)
+        await self._flush()
+
+    async def receive(self) -> bytes:
+        """The next IP packet, waited for.  Errors: NotAllowed while the link is down, or when it goes down."""
+        while not self._packets:
+            self._check()
+            await self._step()
+        return self._packets.popleft()
+
+    def _check(self) -> None:
+        if not self._peer.is_open and (self._peer.failed or self._peer.phase == "terminate"):
+            raise NotAllowed(f"{self.dev.name}: the link is down: up comes first")
+
+    async def _step(self) -> None:
+        """Take what came, and answer it; wait if it was nothing."""
+        try:
+            data = await self.read(_READ)
+        except WouldBlock:
+            due = self._peer.deadline
+            if due is None:
+                await self.rx_ready.wait()
+                return
+            await self.clock.sleep(max(0.0, min(_PAUSE, due - self.clock.time())))
+            self._peer.tick()
+        else:
+            if not data:
+                raise IoError(f"{self.dev.name}: what stands behind the link is gone")
+            self._packets += self._peer.receive(data)
+        await self._flush()
+
+    async def _flush(self) -> None:
+        """Write the frames that are to go out, one caller for all."""
+        while self._writing and len(self._peer.out) > _WAITING:
+            await self.clock.sleep(_PAUSE)
+        if self._writing:
+            return
+        self._writing = True
+        try:
+            while self._peer.out:
+                frames, self._peer.out = self._peer.out, []
+                await self.write_all(b"".join(frames))
+        finally:
+            self._writing = False

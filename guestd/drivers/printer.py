@@ -1,0 +1,45 @@
+"""Driver of the printer."""
+
+from guestd.stream import Op, Signal, StreamDriver
+from protocol.errors import HcallError, IoError, WouldBlock
+
+
+class PrinterDriver(StreamDriver):
+    """`print_job` does it all; else write a job with `write_all`, then `finish` it, and learn its `outcome`."""
+
+    compatible = ("hostd,printer",)
+    finish = Op[[], int]()  # the job's number
+    outcome = Op[[], tuple[int, str]]()  # of the last job: its number, and "" or why it failed
+    soft_reset = Op[[], None]()
+    status = Op[[], int]()  # 0x08 not-error, 0x10 selected, 0x20 paper-out, 0x80 busy
+    get_device_id = Op[[], bytes]()  # with its length in front
+    set_abort_mode = Op[[bool], None]()
+    job_ended, status_changed = Signal(), Signal()
+
+    async def device_id(self) -> dict[str, str]:
+        """What the printer is, by key, such as MFG and MDL (IEEE 1284)."""
+        text = (await self.get_device_id())[2:].decode("ascii", "replace")
+        return dict(field.split(":", 1) for field in text.split(";") if ":" in field)
+
+    async def print_job(self, data: bytes) -> int:
+        """Print *data* as one job, and wait until it is spooled: its number.
+
+        Errors: IoError if it is not, and the error of the write that failed; the printer is free again then.
+        """
+        try:
+            await self.write_all(data)
+            number = await self.finish()
+        except HcallError:
+            await self.soft_reset()
+            raise
+        if reason := await self.ended():
+            raise IoError(f"job {number}: {reason}")
+        return number
+
+    async def ended(self) -> str:
+        """Wait until the job that was finished has ended: "", or why it failed."""
+        while True:
+            try:
+                return (await self.outcome())[1]
+            except WouldBlock:
+                await self.job_ended.wait()

@@ -1,0 +1,88 @@
+"""Paths and sockets of exports, which leave nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def claimed(path: str) -> Iterator[None]:
+    """No other export is at *path* meanwhile.  Raises OSError.
+
+    The claim is an abstract Unix name, which is free again when its process is killed; what is at the path stays.
+    """
+    digest = hashlib.sha256(os.fsencode(Path(path).absolute())).hexdigest()
+    with socket.socket(socket.AF_UNIX) as claim:
+        try:
+            claim.bind(f"\0guestd export {digest}")
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, path) from None
+        yield
+
+
+@contextlib.contextmanager
+def listening_at(path: str) -> Iterator[socket.socket]:
+    """A Unix socket that only its owner can reach; its file is gone at the end.
+
+    One that a killed process left is replaced.  Raises OSError, with *path*, if anything else is there.
+    """
+    with claimed(path), socket.socket(socket.AF_UNIX) as listener:
+        file = Path(path)
+        try:
+            if _is_stale(file):
+                file.unlink()
+            listener.bind(path)
+            file.chmod(0o600)
+            listener.listen()
+        except OSError as error:  # a path that is too long has no strerror
+            raise OSError(error.errno or errno.ENAMETOOLONG, error.strerror or str(error), path) from None
+        listener.setblocking(False)
+        made = file.stat()
+        try:
+            yield listener
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                if file.stat().st_ino == made.st_ino:  # else somebody replaced it
+                    file.unlink()
+
+
+def _is_stale(file: Path) -> bool:
+    """Whether *file* is a socket of nobody."""
+    if not file.is_socket():
+        return False
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(file))
+        except ConnectionRefusedError:
+            return True
+        except BlockingIOError:  # a full queue is somebody's, too
+            pass
+    return False
+
+
+@contextlib.contextmanager
+def listening_on(host: str, port: int) -> Iterator[socket.socket]:
+    """A TCP socket; port 0 is any that is free.  Raises OSError, with the address."""
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, proto)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, f"{host}:{port}") from None
+    with listener:
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, f"{host}:{port}") from None
+        listener.setblocking(False)
+        yield listener

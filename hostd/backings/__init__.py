@@ -1,0 +1,1 @@
+"""What devices have behind them on the host: a file for each sort."""

@@ -1,0 +1,235 @@
+"""What stands behind a link that carries IPv4.
+
+echo:         a host at the link's own address, which answers pings and echoes UDP datagrams to port 7
+router:NAME   the same, and a way to the guests whose links name the same router
+tun:NAME      an interface of the kernel's, with the link's addresses
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import logging
+import os
+import socket
+import struct
+from collections.abc import Hashable, MutableMapping
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from protocol.endpoint import Kind, split
+from protocol.formats import ipv4
+from protocol.tap import check_name
+
+log = logging.getLogger(__name__)
+
+_AT_ONCE: Final = 32  # packets of one wakeup: others wait meanwhile
+_TUNSETIFF: Final = 0x400454CA  # linux/if_tun.h
+_IFF_TUN_NO_PI: Final = 0x1001
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCSIFADDR, _SIOCSIFDSTADDR, _SIOCSIFMTU = 0x8913, 0x8914, 0x8916, 0x8918, 0x8922
+_IFF_UP: Final = 1
+
+
+class Link(Protocol):
+    """The device's side."""
+
+    @property
+    def local(self) -> IPv4Address:
+        """The host's end."""
+
+    @property
+    def remote(self) -> IPv4Address:
+        """The guest's."""
+
+    @property
+    def mtu(self) -> int:
+        """Bytes of the largest packet."""
+
+    @property
+    def common(self) -> MutableMapping[Hashable, Any]:
+        """What the links of one host share."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the next packet would be taken."""
+
+    def deliver(self, packet: bytes) -> None:
+        """A packet for the guest, which may be dropped."""
+
+    def hang_up(self) -> None:
+        """What stands behind it is gone."""
+
+
+class Network:
+    """Base of what takes the guest's packets."""
+
+    endpoint: str  # for people
+
+    @classmethod
+    def parse(cls, text: str, folder: Path) -> Network:
+        """Raises ValueError with what is allowed."""
+        scheme, rest = split(text, (Kind("echo:", ""), Kind("router:", "NAME"), Kind("tun:", "NAME")), "network")
+        if scheme == "echo:":
+            return Echo()
+        return Router(rest) if scheme == "router:" else Tun(check_name(rest))
+
+    def start(self, link: Link) -> None:
+        """Begin.  Raises OSError."""
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """End, and leave nothing behind."""
+
+    def write(self, packet: bytes) -> None:
+        """A packet of the guest."""
+        raise NotImplementedError
+
+    def resume(self) -> None:
+        """The link has room again."""
+
+    def reset(self) -> None:
+        """Another guest comes."""
+
+
+class Echo(Network):
+    """The host's address, and nothing beyond it."""
+
+    endpoint = "echo:"
+
+    def start(self, link: Link) -> None:
+        self._link = link
+
+    def write(self, packet: bytes) -> None:
+        reply = ipv4.answer(packet, self._link.local)
+        if reply is not None:
+            self._link.deliver(reply)
+
+
+class _Links(dict[IPv4Address, Link]):
+    """The links of one router, by the guest's address; there while one of them is."""
+
+
+class Router(Echo):
+    """Passes packets between links; from each only those of its own guest."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self.endpoint = name, f"router:{name}"
+
+    def start(self, link: Link) -> None:
+        super().start(link)
+        self._links: _Links = link.common.setdefault(("router", self._name), _Links())
+        if link.remote in self._links:
+            raise OSError(errno.EADDRINUSE, f"another link of {self.endpoint} has remote = {str(link.remote)!r}")
+        self._links[link.remote] = link
+
+    def stop(self) -> None:
+        del self._links[self._link.remote]
+
+    def write(self, packet: bytes) -> None:
+        source, destination = packet[12:16], packet[16:20]
+        if source != self._link.remote.packed:
+            return
+        other = self._links.get(IPv4Address(destination)) if len(destination) == 4 else None
+        if other is None:
+            super().write(packet)
+        elif (onward := ipv4.forwarded(packet)) is not None:
+            other.deliver(onward)
+
+
+class Tun(Network):
+    """An interface; what the kernel does not take at once is dropped."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self.endpoint = name, f"tun:{name}"
+        self._fd = -1
+
+    def start(self, link: Link) -> None:
+        self._link, self._loop = link, asyncio.get_running_loop()
+        self._fd = _open(self._name)
+        try:
+            _set_up(self._name, link)
+        except OSError as error:
+            if error.errno != errno.EPERM:  # else it is somebody else's to set up
+                self._close()
+                raise OSError(error.errno, error.strerror, self._name) from None
+        self._reading = False
+        self.resume()
+
+    def stop(self) -> None:
+        if self._fd >= 0:
+            if self._reading:
+                self._loop.remove_reader(self._fd)
+            self._close()
+
+    def write(self, packet: bytes) -> None:
+        try:
+            os.write(self._fd, packet)
+        except BlockingIOError:
+            return
+        except OSError as error:  # it is down, or that is no packet
+            log.debug("%s: %s", self._name, error)
+
+    def resume(self) -> None:
+        if self._fd >= 0 and not self._reading:
+            self._reading = True
+            self._loop.add_reader(self._fd, self._readable)
+
+    def reset(self) -> None:
+        if self._fd < 0:
+            try:
+                self.start(self._link)
+            except OSError as error:
+                log.error("%s cannot be opened again: %s", self._name, error)
+                self._link.hang_up()
+
+    def _close(self) -> None:
+        os.close(self._fd)
+        self._fd = -1
+
+    def _readable(self) -> None:
+        try:
+            for _ in range(_AT_ONCE):
+                if not self._link.has_room:  # the kernel's queue keeps some, and drops the rest
+                    self._reading = False
+                    self._loop.remove_reader(self._fd)
+                    return
+                packet = os.read(self._fd, 0x10000)
+                if packet[0] >> 4 == 4:  # not the kernel's own IPv6
+                    self._link.deliver(packet)
+        except BlockingIOError:
+            return
+        except OSError as error:  # somebody has deleted the interface
+            log.error("%s: %s", self._name, error.strerror)
+            self.stop()
+            self._link.hang_up()
+
+
+def _open(name: str) -> int:
+    try:
+        fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror}; a tun needs /dev/net/tun", "/dev/net/tun") from None
+    try:
+        fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TUN_NO_PI))
+    except OSError as error:
+        os.close(fd)
+        said = error.strerror
+        if error.errno == errno.EPERM:
+            said = f"{said}: root makes one for you, ip tuntap add {name} mode tun user YOU"
+        elif error.errno == errno.EINVAL:
+            said = "it is there, and no tun"
+        raise OSError(error.errno, said, name) from None
+    return fd
+
+
+def _set_up(name: str, link: Link) -> None:
+    """Give the interface the link's addresses, and bring it up (netdevice(7))."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        for request, address in ((_SIOCSIFADDR, link.local), (_SIOCSIFDSTADDR, link.remote)):
+            fcntl.ioctl(control, request, struct.pack("16sHH4s16x", name.encode(), socket.AF_INET, 0, address.packed))
+        fcntl.ioctl(control, _SIOCSIFMTU, struct.pack("16si20x", name.encode(), link.mtu))
+        answer = fcntl.ioctl(control, _SIOCGIFFLAGS, struct.pack("16sH22x", name.encode(), 0))
+        (flags,) = struct.unpack_from("H", answer, 16)
+        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH22x", name.encode(), flags | _IFF_UP))

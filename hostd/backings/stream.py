@@ -1,0 +1,49 @@
+"""A stream with a backing behind it: base of the console and the tty."""
+
+import logging
+
+from hostd.backing import Backing
+from hostd.device import Config, Property, call
+from hostd.stream import Stream
+
+log = logging.getLogger(__name__)
+
+
+class BackedStream(Stream):
+    """Gives its backing what the guest writes, and the guest what the backing has; a reset is one of both."""
+
+    backing = Config(Backing, "pty:", help="pty:, cmd:COMMAND, unix:PATH, tcp:HOST:PORT, ...: see docs/endpoints.md")
+    endpoint = Property(str)
+
+    def start(self) -> None:
+        super().start()
+        self.backing.start(self)
+        self.endpoint = self.backing.endpoint
+
+    def stop(self) -> None:
+        self.backing.stop()
+
+    def clear(self) -> None:
+        super().clear()
+        self.backing.reset()
+        self.endpoint = self.backing.endpoint
+
+    def tick(self) -> None:
+        self.backing.tick()
+
+    def written(self, data: bytes) -> int:
+        try:
+            return self.backing.write(data)
+        except OSError as error:
+            log.error("%s: %s", self.endpoint, error)
+            self.hang_up()
+            return 0
+
+    def drained(self) -> None:
+        self.backing.resume()
+
+    @call
+    def send_break(self) -> None:
+        """A break on the line: in a terminal, the foreground processes get SIGINT."""
+        self.touch()
+        self.backing.send_break()

@@ -1,0 +1,253 @@
+"""Terminals.
+
+pty:              a pseudo-terminal; its name is the device's property `endpoint`
+pty:LINK          the same, with a symbolic link to it
+cmd:COMMAND       a shell command on a terminal of its own, such as cmd:/bin/sh
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import termios
+import tty
+from pathlib import Path
+from typing import Final
+
+from hostd.backing import Backing, Port
+
+log = logging.getLogger(__name__)
+
+_CHUNK: Final = 64 * 1024
+_WINSIZE: Final = struct.Struct("4H")  # rows, columns, and pixels that nobody uses
+_KILL_MS: Final = 1000
+_DRAIN_READS: Final = 16  # more than a terminal holds; a writer that never stops is not waited for
+_TIOCSIG: Final = 0x40045436  # asm-generic/ioctls.h: signal the terminal's foreground process group
+_SPEEDS: Final = {int(name[1:]): code for name, code in vars(termios).items() if re.fullmatch(r"B\d+", name)}
+_TERMIOS2: Final = struct.Struct("4I20s2I")  # asm-generic/termbits.h: four flags, control characters, two speeds
+_TCGETS2, _TCSETS2, _CBAUD, _BOTHER = 0x802C542A, 0x402C542B, 0o010017, 0o010000
+_links: set[Path] = set()  # symbolic links of this process's consoles
+
+
+class _Terminal(Backing):
+    """The master side of a pseudo-terminal.
+
+    The slave is held open, too: a master whose slave nobody has open reads as broken.
+    """
+
+    _master = _slave = -1  # while there is none: the number of a closed one is soon somebody else's
+
+    def start(self, port: Port) -> None:
+        self._port = port
+        self._loop = asyncio.get_running_loop()
+        self._master, self._slave = pty.openpty()
+        os.set_blocking(self._master, False)
+        self.endpoint = os.ttyname(self._slave)
+        self._reading, self._hung_up = True, False
+        self._loop.add_reader(self._master, self._readable)
+
+    def stop(self) -> None:
+        if self._master < 0:
+            return
+        self._loop.remove_reader(self._master)
+        self._loop.remove_writer(self._master)
+        os.close(self._master)
+        os.close(self._slave)
+        self._master = self._slave = -1
+
+    def write(self, data: bytes) -> int:
+        try:
+            count = os.write(self._master, data[:_CHUNK])
+        except BlockingIOError:
+            count = 0
+        if count < len(data):
+            self._loop.add_writer(self._master, self._writable)
+        return count
+
+    def resume(self) -> None:
+        if not self._reading and not self._hung_up and self._port.space:
+            self._reading = True
+            self._loop.add_reader(self._master, self._readable)
+
+    def _readable(self) -> None:
+        space = self._port.space
+        if not space:  # the guest does not read: leave it in the terminal, which stops the writer
+            self._reading = False
+            self._loop.remove_reader(self._master)
+            return
+        try:
+            self._port.send(os.read(self._master, min(space, _CHUNK)))
+        except BlockingIOError:
+            pass
+        except OSError as error:  # somebody hung up on the terminal, as vhangup(2) does
+            log.error("%s: %s", self.endpoint, error)
+            self._reading = False
+            self._hung_up = True
+            self._loop.remove_reader(self._master)
+            self._port.hang_up()
+
+    def _writable(self) -> None:
+        self._loop.remove_writer(self._master)
+        self._port.transmit()
+
+    def _again(self) -> None:
+        """A fresh one."""
+        self.stop()
+        try:
+            self.start(self._port)
+        except OSError as error:
+            log.error("%s cannot be started again: %s", self.endpoint, error)
+            self._port.hang_up()
+
+    def winsize(self) -> tuple[int, int]:
+        if self._master < 0:
+            return 0, 0
+        rows, columns, _, _ = _WINSIZE.unpack(fcntl.ioctl(self._master, termios.TIOCGWINSZ, bytes(_WINSIZE.size)))
+        return columns, rows
+
+    def set_winsize(self, columns: int, rows: int) -> None:
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, _WINSIZE.pack(rows, columns, 0, 0))
+
+    def set_speed(self, baud: int) -> None:
+        if self._slave < 0:
+            return
+        flags = list(_TERMIOS2.unpack(fcntl.ioctl(self._slave, _TCGETS2, bytes(_TERMIOS2.size))))
+        flags[2] = flags[2] & ~_CBAUD | _SPEEDS.get(baud, _BOTHER)
+        fcntl.ioctl(self._slave, _TCSETS2, _TERMIOS2.pack(*flags[:5], baud, baud))
+
+    def send_break(self) -> None:
+        """As a terminal with BRKINT does: what waits is flushed, and the foreground processes get SIGINT."""
+        termios.tcflush(self._slave, termios.TCIOFLUSH)
+        fcntl.ioctl(self._master, _TIOCSIG, signal.SIGINT)
+
+
+class Pty(_Terminal):
+    """A pseudo-terminal for somebody on the host to open."""
+
+    def __init__(self, rest: str, folder: Path) -> None:
+        self._link = folder / rest if rest else None
+
+    def start(self, port: Port) -> None:
+        super().start(port)
+        tty.setraw(self._slave)
+        if self._link is not None:
+            try:
+                if self._link in _links:
+                    raise FileExistsError(errno.EEXIST, "another console has this link", str(self._link))
+                if self._link.is_symlink():
+                    self._link.unlink()  # of a host that was killed
+                self._link.symlink_to(self.endpoint)
+            except OSError as error:
+                super().stop()
+                raise OSError(error.errno, error.strerror, str(self._link)) from None
+            _links.add(self._link)
+
+    def reset(self) -> None:
+        """What was typed for one guest is not for the next; a terminal that was hung up on is replaced."""
+        if self._hung_up:
+            self._again()
+            return
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(_DRAIN_READS):
+                os.read(self._master, _CHUNK)
+
+    def stop(self) -> None:
+        if self._link is not None:
+            _links.discard(self._link)
+            if self._link.is_symlink() and str(self._link.readlink()) == self.endpoint:
+                self._link.unlink()
+        super().stop()
+
+
+class Command(_Terminal):
+    """A command on a terminal of its own; started again for the next guest."""
+
+    def __init__(self, rest: str, folder: Path) -> None:
+        self._command, self._folder = rest, folder
+        self._pidfd: int | None = None
+
+    def start(self, port: Port) -> None:
+        super().start(port)
+        self.set_winsize(80, 24)
+        # A session leader that opens a terminal gets it as its controlling one: nothing of ours runs in the child.
+        script = 'exec <"$0" >"$0" 2>&1; exec /bin/sh -c "$1"'
+        try:
+            self._process = subprocess.Popen(
+                ["/bin/sh", "-c", script, self.endpoint, self._command],
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                start_new_session=True, cwd=self._folder, env={**os.environ, "TERM": os.environ.get("TERM", "xterm")},
+            )  # fmt: skip
+            self._pidfd = os.pidfd_open(self._process.pid)
+        except OSError:
+            super().stop()  # hangs up on the command, if it runs
+            raise
+        self._loop.add_reader(self._pidfd, self._exited)
+        self.endpoint = f"pid {self._process.pid}: {self._command}"
+
+    def stop(self) -> None:
+        if self._pidfd is not None:
+            _kill_session(self._process.pid)
+            gone = select.poll()
+            gone.register(self._pidfd, select.POLLIN)
+            if gone.poll(_KILL_MS):
+                self._reap()
+            else:
+                log.error("%s does not die", self.endpoint)
+                self._forget_process()
+        super().stop()  # whatever else runs in the terminal's session is hung up on
+
+    def reset(self) -> None:
+        self._again()
+
+    def _exited(self) -> None:
+        _kill_session(self._process.pid)  # what it left running in the background
+        self._reap()
+        self._drain()
+
+    def _reap(self) -> None:
+        self._forget_process()
+        self._process.wait()
+
+    def _drain(self) -> None:
+        """What the command wrote last is still in the terminal; after it comes the end."""
+        while self._port.space:
+            try:
+                self._port.send(os.read(self._master, min(self._port.space, _CHUNK)))
+            except BlockingIOError:
+                self._loop.remove_reader(self._master)
+                self._port.hang_up()
+                return
+
+    def resume(self) -> None:
+        if self._master < 0:
+            return
+        if self._pidfd is None:
+            self._drain()
+        else:
+            super().resume()
+
+    def _forget_process(self) -> None:
+        if self._pidfd is not None:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = None
+
+
+def _kill_session(leader: int) -> None:
+    """Kill all processes of a session: a shell's background jobs have process groups of their own."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()  # proc(5): state ppid pgrp session
+                if int(fields[3]) == leader:
+                    os.kill(int(entry.name), signal.SIGKILL)

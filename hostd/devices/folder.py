@@ -1,0 +1,367 @@
+"""A folder of the host, shared with a guest, after virtio-fs and 9P.
+
+The guest names files as POSIX's at-calls do: a node, which is a number, and a path below it.  The kernel finds them
+(openat2), and never leaves the folder: no symbolic link is followed, no other mount entered, whoever renames what
+meanwhile.  A node is a path and the file that was there; it is found anew for each use, so that a folder that was moved
+away is out of reach.  What the kernel knows by heart is answered at once; what may wait for the disk goes to a worker.
+"""
+
+import errno
+import os
+import stat
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias, TypeVar
+
+from hostd.backings import folder as beneath
+from hostd.backings.folder import CACHED, File, Tree
+from hostd.device import Config, Data, Device, Feature, Later, Property, Room, call
+from protocol.errors import BadArgument, Busy, HcallError, NoMatch, ReadOnly
+from protocol.formats.folder import MAX_ENTRY, Access, Kind, check_path, shown
+
+T = TypeVar("T")
+_Opened: TypeAlias = tuple[int, int, int]  # number, size, permissions
+
+_READ, _WRITE, _CREATE, _EXCLUSIVE, _TRUNCATE = map(int, Access)  # to combine flags takes 10 times as long
+_MAX_FILES = 64  # open at a time: each is a descriptor of the daemon
+_READ_NOW = 1 << 20  # bytes: as of a disk
+_WRITE_NOW = 64 * 1024
+_LISTING = 64 * 1024  # bytes of a folder that are read at a time
+_MAX_TAG = 36  # bytes: virtio 1.2, 5.11.4
+
+
+class Tag(str):
+    """What a guest mounts it by."""
+
+    @classmethod
+    def parse(cls, text: str, folder: Path) -> "Tag":
+        """1 to 36 bytes, or none.  Raises ValueError."""
+        if len(text.encode()) > _MAX_TAG or not all(map(str.isprintable, text)):
+            raise ValueError(f"{text!r} is no tag: 1 to {_MAX_TAG} bytes that can be printed")
+        return cls(text)
+
+
+class Folder(Device):
+    """Files of a folder of the host.  A path is below a node; node 0 is the folder itself, and so is no path."""
+
+    compatible, ids = "hostd,folder", (0x1AF4, 0x105A)
+    path = Config(Path, help="the folder of the host")
+    tag = Config(Tag, "", help="what guests know it by; else the device's name")
+    read_only = Config(bool, False)
+    create = Config(bool, False, help="make the folder if there is none")
+    mount_tag = Property(str)
+    RO = Feature(5)
+
+    def start(self) -> None:
+        if self.create:
+            self.path.mkdir(parents=True, exist_ok=True)
+        self._tree = Tree(self.path)
+        self._lock = threading.Lock()  # workers open files, too
+        self._files: dict[int, File] = {}
+        self._last = 0  # number of a file: none is given twice
+        if self.tag:
+            self.mount_tag = str(self.tag)
+        if not self.read_only:
+            self.offered &= ~self.RO.mask
+
+    def reset(self) -> None:
+        """All files are closed.  A folder that was removed, and is there again, is used from now on."""
+        self._close_all()
+        self._tree.renew()
+
+    def stop(self) -> None:
+        self._close_all()
+        self._tree.close()
+
+    # Nodes.
+
+    @call
+    def walk(self, at: int, path: bytes) -> Later[tuple[int, int]] | tuple[int, int]:
+        """A new node, for *path* below the node *at*, and its kind.  Errors: NoMatch, Busy for too many."""
+        return self._quickly(path, partial(self._walk, at, path))
+
+    @call
+    def forget(self, node: int) -> None:
+        """The guest is through with *node*."""
+        self._tree.forget(node)
+
+    @call
+    def stat(self, at: int, path: bytes) -> Later[tuple[int, ...]] | tuple[int, ...]:
+        """Its kind, id, size, permissions, and time of change in ns since 1970; those of a link itself, too."""
+        return self._quickly(path, partial(self._stat, at, path))
+
+    @call
+    def read_link(self, into: Room, at: int, path: bytes) -> Later[int] | int:
+        """What a symbolic link says; it is for the guest to make something of.  Errors: BadArgument if it is none."""
+        return self._quickly(path, partial(self._read_link, into, at, path))
+
+    # Open files and folders.
+
+    @call
+    def open_file(self, at: int, path: bytes, access: int, mode: int) -> Later[_Opened] | _Opened:
+        """Open a file as *access* says; its number, size and permissions.  *mode* is for one that is made."""
+        if not 0 <= access < 2 * _TRUNCATE or not access & (_READ | _WRITE):
+            raise BadArgument(f"a file is opened to READ (1), to WRITE (2) or both, not with {access}")
+        if access & (_CREATE | _TRUNCATE) and not access & _WRITE:
+            raise BadArgument("CREATE and TRUNCATE go with WRITE")
+        _check_mode(mode)
+        if access & _WRITE:
+            self._check_writable()
+        if len(self._files) >= _MAX_FILES:  # before one is made
+            raise self._too_many()
+        work = partial(self._open_file, at, path, access, mode)
+        return self._slowly(path, work) if access & (_CREATE | _TRUNCATE) else self._quickly(path, work)
+
+    @call
+    def open_dir(self, at: int, path: bytes) -> Later[int] | int:
+        """Open a folder to be read; its number."""
+        return self._quickly(path, partial(self._open_dir, at, path))
+
+    @call
+    def close_file(self, file: int) -> Later[None] | None:
+        """Close a file or a folder."""
+        self._file(file)
+        if not self._tree.local:
+            return self.offload(self._close, file)
+        self._close(file)
+        return None
+
+    @call
+    def read_file(self, into: Room, file: int, at: int) -> Later[int] | int:
+        """Bytes from *at* on; a count may be short, 0 is the end."""
+        opened = self._file(file, at)
+        if into.nbytes <= _READ_NOW and self._tree.local:
+            try:
+                flags = 0 if self._tree.memory else os.RWF_NOWAIT
+                return self._on_file(opened, lambda fd: os.preadv(fd, into, at, flags))
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP):  # not in the page cache, or who knows
+                    raise
+        return self.offload(self._on_file, opened, lambda fd: os.preadv(fd, into, at))
+
+    @call
+    def write_file(self, data: Data, file: int, at: int) -> Later[int] | int:
+        """Write at *at*; a count may be short.  Errors: NoSpace."""
+        opened = self._file(file, at)
+        work = partial(self._on_file, opened, lambda fd: os.pwritev(fd, data, at))
+        return work() if data.nbytes <= _WRITE_NOW and self._tree.local else self.offload(work)
+
+    @call
+    def truncate_file(self, file: int, size: int) -> Later[None]:
+        """Make the file so long."""
+        return self.offload(self._on_file, self._file(file, size), lambda fd: os.ftruncate(fd, size))
+
+    @call
+    def sync_file(self, file: int) -> Later[None]:
+        """Until the file is stable."""
+        return self.offload(self._on_file, self._file(file), os.fsync)
+
+    @call
+    def read_dir(self, into: Room, file: int, cookie: int) -> Later[int] | int:
+        """Entries behind *cookie*, which is 0 at first, then the last entry's; none at all is the end.
+
+        What is there throughout comes once, whatever comes and goes meanwhile.
+        """
+        if into.nbytes < 2 * MAX_ENTRY:
+            raise BadArgument(f"a folder is read with room for {2 * MAX_ENTRY} bytes, not {into.nbytes}")
+        work = partial(self._read_dir, self._file(file, cookie), into, cookie)
+        return work() if self._tree.memory else self.offload(work)
+
+    def sync(self) -> Later[None]:
+        """Until everything that was written to the folder's filesystem is stable."""
+        return self.offload(self._tree.sync)
+
+    # Changes.
+
+    @call
+    def make_dir(self, at: int, path: bytes, mode: int) -> Later[None]:
+        """Make a folder.  Errors: NotAllowed if there is something."""
+        _check_mode(mode)
+        return self._change(at, path, partial(os.mkdir, mode=mode))
+
+    @call
+    def unlink(self, at: int, path: bytes) -> Later[None]:
+        """Remove what is no folder; who has it open keeps it until it is closed."""
+        return self._change(at, path, os.unlink)
+
+    @call
+    def remove_dir(self, at: int, path: bytes) -> Later[None]:
+        """Remove an empty folder.  Errors: NotAllowed if it is not empty."""
+        return self._change(at, path, os.rmdir)
+
+    @call
+    def rename(self, at: int, path: bytes, to: int, new_path: bytes) -> Later[None]:
+        """Move it in one step; a file that has the new name is replaced.  Nodes go with it."""
+        _check(new_path)
+        self._check_writable()
+        return self._slowly(path, partial(self._rename, at, path, to, new_path))
+
+    @call
+    def chmod(self, at: int, path: bytes, mode: int) -> Later[None]:
+        """Set the permissions of a file or folder, 0 to 0o777."""
+        _check_mode(mode)
+        return self._set(at, path, partial(os.chmod, mode=mode))
+
+    @call
+    def utimens(self, at: int, path: bytes, accessed: int, modified: int) -> Later[None]:
+        """Set the times of a file or folder, in ns since 1970."""
+        return self._set(at, path, partial(os.utime, ns=(accessed, modified)))
+
+    # Now, or in a worker thread.
+
+    def _quickly(self, path: bytes, work: Callable[[int], T]) -> T | Later[T]:
+        """Do *work* at once if the kernel has in memory what it takes."""
+        _check(path)
+        if self._tree.local:
+            try:
+                return self._told(path, work, CACHED)
+            except BlockingIOError:
+                pass
+        return self._slowly(path, work)
+
+    def _slowly(self, path: bytes, work: Callable[[int], T]) -> Later[T]:
+        _check(path)
+        return self.offload(self._told, path, work, 0)
+
+    def _change(self, at: int, path: bytes, work: Callable[..., None]) -> Later[None]:
+        """Do *work*(name, dir_fd=...)."""
+        self._check_writable()
+
+        def change(_: int) -> None:
+            with self._tree.parent(at, path) as (parent, name):
+                work(name, dir_fd=parent)
+
+        return self._slowly(path, change)
+
+    def _set(self, at: int, path: bytes, work: Callable[[str], None]) -> Later[None]:
+        """Do *work*(path of the file itself)."""
+        self._check_writable()
+
+        def change(_: int) -> None:
+            with self._tree.found(at, path) as fd:
+                beneath.check_kind(fd)
+                work(beneath.itself(fd))
+
+        return self._slowly(path, change)
+
+    def _told(self, path: bytes, work: Callable[[int], T], cached: int) -> T:
+        """Do *work*; what goes wrong is said of *path*."""
+        try:
+            return beneath.told(path, partial(work, cached))
+        except NoMatch:
+            self._tree.check()
+            raise
+
+    @staticmethod
+    def _on_file(opened: File, work: Callable[[int], T]) -> T:
+        with opened as fd:
+            return beneath.told(b"", partial(work, fd))
+
+    # *cached* is 0, or CACHED: raise BlockingIOError if it takes the disk.
+
+    def _walk(self, at: int, path: bytes, cached: int) -> tuple[int, int]:
+        with self._tree.found(at, path, cached) as fd:
+            info = os.fstat(fd)
+        return self._tree.add(at, path, info), beneath.kind_of(info)
+
+    def _stat(self, at: int, path: bytes, cached: int) -> tuple[int, ...]:
+        with self._tree.found(at, path, cached) as fd:
+            info = os.fstat(fd)
+        return beneath.kind_of(info), info.st_ino, info.st_size, stat.S_IMODE(info.st_mode), info.st_mtime_ns
+
+    def _read_link(self, into: Room, at: int, path: bytes, cached: int) -> int:
+        with self._tree.found(at, path, cached) as fd:
+            if beneath.kind_of(os.fstat(fd)) != Kind.LINK:
+                raise BadArgument(f"{shown(path)} is no symbolic link")
+            return into.put(os.readlink(b"", dir_fd=fd))
+
+    def _open_file(self, at: int, path: bytes, access: int, mode: int, cached: int) -> _Opened:
+        flags = (os.O_RDONLY, os.O_RDONLY, os.O_WRONLY, os.O_RDWR)[access & 3] | os.O_CLOEXEC | os.O_NONBLOCK
+        if access & _CREATE:
+            with self._tree.parent(at, path) as (parent, name):
+                try:
+                    return self._keep(beneath.openat2(parent, name, flags | os.O_CREAT | os.O_EXCL, mode, 0))
+                except FileExistsError:
+                    if access & _EXCLUSIVE:
+                        raise
+        with self._tree.found(at, path, cached) as fd:
+            beneath.check_kind(fd, Kind.FILE)
+            file = os.open(beneath.itself(fd), flags)  # this very file: what has its name now does not matter
+        if access & _TRUNCATE:
+            try:
+                os.ftruncate(file, 0)
+            except OSError:
+                os.close(file)
+                raise
+        return self._keep(file)
+
+    def _open_dir(self, at: int, path: bytes, cached: int) -> int:
+        with self._tree.found(at, path, cached) as fd:
+            beneath.check_kind(fd, Kind.FOLDER)
+            return self._keep(beneath.openat2(fd, b".", os.O_RDONLY | os.O_DIRECTORY, 0, cached))[0]
+
+    def _close(self, file: int) -> None:
+        opened = self._files.pop(file, None)
+        if opened is None:  # a second call was faster
+            raise self._missing(file)
+        opened.close()
+
+    def _read_dir(self, opened: File, into: Room, cookie: int) -> int:
+        with opened.listing:
+            return self._on_file(opened, lambda fd: into.put(beneath.listing(fd, cookie, min(into.nbytes, _LISTING))))
+
+    def _rename(self, at: int, path: bytes, to: int, new_path: bytes, _: int) -> None:
+        with self._tree.parent(at, path) as (parent, name), self._tree.parent(to, new_path) as (new_parent, new_name):
+            os.rename(name, new_name, src_dir_fd=parent, dst_dir_fd=new_parent)
+        self._tree.moved(at, path, to, new_path)
+
+    # What is open.
+
+    def _keep(self, fd: int) -> _Opened:
+        """What is known of an open file, which has a number from now on."""
+        info = os.fstat(fd)
+        with self._lock:
+            if len(self._files) < _MAX_FILES:
+                self._last += 1
+                self._files[self._last] = File(fd)
+                return self._last, info.st_size, stat.S_IMODE(info.st_mode)
+        os.close(fd)
+        raise self._too_many()
+
+    @staticmethod
+    def _too_many() -> Busy:
+        return Busy(f"a guest has at most {_MAX_FILES} files of a folder open: close some")
+
+    def _file(self, file: int, at: int = 0) -> File:
+        opened = self._files.get(file)
+        if opened is None:
+            raise self._missing(file)
+        if at < 0:
+            raise BadArgument(f"{at} is before the beginning")
+        return opened
+
+    def _missing(self, file: int) -> HcallError:
+        return beneath.missing(file, self._last, "file")
+
+    def _check_writable(self) -> None:
+        if self.read_only:
+            raise ReadOnly("this folder is shared read-only")
+
+    def _close_all(self) -> None:
+        for opened in self._files.values():
+            opened.close()
+        self._files.clear()
+
+
+def _check(path: bytes) -> None:
+    try:
+        check_path(path)
+    except ValueError as error:
+        raise BadArgument(str(error)) from None
+
+
+def _check_mode(mode: int) -> None:
+    if not 0 <= mode <= 0o777:
+        raise BadArgument(f"permissions are 0 to 0o777, not {mode:#o}")

@@ -1,0 +1,396 @@
+"""Keyboards and mice: events as Linux's evdev has them, from the host's front panel, a backing or a recording."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from hostd.backing import Backing
+from hostd.backings.recording import Recording
+from hostd.device import Config, Device, Irq, Property, Room, action, call
+from protocol.errors import BadArgument, Busy, NotAllowed, WouldBlock
+from protocol.formats import input as evdev
+from protocol.formats.input import EV_KEY, EV_LED, EV_MSC, EV_REL, EV_SYN, Event, Packet
+from protocol.formats.keycodes import AXES, BUTTONS, KEYS, LEDS, WHEEL_NOTCH, typed
+
+log = logging.getLogger(__name__)
+
+QUEUE: Final = 4096  # events, each SYN_REPORT counted
+_INT32: Final = 1 << 31
+_TYPED: Final = typed()
+
+
+class Kind(NamedTuple):
+    """What a device can send, and the LEDs that it has: codes by type."""
+
+    name: str
+    sends: dict[int, frozenset[int]]
+    leds: frozenset[int]
+
+    @classmethod
+    def parse(cls, text: str, folder: Path) -> Kind:
+        """`keyboard`, `mouse`, or both with a comma between them.  Raises ValueError."""
+        names = [name.strip() for name in text.split(",")]
+        if not set(names) <= {"keyboard", "mouse"}:
+            raise ValueError(f'{text!r} is no kind of input device: "keyboard", "mouse" or "keyboard, mouse"')
+        sends: dict[int, frozenset[int]] = {}
+        if "keyboard" in names:
+            sends = {EV_KEY: frozenset(KEYS.values()), EV_MSC: frozenset({evdev.MSC_SCAN})}
+        if "mouse" in names:
+            sends[EV_KEY] = sends.get(EV_KEY, frozenset()) | frozenset(BUTTONS.values())
+            sends[EV_REL] = frozenset(AXES.values())
+            sends[EV_MSC] = frozenset({evdev.MSC_SCAN})
+        leds = frozenset(LEDS.values()) if "keyboard" in names else frozenset()
+        return cls(" and ".join(sorted(set(names))), sends, leds)
+
+
+class Queue:
+    """What the guest has not read yet, and the keys that are down: as of now, and as the guest knows them.
+
+    Motion is added up while nothing else has come since.  A queue that is full is emptied, and says so with
+    SYN_DROPPED, as the kernel's does (drivers/input/evdev.c): then the guest knows no key, and asks.
+    """
+
+    def __init__(self) -> None:
+        self.known: set[int] = set()  # keys that are down after what the guest has read
+        self._down: set[int] = set()  # after all that came
+        self._packets: deque[Packet] = deque()
+        self._events = 0
+        self._lost: tuple[int, frozenset[int]] | None = None  # since when, and what was down then
+
+    @property
+    def room(self) -> int:
+        """How many events it takes."""
+        return QUEUE - self._events
+
+    def put(self, packet: Packet, merge: bool = True) -> bool:
+        """Queue what is news of *packet*; whether there was any."""
+        if packet.dropped:
+            self._overflow(packet.at)
+            return True
+        events = tuple(event for event in packet.events if self._is_news(event))
+        if all(event.type == EV_MSC for event in events):  # a scan code belongs to a key
+            return False
+        packet = Packet(packet.at, events)
+        if merge and self._packets and (sums := _added(self._packets[-1], packet)) is not None:
+            self._events -= len(self._packets.pop().events) + 1
+            packet = sums
+        if self.room <= len(packet.events):
+            self._overflow(packet.at)
+        elif packet.events:
+            self._packets.append(packet)
+            self._events += len(packet.events) + 1
+        return True
+
+    def take(self, room: int) -> bytes:
+        """Whole packets, up to *room* bytes.  Errors: WouldBlock, BadArgument if there is no room for one."""
+        if self._lost is not None:  # alone, so that `known` is the state right after it
+            at, down = self._lost
+            data = self._fitting(Packet(at, (evdev.DROPPED,)), room)
+            self._lost, self.known = None, set(down)
+            return data
+        if not self._packets:
+            raise WouldBlock("nothing has happened: wait for rx_ready")
+        taken = self._fitting(self._packets[0], room)
+        pieces: list[bytes] = []
+        while taken and len(taken) <= room:
+            pieces.append(taken)
+            room -= len(taken)
+            packet = self._packets.popleft()
+            self._events -= len(packet.events) + 1
+            for event in packet.events:
+                _press(self.known, event)
+            taken = self._packets[0].encode() if self._packets else b""
+        return b"".join(pieces)
+
+    def all_up(self, at: int) -> bool:
+        """The keys are let go; whether any was down."""
+        return bool(self._down) and self.put(Packet(at, tuple(Event(EV_KEY, code, 0) for code in sorted(self._down))))
+
+    def _is_news(self, event: Event) -> bool:
+        """As in input_get_disposition, drivers/input/input.c: what changes nothing is no event."""
+        if event.type == EV_KEY:
+            down = event.code in self._down
+            _press(self._down, event)
+            return down if event.value == evdev.REPEATED else down != bool(event.value)
+        return event.type != EV_REL or event.value != 0
+
+    def _overflow(self, at: int) -> None:
+        self._packets.clear()
+        self._events = 0
+        self._lost = (at, frozenset(self._down))
+
+    def _fitting(self, packet: Packet, room: int) -> bytes:
+        data = packet.encode()
+        if len(data) > room:
+            raise BadArgument(f"the next packet has {len(data)} bytes, and there is room for {room}")
+        return data
+
+
+def _press(keys: set[int], event: Event) -> None:
+    if event.type == EV_KEY and event.value != evdev.REPEATED:
+        (keys.add if event.value else keys.discard)(event.code)
+
+
+def _added(one: Packet, other: Packet) -> Packet | None:
+    """Both as one, if they are motion and nothing else, and the sums are no more than 32 bits."""
+    sums: dict[int, int] = {}
+    for event in one.events + other.events:
+        if event.type != EV_REL:
+            return None
+        sums[event.code] = sums.get(event.code, 0) + event.value
+    if any(not -_INT32 <= value < _INT32 for value in sums.values()):
+        return None
+    return Packet(other.at, tuple(Event(EV_REL, code, value) for code, value in sums.items() if value))
+
+
+class Hid(Device):
+    """A keyboard, a mouse, or both in one: evdev events to the guest, LEDs back."""
+
+    compatible, ids = "hostd,hid", (0x1AF4, 0x1052)  # the device id of virtio-input
+    kind = Config(Kind, "keyboard, mouse", help='"keyboard", "mouse" or "keyboard, mouse"')
+    events = Config(Backing, "file:/dev/null", help="evdev records come from here, and those of LEDs go there")
+    replay = Config(Path, "/dev/null", help="a file of evdev records, which each guest gets from its beginning")
+    timed = Config(bool, True, help="the replay takes as long as the recording; false: as fast as the guest reads")
+    endpoint = Property(str)
+    rx_ready = Irq()
+
+    def start(self) -> None:
+        self._recording = Recording(self.replay)
+        self._next: Packet | None = None  # of the recording
+        self._cancel: Callable[[], object] | None = None  # the timer until that is due
+        self._lit: set[int] = set()
+        self._changed: set[int] = set()  # LEDs that the backing has not been told of
+        self._unsent = b""
+        self._gone = False
+        self._arriving, self._quiet = evdev.Packets(), False
+        self._clear()
+        try:
+            self.events.start(self)
+        except BaseException:
+            self._recording.close()
+            raise
+        self.endpoint = self.events.endpoint
+
+    def stop(self) -> None:
+        self._clear()
+        self._recording.close()
+        self.events.stop()
+
+    def ready(self) -> None:
+        self._next = self._recording.rewind()
+        self._due = self.clock.time()
+        self._play()
+
+    def reset(self) -> None:
+        """All keys up, all LEDs off; the backing is told.  One that is gone gets another chance."""
+        self._clear()
+        if self._gone:
+            self._gone = False
+            self.events.reset()
+            self.endpoint = self.events.endpoint
+        self._changed |= self._lit
+        self._lit.clear()
+        self.transmit()
+
+    def tick(self) -> None:
+        """What a sender began and left for a second it will not finish: the next one begins with a whole record."""
+        self.events.tick()
+        if self._quiet:
+            self._arriving = evdev.Packets()
+        self._quiet = True
+
+    def _clear(self) -> None:
+        self._queue = Queue()
+        self._next = None
+        if self._cancel is not None:
+            self._cancel()
+            self._cancel = None
+
+    # Where events come from.
+
+    def _put(self, packet: Packet, merge: bool = True) -> None:
+        """What this device can send of *packet*, if a guest is there."""
+        sends = self.kind.sends
+        events = tuple(event for event in packet.events if event.code in sends.get(event.type, ()))
+        events = (evdev.DROPPED,) if packet.dropped else events
+        if self.openers and self._queue.put(Packet(packet.at, events), merge):
+            self.rx_ready()
+
+    def _now(self) -> int:
+        return round(self.clock.time() * 1_000_000)
+
+    def _play(self) -> None:
+        """Whatever of the recording is due, or fits if it is not timed."""
+        self._cancel = None
+        now = self.clock.time()
+        while self._next is not None:
+            if self.timed and self._due > now:
+                self._cancel = self.clock.call_later(self._due - now, self._play).cancel
+                return
+            if not self.timed and self._queue.room <= len(self._next.events):
+                return  # `read` goes on
+            packet, self._next = self._next, self._recording.next()
+            self._put(packet, merge=self.timed)
+            if self._next is not None:
+                self._due += max(self._next.at - packet.at, 0) / 1_000_000
+
+    # The backing's end, see hostd.backing.Port: input that nobody reads is old, and never holds up who sends it.
+
+    @property
+    def space(self) -> int:
+        """It takes all there is."""
+        return 1 << 16
+
+    def send(self, data: bytes) -> int:
+        """Records from the backing; the time of an event is when it comes, as in the kernel."""
+        self._quiet = False
+        for packet in self._arriving.feed(data):
+            self._put(packet._replace(at=self._now()))
+        return len(data)
+
+    def transmit(self) -> None:
+        """Tell the backing of LEDs; while it does not listen, only how each is in the end."""
+        try:
+            while not self._gone and (self._unsent or self._changed):
+                if not self._unsent:
+                    lights = (Event(EV_LED, code, code in self._lit) for code in sorted(self._changed))
+                    self._unsent = Packet(self._now(), tuple(lights)).encode()
+                    self._changed.clear()
+                taken = self.events.write(self._unsent)
+                self._unsent = self._unsent[taken:]
+                if not taken:
+                    break
+        except OSError as error:
+            log.error("%s: %s", self.endpoint, error)
+            self.hang_up()
+
+    def hang_up(self) -> None:
+        """The backing is gone: what it held down is let go, as when a keyboard is pulled out."""
+        self._gone = True
+        self._unsent = b""
+        self._arriving = evdev.Packets()
+        if self._queue.all_up(self._now()):
+            self.rx_ready()
+
+    # What the guest sees.
+
+    def read(self, into: Room, at: int) -> int:
+        """Whole packets of 24-byte records, as many as fit.  Errors: WouldBlock, BadArgument if none fits."""
+        if not into.nbytes:
+            return 0
+        count = into.put(self._queue.take(into.nbytes))
+        if not self.timed:
+            self._play()
+        return count
+
+    @call
+    def devname(self) -> str:
+        """What it is called, as EVIOCGNAME."""
+        return f"hostd {self.kind.name}"
+
+    @call
+    def devids(self) -> tuple[int, int, int, int]:
+        """Bus, vendor, product and version, as EVIOCGID."""
+        return evdev.BUS_VIRTUAL, *type(self).ids, 1
+
+    @call
+    def bits(self, event_type: int) -> bytes:
+        """A bitmap of the codes of a type, as EVIOCGBIT; of 0, of the types; empty if it has none."""
+        if not 0 <= event_type < evdev.EV_CNT:
+            raise BadArgument(f"a type of events is 0 to {evdev.EV_CNT - 1}, not {event_type}")
+        codes = {**self.kind.sends, EV_LED: self.kind.leds}
+        if event_type == EV_SYN:
+            return evdev.bitmap(each for each, there in {EV_SYN: True, **codes}.items() if there)
+        return evdev.bitmap(codes.get(event_type, ()))
+
+    @call
+    def keys(self) -> bytes:
+        """A bitmap of the keys that are down, as EVIOCGKEY, after what was read last."""
+        return evdev.bitmap(self._queue.known)
+
+    @call
+    def leds(self) -> bytes:
+        """A bitmap of the LEDs that are on, as EVIOCGLED."""
+        return evdev.bitmap(self._lit)
+
+    @call
+    def set_led(self, code: int, on: bool) -> None:
+        """Switch an LED, as a written EV_LED.  Errors: BadArgument if it has no such LED."""
+        if code not in self.kind.leds:
+            raise BadArgument(f"this {self.kind.name} has no LED {code}")
+        if on != (code in self._lit):
+            (self._lit.add if on else self._lit.discard)(code)
+            self._changed.add(code)
+            self.transmit()
+
+    # What the host's user does.
+
+    @action
+    def press(self, key: str) -> None:
+        """Hold down a key, such as KEY_A, or a button, such as BTN_LEFT."""
+        self._enter([_edge(key, evdev.DOWN)])
+
+    @action
+    def release(self, key: str) -> None:
+        """Let go of a key or a button."""
+        self._enter([_edge(key, evdev.UP)])
+
+    @action
+    def tap(self, key: str) -> None:
+        """Press and release a key."""
+        self._enter([_edge(key, evdev.DOWN), _edge(key, evdev.UP)])
+
+    @action
+    def click(self, button: str) -> None:
+        """Press and release a button."""
+        self.tap(button)
+
+    @action
+    def type(self, text: str) -> None:
+        """Type a text, as on a keyboard of US layout."""
+        edges = []
+        for character in text:
+            if character not in _TYPED:
+                raise BadArgument(f"no key of a US keyboard types {character!r}")
+            key, shifted = _TYPED[character]
+            shift = [KEYS["KEY_LEFTSHIFT"]] * shifted
+            edges += [(code, evdev.DOWN) for code in (*shift, key)] + [(code, evdev.UP) for code in (key, *shift)]
+        self._enter([(Event(EV_KEY, code, value),) for code, value in edges])
+
+    @action
+    def move(self, dx: int, dy: int) -> None:
+        """Move the mouse, to the right and down."""
+        self._enter([(Event(EV_REL, AXES["REL_X"], dx), Event(EV_REL, AXES["REL_Y"], dy))])
+
+    @action
+    def scroll(self, notches: int) -> None:
+        """Turn the wheel, up."""
+        fine = Event(EV_REL, AXES["REL_WHEEL_HI_RES"], notches * WHEEL_NOTCH)
+        self._enter([(Event(EV_REL, AXES["REL_WHEEL"], notches), fine)])
+
+    def _enter(self, packets: Sequence[tuple[Event, ...]]) -> None:
+        """All of it, or an error."""
+        for event in (event for packet in packets for event in packet):
+            if event.code not in self.kind.sends.get(event.type, ()):
+                raise BadArgument(f"a {self.kind.name} cannot do this")
+            if not -_INT32 <= event.value < _INT32:
+                raise BadArgument(f"{event.value} is more than an event has room for")
+        if not self.openers:
+            raise NotAllowed("no guest uses it")
+        if sum(len(packet) + 1 for packet in packets) > self._queue.room:
+            raise Busy("the guest has not read what came before: later, or less at once")
+        for packet in packets:
+            self._put(Packet(self._now(), packet))
+
+
+def _edge(key: str, value: int) -> tuple[Event]:
+    code = KEYS.get(key, BUTTONS.get(key))
+    if code is None:
+        near = "".join(f", but {name}" for name in difflib.get_close_matches(key.upper(), [*KEYS, *BUTTONS], 1))
+        raise BadArgument(f"there is no key {key}{near}; names are those of linux/input-event-codes.h")
+    return (Event(EV_KEY, code, value),)

@@ -1,0 +1,153 @@
+"""A network card on a switch of the host: many frames for each call, in guest memory.
+
+A batch is laid out as protocol/formats/frames.py says.  To send never waits: what a receiver's queue has no room for
+is dropped there, and counted.  rx_ready is raised when the first frame comes, and by a read that leaves some: one
+interrupt, one read, and no call to learn that there is nothing.
+"""
+
+import os
+from collections import deque
+from pathlib import Path
+
+from hostd.backings.switch import Switch
+from hostd.backings.tap import Tap, TapName
+from hostd.device import Config, Data, Device, Irq, Property, Room, action, call
+from protocol.errors import BadArgument, WouldBlock
+from protocol.formats import frames
+
+_QUEUE = 4 << 20  # bytes that wait for a guest to read them
+_WARM = 8 << 20  # bytes, see `start`
+_MIN_MTU = 68  # RFC 791: every internet module must be able to forward a datagram of 68 octets
+_LOCAL, _GROUP = 2, 1  # bits of the first byte of an address (IEEE 802, 8.4)
+
+
+class Mac(bytes):
+    """A MAC address; empty: one at random."""
+
+    @classmethod
+    def parse(cls, text: str, folder: Path) -> "Mac":
+        """Raises ValueError."""
+        return cls(frames.parse_mac(text) if text else b"")
+
+
+class Net(Device):
+    """A card on a switch: those of one host that name the same one reach each other."""
+
+    compatible, ids = "hostd,net", (0x1AF4, 0x1041)
+    switch = Config(str, "lan", help="the name of the switch")
+    mac = Config(Mac, "", help="such as 02:00:5e:10:00:01; a local one at random if not given")
+    mtu = Config(int, 1500, help="68 to 65535")
+    tap = Config(TapName, "", help="an interface of the host's that becomes another port of the switch")
+    mac_address = Property(str)
+    max_frame_size = Property(int)  # bytes: the MTU, a header and a VLAN tag
+    link_up = Property(bool)
+    rx_ready, link_changed = Irq(), Irq()
+
+    def start(self) -> None:
+        if not _MIN_MTU <= self.mtu <= 0xFFFF:
+            raise ValueError(f"an MTU is {_MIN_MTU} to 65535, not {self.mtu}")
+        self.mac_address = frames.format_mac(self.mac or _local_address())
+        self.max_frame_size = self.mtu + frames.OVERHEAD
+        self.link_up, self._driven = True, False
+        switch: Switch = self.common.setdefault(("switch", self.switch), Switch(self.clock))
+        self._tap = Tap(self.tap, switch) if self.tap else None
+        self._port = switch.join(self._deliver)
+        # malloc gives freed memory back to the kernel beyond twice the largest block that it has ever mapped and freed
+        # (mallopt(3), M_MMAP_THRESHOLD).  To fault a batch in again takes longer than to copy it thrice.
+        bytes(_WARM)
+        self.reset()
+
+    def stop(self) -> None:
+        self._port.leave()
+        if self._tap is not None:
+            self._tap.close()
+
+    def ready(self) -> None:
+        self._driven = True
+        self._port.up = self.link_up
+
+    def reset(self) -> None:
+        self._port.up = self._driven = False
+        self._queue: deque[bytes] = deque()
+        self._done = 0  # bytes of the first one that were read
+        self._waiting = 0  # bytes, of all
+        self._received = self._received_bytes = self._dropped = self._sent = self._sent_bytes = self._lost = 0
+
+    def write(self, data: Data, at: int) -> int:
+        """Send a batch, all of it.  Errors: BadArgument for a wrong length in it, and nothing of it is sent."""
+        size = data.nbytes
+        if size > frames.MAX_BATCH:
+            raise BadArgument(f"a batch has at most {frames.MAX_BATCH} bytes, not {size}")
+        batch = data.get()
+        try:
+            runs = frames.runs(batch, self.max_frame_size)
+        except ValueError as error:
+            raise BadArgument(str(error)) from None
+        count = sum(run.frames for run in runs)
+        if self.link_up:
+            self._sent += count
+            self._sent_bytes += size - count * frames.PREFIX
+            self._port.send(batch, runs)
+        else:
+            self._lost += count
+        return size
+
+    def read(self, into: Room, at: int) -> int:
+        """A batch of what has come, as many whole frames as fit.  Errors: WouldBlock; BadArgument if none fits."""
+        if not self._queue:
+            raise WouldBlock("nothing has come: wait for rx_ready")
+        room = into.nbytes
+        batches = []
+        while self._queue:
+            batch = self._queue[0]
+            end = len(batch)
+            if end - self._done > room:
+                end, _ = frames.fitting(batch, self._done, room)
+            if end > self._done:
+                batches.append(batch[self._done : end])
+                room -= end - self._done
+                self._done = end
+            if end < len(batch):
+                break
+            self._queue.popleft()
+            self._done = 0
+        if not batches:
+            raise BadArgument(f"the next frame does not fit into {room} bytes: {self.max_frame_size} and 4 are enough")
+        taken = into.put(batches[0] if len(batches) == 1 else b"".join(batches))
+        self._waiting -= taken
+        if self._queue:
+            self.rx_ready()
+        return taken
+
+    @call
+    def statistics(self) -> tuple[int, int, int, int, int, int]:
+        """Received: frames, bytes, dropped; sent: frames, bytes, dropped.  Since the reset."""
+        return self._received, self._received_bytes, self._dropped, self._sent, self._sent_bytes, self._lost
+
+    @action
+    def set_link(self, up: bool) -> None:
+        """Plug the cable in, or pull it."""
+        if up != self.link_up:
+            self.link_up = up
+            self._port.up = up and self._driven
+            self.link_changed()
+
+    def _deliver(self, batch: bytes, count: int) -> None:
+        size = len(batch)
+        if size > _QUEUE - self._waiting:
+            size, fits = frames.fitting(batch, 0, _QUEUE - self._waiting)
+            self._dropped += count - fits
+            if not fits:
+                return
+            batch, count = batch[:size], fits
+        self._received += count
+        self._received_bytes += size - count * frames.PREFIX
+        self._queue.append(batch)
+        self._waiting += size
+        if self._waiting == size:
+            self.rx_ready()
+
+
+def _local_address() -> bytes:
+    first, *rest = os.urandom(6)
+    return bytes([(first | _LOCAL) & ~_GROUP, *rest])

@@ -1,0 +1,150 @@
+"""A slow network: IP over a serial line, with PPP at both ends of it (RFC 1661, 1662, 1332).
+
+LCP and IPCP are protocol/formats/ppp.py's, buffers and interrupts Stream's.  What a guest has no room for is dropped,
+as on any line: one that does not read holds up nobody, not even itself.
+"""
+
+from collections.abc import Callable
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from hostd.backings.ip import Network
+from hostd.device import Config, Irq, Property, action
+from hostd.stream import Stream
+from protocol.formats import ppp
+
+_WORST = 2  # bytes of a frame for one of a packet: all are escaped
+_FRAME = 16  # what is added to that
+_AT_ONCE = 4096  # bytes of the line: 9 ms if they are frames of the worst sort; other guests wait meanwhile
+
+
+class Address(IPv4Address):
+    """An IPv4 address."""
+
+    @classmethod
+    def parse(cls, text: str, folder: Path) -> "Address":
+        """Such as 10.0.0.1.  Raises ValueError."""
+        address = cls(text)
+        if address.is_multicast or address.is_unspecified or address.is_loopback or address.is_reserved:
+            raise ValueError(f"{text} is no address of a host")
+        return address
+
+
+class Ppp(Stream):
+    """A serial line with PPP at its other end, which gives the guest an address and takes its IP packets."""
+
+    compatible = "hostd,ppp"
+    local = Config(Address, "10.0.0.1", help="the address of the host's end")
+    remote = Config(Address, "10.0.0.2", help="the address that the guest gets")
+    mtu = Config(int, 1500, help=f"bytes of the largest packet, {ppp.MIN_MRU} to {ppp.MAX_MRU}")
+    backing = Config(Network, "echo:", help="echo:, router:NAME, tun:NAME")
+    endpoint = Property(str)
+    max_packet_size = Property(int)
+    state = Property(str)
+    addresses = Property(tuple)  # the host's and the guest's, while the link is open
+    dropped = Property(int)
+    link_up, link_down = Irq(), Irq()
+
+    def start(self) -> None:
+        if not ppp.MIN_MRU <= self.mtu <= ppp.MAX_MRU:
+            raise ValueError(f"an MTU is {ppp.MIN_MRU} to {ppp.MAX_MRU}, not {self.mtu}")
+        if self.local == self.remote:
+            raise ValueError(f"both ends have the address {self.local}")
+        super().start()
+        self.endpoint, self.max_packet_size = self.backing.endpoint, self.mtu
+        self._plugged = True
+        self._cancel: Callable[[], None] = lambda: None  # the peer's timer
+        self._cancel_rest: Callable[[], None] = lambda: None
+        self._begin()
+        self.backing.start(self)
+
+    def stop(self) -> None:
+        self._cancel()
+        self._cancel_rest()
+        self.backing.stop()
+
+    def ready(self) -> None:
+        super().ready()
+        self.touch()
+        if self._plugged:
+            self._peer.open()
+            self._go_on()
+
+    def clear(self) -> None:
+        super().clear()
+        self._cancel()
+        self._cancel_rest()
+        self._begin()
+        self.backing.reset()
+
+    def _begin(self) -> None:
+        self._peer = ppp.Peer(self.clock.time, local=self.local, remote=self.remote, mru=self.mtu)
+        self._due: float | None = None
+        self._was_open = self._resting = False
+        self.state, self.addresses, self.dropped = "dead", (), 0
+
+    # From the guest, and to it.
+
+    def written(self, data: bytes) -> int:
+        if self._resting:
+            return 0
+        taken = data[:_AT_ONCE]
+        for packet in self._peer.receive(taken):
+            self.backing.write(packet)
+        self._go_on()
+        if len(taken) < len(data):
+            self._resting = True
+            self._cancel_rest = self.clock.call_later(0, self._rested).cancel
+        return len(taken)
+
+    def _rested(self) -> None:
+        self._resting = False
+        self.transmit()
+
+    def drained(self) -> None:
+        self.backing.resume()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the next packet would be taken; while the link is down, to be dropped."""
+        return self.space >= _WORST * self.mtu + _FRAME or not self._peer.is_open
+
+    def deliver(self, packet: bytes) -> None:
+        """A packet of what stands behind the link."""
+        if not self._peer.send(packet):
+            self.dropped += 1
+        self._go_on()
+
+    @action
+    def set_link(self, up: bool) -> None:
+        """Plug the line in, or say good-bye and pull it."""
+        self._plugged = up
+        if up and self.openers:
+            self._peer.open()
+        elif not up:
+            self._peer.close()
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """The peer may have frames to send, another state, and another deadline."""
+        frames, self._peer.out = self._peer.out, []
+        for frame in frames:
+            if len(frame) <= self.space:
+                self.send(frame)
+            else:
+                self.dropped += 1
+        self.state = self._peer.phase
+        if self._peer.is_open != self._was_open:
+            self._was_open = self._peer.is_open
+            self.addresses = (str(self.local), str(self.remote)) if self._was_open else ()
+            (self.link_up if self._was_open else self.link_down)()
+        if self._peer.deadline != self._due:
+            self._cancel()
+            self._due = self._peer.deadline
+            if self._due is not None:
+                self._cancel = self.clock.call_later(self._due - self.clock.time(), self._expired).cancel
+
+    def _expired(self) -> None:
+        self._due = None
+        self._peer.tick()
+        self._go_on()

@@ -1,0 +1,228 @@
+"""A printer: a stream of bytes in one direction, cut into jobs, each of which is spooled whole, once, or not at all.
+
+Status, soft reset, device id and abort mode are those of Linux's printer drivers (drivers/usb/class/usblp.c, lp.h).
+"""
+
+import errno
+import logging
+from pathlib import Path
+from typing import Final
+
+from hostd.backings.spool import Spool
+from hostd.device import Config, Data, Irq, Property, action, call
+from hostd.stream import Stream
+from protocol.errors import Busy, IoError, NotAllowed, WouldBlock
+
+log = logging.getLogger(__name__)
+
+# linux/lp.h
+NOT_ERROR: Final = 0x08
+SELECTED: Final = 0x10
+PAPER_OUT: Final = 0x20
+BUSY: Final = 0x80
+
+_MAX_ID: Final = 1024 - 2  # bytes, after a length of two
+
+
+class DeviceId(str):
+    """What a printer says it is, IEEE 1284-2000, 7.6."""
+
+    @classmethod
+    def parse(cls, text: str, folder: Path) -> "DeviceId":
+        """Such as "MFG:hostd;MDL:printer;".  Raises ValueError."""
+        if not text.isascii() or not text.isprintable() or not text.endswith(";") or len(text) > _MAX_ID:
+            raise ValueError(f'{text[:40]!r} is no device id: ASCII such as "MFG:me;MDL:mine;", up to {_MAX_ID} bytes')
+        return cls(text)
+
+
+class Printer(Stream):
+    """A job begins with its first byte, and ends with `finish`; one that a guest leaves unfinished is dropped."""
+
+    compatible = "hostd,printer"
+    spool = Config(Spool, help="where jobs go: spool:FOLDER, or socket://HOST:PORT for a raw print queue")
+    device_id = Config(DeviceId, "MFG:hostd;MDL:printer;CMD:RAW;CLS:PRINTER;", help="IEEE 1284 device id")
+    max_job = Config(int, 64 << 20, help="bytes; a longer job fails")
+    endpoint = Property(str)
+    job_ended, status_changed = Irq(), Irq()
+
+    def start(self) -> None:
+        if self.max_job < 1:
+            raise ValueError(f"max_job = {self.max_job} leaves room for no job")
+        self._paper = self._online = True
+        self.spool.start(self)
+        self.endpoint = self.spool.endpoint
+        super().start()
+        self._as_new()
+
+    def stop(self) -> None:
+        self.spool.drop()
+
+    def clear(self) -> None:
+        super().clear()
+        self._as_new()
+
+    def _as_new(self) -> None:
+        self.spool.drop()
+        self._size = -1  # bytes of the job that are spooled; -1: none has begun
+        self._ending = self._handed_on = False  # a job was finished; it is on its way
+        self._broken: OSError | None = None  # why the job that is being written cannot become one
+        self._failed = False  # so has the last one
+        self._number = 0  # of the last job that was finished
+        self._outcome = ""
+        self._aborts = False
+
+    @property
+    def _feeds(self) -> bool:
+        return self._paper and self._online
+
+    # Towards the spool.
+
+    def written(self, data: bytes) -> int:
+        if not self._feeds:
+            return 0
+        try:
+            if self._size < 0:
+                self.spool.begin()
+                self._size = 0
+                self._failed = False
+            if self._size + len(data) > self.max_job:
+                raise OSError(errno.EFBIG, f"a job has {self.max_job} bytes at most")
+            self.spool.write(data)
+            self._size += len(data)
+        except OSError as error:
+            self._break(error)
+        return len(data)
+
+    def _break(self, error: OSError) -> None:
+        """The job cannot be spooled; what is still to come of it goes nowhere."""
+        self.spool.drop()
+        if self._ending:
+            self.ended(error)
+        else:
+            log.warning("%s: a job has failed: %s", self.endpoint, error)
+            self._size, self._broken = -1, error
+            self.status_changed()
+
+    def transmit(self) -> None:
+        super().transmit()
+        if self._ending and not self._tx and not self._handed_on:
+            self._handed_on = True
+            self.spool.finish()
+
+    def ended(self, error: OSError | None) -> None:
+        """For the spool: the finished job is where it belongs, or *error* says why not."""
+        self._size = -1
+        self._ending = self._handed_on = False
+        self._failed = error is not None
+        self._outcome = ""
+        if error is not None:
+            self._outcome = error.strerror or str(error) or "the spool failed"
+            log.warning("%s: job %d has failed: %s", self.endpoint, self._number, self._outcome)
+            self.status_changed()
+        self.job_ended()
+
+    # What the guest sees.
+
+    def write(self, data: Data, at: int) -> int:
+        """More of a job.  Errors: WouldBlock, Busy, IoError, NoSpace and others if the job cannot be spooled."""
+        self._raise_if_broken()
+        if self._ending:
+            raise Busy("the job before is on its way: wait for job_ended")
+        self._raise_if_aborting()
+        count = super().write(data, at)
+        self._raise_if_broken()
+        return count
+
+    def _raise_if_broken(self) -> None:
+        if self._broken is not None:
+            raise OSError(self._broken.errno, self._broken.strerror)
+
+    def _raise_if_aborting(self) -> None:
+        if self._aborts and not self._feeds:
+            raise IoError("offline" if self._paper else "out of paper")
+
+    @call
+    def finish(self) -> int:
+        """The job is complete: its number, 1 for the first.  `outcome` tells how it went, after `job_ended`."""
+        if self._broken is not None:
+            self._failed = True
+            error, self._broken = self._broken, None
+            raise OSError(error.errno, error.strerror)
+        if self._ending:
+            raise Busy("the job before is on its way: wait for job_ended")
+        if self._size < 0 and not self._tx:
+            raise NotAllowed("no job has begun: write comes first")
+        if self._tx:
+            self._raise_if_aborting()
+        self._number += 1
+        self._ending = True
+        self.transmit()
+        return self._number
+
+    @call
+    def outcome(self) -> tuple[int, str]:
+        """Number of the last job, and "" if it is spooled, else why not.  Errors: WouldBlock, NotAllowed."""
+        if self._ending:
+            raise WouldBlock("the job is on its way: wait for job_ended")
+        if not self._number:
+            raise NotAllowed("no job was finished")
+        return self._number, self._outcome
+
+    @call
+    def soft_reset(self) -> None:
+        """Drop the job that is being written, or is on its way, and what failed before."""
+        self.touch()
+        self.spool.drop()
+        self._tx.clear()
+        self._size, self._broken = -1, None
+        if self._ending:
+            self.ended(OSError(errno.ECANCELED, "dropped by a soft reset"))
+        self._failed = False
+        self.transmit()
+
+    @call
+    def status(self) -> int:
+        """Not-error 0x08, selected 0x10, paper-out 0x20, busy 0x80; 0x18 is a printer that waits for a job."""
+        good = NOT_ERROR if self._broken is None and not self._failed else 0
+        selected = SELECTED if self._online else 0
+        paper_out = 0 if self._paper else PAPER_OUT
+        return good | selected | paper_out | (BUSY if self._ending or not self._feeds else 0)
+
+    @call
+    def get_device_id(self) -> bytes:
+        """What it is: two bytes of length, which counts them, too, and text such as MFG:hostd;MDL:printer;"""
+        return (len(self.device_id) + 2).to_bytes(2, "big") + self.device_id.encode()
+
+    @call
+    def set_abort_mode(self, on: bool) -> None:
+        """Whether a write fails while there is no paper, or the printer is offline, rather than wait."""
+        self.touch()
+        self._aborts = on
+
+    # What the host's user does.
+
+    @action
+    def paper_out(self) -> None:
+        """The last sheet is gone."""
+        self._panel(paper=False, online=self._online)
+
+    @action
+    def load_paper(self) -> None:
+        """There is paper again: what waited is printed."""
+        self._panel(paper=True, online=self._online)
+
+    @action
+    def offline(self) -> None:
+        """Take it from the line."""
+        self._panel(paper=self._paper, online=False)
+
+    @action
+    def online(self) -> None:
+        """Put it on the line again."""
+        self._panel(paper=self._paper, online=True)
+
+    def _panel(self, paper: bool, online: bool) -> None:
+        if (paper, online) != (self._paper, self._online):
+            self._paper, self._online = paper, online
+            self.status_changed()
+            self.transmit()

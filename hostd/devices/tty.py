@@ -1,0 +1,46 @@
+"""A serial port: a stream with a speed and breaks; a machine has as many as it has tables with this model."""
+
+from hostd.backings.stream import BackedStream
+from hostd.device import Config, Irq, Property, action, call
+from protocol.errors import BadArgument
+
+_MAX_BAUD = 4_000_000  # the highest that Linux has a name for, B4000000
+
+
+class Tty(BackedStream):
+    """One serial port; buffers, triggers, masks and short counts are Stream's."""
+
+    compatible = "hostd,tty"
+    name = Config(str, "", help="what the port is for, such as gps")
+    baud = Config(int, 115200, help="its speed in bits a second, until a guest sets another")
+    label = Property(str)  # the key `name`
+    current_speed = Property(int)  # Devicetree Specification 0.4, 4.2.1.2
+    break_received = Irq()
+
+    def start(self) -> None:
+        if not 0 < self.baud <= _MAX_BAUD:
+            raise ValueError(f"baud = {self.baud} is no speed: 1 to {_MAX_BAUD}")
+        super().start()
+        self.label = self.name
+        self._run_at(self.baud)
+
+    def clear(self) -> None:
+        super().clear()
+        self._run_at(self.baud)
+
+    def _run_at(self, baud: int) -> None:
+        self.backing.set_speed(baud)
+        self.current_speed = baud
+
+    @call
+    def set_baud(self, baud: int) -> None:
+        """Change the speed, 1 to 4,000,000, until the next guest: a terminal behind the port shows it."""
+        if not 0 < baud <= _MAX_BAUD:
+            raise BadArgument(f"{baud} is no speed: 1 to {_MAX_BAUD}")
+        self.touch()
+        self._run_at(baud)
+
+    @action
+    def receive_break(self) -> None:
+        """A break comes in on the line: the guest gets the interrupt break_received."""
+        self.break_received()

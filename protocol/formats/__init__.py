@@ -1,0 +1,1 @@
+"""Pure codecs that both ends need."""

@@ -1,0 +1,245 @@
+"""The shared folder at work: trees of real files in and out, by drivers and by the command; guests that vanish."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from itertools import chain, islice
+from pathlib import Path
+
+import pytest
+import uvloop
+from sharing import attached, serving, shared
+
+import guestd
+from guestd.folders import copy_in, copy_out
+from protocol.errors import IoError, NotAllowed, Reset, StaleHandle
+from protocol.formats.folder import Access, Kind
+
+FILES = 5000
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        yield Path(name)
+
+
+def library() -> Iterator[Path]:
+    """The files of Python's library and of what is installed beside it, none of them large."""
+    paths = dict.fromkeys(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib", "include"))
+    for path in chain.from_iterable(Path(each).rglob("*") for each in paths):
+        if path.is_file() and not path.is_symlink() and path.stat().st_size < 64 * 1024:
+            yield path
+
+
+def checksums(folder: Path) -> dict[str, tuple[str, int]]:
+    """Of each file; and its permissions."""
+    return {
+        str(path.relative_to(folder)): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mode & 0o777)
+        for path in folder.rglob("*")
+        if path.is_file() and not path.is_symlink()
+    }
+
+
+def test_a_tree_of_5000_real_files_is_copied_in_and_out_and_all_checksums_are_the_same(memory: Path) -> None:
+    source, back = memory / "source", memory / "back"
+    for path in islice(library(), FILES):
+        target = source / path.relative_to("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    (source / "empty").mkdir()
+    total = sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
+
+    async def both_ways() -> None:
+        async with shared(memory) as files:
+            copied = await copy_in(files, source, "tree")
+            assert copied.files == FILES and not copied.left_out
+        async with shared(memory) as files:
+            copied = await copy_out(files, "tree", back)
+            assert (copied.files, copied.bytes) == (FILES, total)
+
+    uvloop.run(both_ways())
+    before = checksums(source)
+    assert len(before) == FILES
+    assert checksums(memory / "share" / "tree") == before == checksums(back)
+    assert (back / "empty").is_dir()
+
+
+def test_the_command_copies_as_cp_does(tmp_path: Path) -> None:
+    source, share = tmp_path / "source", tmp_path / "share"
+    (source / "sub").mkdir(parents=True)
+    share.mkdir()
+    (source / "sub" / "run").write_bytes(os.urandom(1_000_000))
+    (source / "sub" / "run").chmod(0o755)
+    (source / "link").symlink_to("/etc/passwd")
+    os.mkfifo(source / "pipe")
+    (tmp_path / "machine.toml").write_text('[devices.files]\nmodel = "folder"\npath = "share"\ntag = "stuff"\n')
+
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        host = [sys.executable, "-m", "hostd", "run", "machine.toml", "--", sys.executable, "-m", "guestd"]
+        return subprocess.run([*host, *command], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+
+    done = run("copy", "source", "stuff:/new")
+    assert done.returncode == 0 and "1 files of 1000000 bytes" in done.stderr
+    assert "'link' is left out" in done.stderr and "'pipe' is left out" in done.stderr
+    assert run("copy", "source", "files:new").returncode == 0  # it is there now: a copy below it
+    assert run("copy", "files:", "all").returncode == 0
+    assert run("copy", "files:new/sub/run", ".").returncode == 0
+    before = checksums(source)
+    for copy in (share / "new", tmp_path / "all" / "new"):
+        found = checksums(copy)
+        assert {name: found[name] for name in before} == before
+        assert checksums(copy / "source") == before
+    assert (tmp_path / "run").read_bytes() == (source / "sub" / "run").read_bytes()
+    for command, code, why in [
+        (("source", "other:/x"), 4, "no shared folder 'other'; there are: files"),
+        (("source", "target"), 2, "one of the two"),
+        (("files:none", "x"), 4, "'none' is not there"),
+        (("none", "files:x"), 1, "none"),
+    ]:
+        done = run("copy", *command)
+        assert (done.returncode, why in done.stderr) == (code, True), done.stderr
+
+
+async def test_links_of_the_host_are_seen_and_left_out(tmp_path: Path) -> None:
+    share = tmp_path / "share"
+    share.mkdir()
+    (share / "link").symlink_to("../../etc/passwd")
+    (share / "x").write_bytes(b"x")
+    async with shared(tmp_path) as files:
+        assert await files.readlink("link") == "../../etc/passwd"
+        assert (await files.stat("link")).kind == Kind.LINK
+        copied = await copy_out(files, "", tmp_path / "out")
+        with pytest.raises(NotAllowed):
+            await copy_out(files, "link", tmp_path / "link")
+    assert copied.left_out == ["link"] and [path.name for path in (tmp_path / "out").iterdir()] == ["x"]
+
+
+LYING = """
+from hostd.device import Room
+from hostd.devices.folder import Folder
+from protocol.formats.folder import Entry, pack
+
+class Lying(Folder):
+    def read_dir(self, into: Room, file: int, cookie: int) -> int:
+        return into.put(pack([Entry(1, 1, 0, NAME)]))
+"""
+
+
+@pytest.mark.parametrize("name", [b"../evil", b"..", b"", b"a/b", b"x\0"])
+async def test_a_host_that_lists_names_that_are_none_gets_nothing_written(tmp_path: Path, name: bytes) -> None:
+    (tmp_path / "lying.py").write_text(LYING.replace("NAME", repr(name)))
+    async with shared(tmp_path, model="lying.py:Lying") as files:
+        with pytest.raises(IoError, match="lists what it must not"):
+            await copy_out(files, "", tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir()) and not (tmp_path / "evil").exists()
+
+
+async def test_the_same_driver_on_the_blocking_client(tmp_path: Path) -> None:
+    def blocking(path: Path) -> list[str]:
+        with guestd.attach_blocking(path) as guest:
+            files = guest["files"]
+            files.mkdir("d")
+            files.write_bytes("d/x", bytes(100_000))
+            assert files.read_bytes("d/x") == bytes(100_000)
+            return [name for name, _ in files.walk_tree()]
+
+    async with serving(tmp_path) as host:
+        assert await asyncio.to_thread(blocking, host.socket) == ["d", "d/x"]
+
+
+async def test_a_guest_that_vanishes_while_it_writes_leaves_what_was_answered_and_nothing_open(tmp_path: Path) -> None:
+    script = """
+import os, sys, guestd
+from protocol.formats.folder import Access
+with guestd.attach_blocking(sys.argv[1]) as guest:
+    files = guest.bind("files")
+    file = guest.run(files.open("x", Access.WRITE | Access.CREATE))
+    guest.run(file.write_all(b"answered"))
+    buffer = guest.ram.alloc(32 << 20)
+    buffer.view[:] = bytes(32 << 20)
+    guest.call(files.dev.handle, files.number("write_file"), (file.number, 8), buffer.data)
+    guest.wait(0)  # it is sent
+    os.kill(os.getpid(), 9)
+"""
+    async with serving(tmp_path) as host:
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", script, host.socket)
+        assert await process.wait() == -9
+        await host.guests.wait_for(lambda: not host.guests.by_token)
+        await host.closed(host.tree.find("/files"))  # a worker may have been at it
+        async with attached(host) as files:
+            content = await files.read_bytes("x")
+            assert content[:8] == b"answered" and not any(content[8:])
+            await files.unlink("x")
+    assert not [path for path in open_files() if "share/x" in path]
+
+
+def open_files() -> list[str]:
+    found = []
+    for fd in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.append(str(fd.readlink()))
+    return found
+
+
+@pytest.mark.parametrize("surprise", [False, True])
+async def test_unplugging_closes_what_is_open_and_keeps_what_was_written(tmp_path: Path, surprise: bool) -> None:
+    async with serving(tmp_path) as host, attached(host) as files:
+        file = await files.open("x", Access.WRITE | Access.CREATE)
+        await file.write_all(b"kept")
+        assert any("share/x" in path for path in open_files())
+        await host.unplug("/files", surprise=surprise)
+        with pytest.raises((StaleHandle, Reset)):
+            await file.write_all(b"lost")
+        assert not any("share" in path for path in open_files())
+    assert (tmp_path / "share/x").read_bytes() == b"kept"
+
+
+async def test_a_file_that_is_closed_while_a_worker_reads_it_is_read_to_the_end_or_not_at_all(tmp_path: Path) -> None:
+    """Its descriptor is not closed under the worker: the next file would have its number."""
+    content, size = b"ours" * (1 << 19), 2 << 20
+    async with shared(tmp_path) as files:
+        await files.write_bytes("ours", content)
+        await files.write_bytes("other", b"not!" * (1 << 19))
+        for _ in range(20):
+            file = await files.open("ours")
+            with files.dev.ram.alloc(size) as buffer:  # so much goes to a worker
+                reading = asyncio.ensure_future(file.read_into(buffer, 0))
+                closing = asyncio.ensure_future(file.close())
+                others = [asyncio.ensure_future(files.open("other")) for _ in range(4)]
+                try:
+                    count = await reading
+                except StaleHandle:
+                    count = 0
+                assert count in (0, size) and bytes(buffer.view[:count]) == content[:count]
+                await closing
+                for other in others:
+                    await (await other).close()
+
+
+def test_a_machine_file_says_what_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    async def start(**config: object) -> None:
+        async with serving(tmp_path, **config):
+            pass
+
+    for config, why in [
+        ({"path": "none"}, "No such file"),
+        ({"path": "file"}, "Not a directory"),
+        ({"tag": "x" * 37}, "is no tag"),
+        ({"tag": "a\nb"}, "is no tag"),
+    ]:
+        with pytest.raises(Exception, match=why):
+            uvloop.run(start(**config))
+    uvloop.run(start(path="made/deep", create=True))
+    assert (tmp_path / "made/deep").is_dir()
