@@ -56,7 +56,7 @@ def test_commands_options_and_files(home: Home) -> None:
     (home.folder / "machine.toml").touch()
     assert home.tab("hostd", "un") == ["unplug"]
     assert home.tab("guestd", "") == [
-        "probe", "attach", "read", "write", "copy", "console", "shell", "export",
+        "probe", "attach", "read", "write", "copy", "console", "export", "shell",
     ]  # fmt: skip
     assert home.tab("hostd", "--v") == ["--version"]
     assert home.tab("hostd", "ls", "--") == ["--socket", "--json", "--help", "--version"]

@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SHAPES = {"protocol.md"}  # shows messages in indented blocks, which test_protocol_doc.py compares
 FILE = re.compile(r"# ([\w./-]+\.(?:py|toml|conf))\b")
-PROGRAMS = re.compile(r"\b(?:socat|systemd-socket-activate|systemd-analyze)\b")
+PROGRAMS = re.compile(r"\b(?:nbdcopy|nbdinfo|socat|systemd-socket-activate|systemd-analyze)\b")
 RUN_PYTHON = """\
 import ast, asyncio, inspect, sys
 work = eval(compile(sys.stdin.read(), sys.argv[1], "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), {"__name__": "__main__"})
