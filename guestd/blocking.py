@@ -23,7 +23,7 @@ from protocol.session import ENDED, READY, State
 
 from .bus import OpenDevice
 from .driver import BoundSignal, Driver
-from .guest import PAUSE_SECONDS, WELCOME_SECONDS, Guest, NoHost, Options
+from .guest import PAUSE_SECONDS, WELCOME_SECONDS, Guest, NoHost, Options, silent
 
 T = TypeVar("T")
 _READ = 65536  # four times that is half as fast: the buffer is made anew for each read
@@ -271,7 +271,9 @@ class BlockingGuest(Guest[Pending]):
         except OSError as error:
             greeting = self.session.state is State.GREETING
             self._hang_up()
-            if greeting and not isinstance(error, TimeoutError):
+            if isinstance(error, TimeoutError):
+                raise silent(self.path) from None
+            if greeting:
                 raise _NoWelcome(errno.ECONNRESET, "it hangs up") from None
             raise
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from protocol import hcall, plugins
-from protocol.errors import NotAllowed
+from protocol.errors import IoError, NotAllowed
 from protocol.features import DeviceStatus
 from protocol.messages import Areas, Args
 
@@ -60,6 +60,7 @@ class OpenDevice:
         self.ram, self.clock = guest.ram, guest.clock
         self.features: frozenset[str] = frozenset()
         self.gone = False  # closed, or unplugged
+        self.leaving = False  # was asked for before its driver was bound
         self.call = partial(guest.call, self.handle)  # (number, args, areas); raises the HcallError of its status
         self.counts = dict.fromkeys(self.vectors.values(), 0)  # by vector: as hinted or polled
         self.seen = dict(self.counts)  # by vector: as the driver has seen it
@@ -85,6 +86,8 @@ class OpenDevice:
         core, handle = self.guest.core, self.handle
         await core(handle, hcall.SET_STATUS, 0)
         status = await core(handle, hcall.SET_STATUS, DeviceStatus.ACKNOWLEDGE.value)
+        if status & DeviceStatus.NEEDS_RESET:
+            raise IoError(f"{self.name} has failed, and cannot be reset; the host's log says why")
         status = await core(handle, hcall.SET_STATUS, status | DeviceStatus.DRIVER)
         offered = await core(handle, hcall.GET_FEATURES)
         accepted = {name: 1 << self.offered[name] for name in wants if name in self.offered}

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any, TypeAlias, Unpack, cast
 
@@ -18,7 +18,7 @@ from protocol.session import ENDED, READY, State
 
 from .bus import OpenDevice
 from .driver import Driver
-from .guest import PAUSE_SECONDS, WELCOME_SECONDS, Guest, NoHost, Options
+from .guest import PAUSE_SECONDS, WELCOME_SECONDS, Guest, NoHost, Options, silent
 
 Waiter: TypeAlias = "asyncio.Future[Any]"
 
@@ -49,8 +49,11 @@ class AsyncGuest(Guest[Waiter]):
     async def attach(self) -> None:
         """Connect, and wait to be welcomed.  Raises OSError without a host, LinkLost if it refuses."""
         await self._connect()
-        async with asyncio.timeout(WELCOME_SECONDS):
-            await self._welcomed
+        try:
+            async with asyncio.timeout(WELCOME_SECONDS):
+                await self._welcomed
+        except TimeoutError:
+            raise silent(self.path) from None
         self._since, _ = await self.core(0, hcall.CHANGES, 0)
 
     async def detach(self) -> None:
@@ -301,17 +304,26 @@ def _wake(woken: Waiter) -> None:
 
 
 class _Unbound:
-    """Stands in for a driver that is not bound yet: whatever is called on it binds it first."""
+    """Stands in for a driver, or a part of it such as a signal: whatever is called on it binds the driver first."""
 
-    def __init__(self, guest: AsyncGuest, path: str) -> None:
-        self._guest, self._path = guest, path
+    def __init__(self, guest: AsyncGuest, path: str, *names: str) -> None:
+        self._guest, self._path, self._names = guest, path, names
 
     def __getattr__(self, name: str) -> Any:
-        async def bind_and_call(*args: Any, **kwargs: Any) -> Any:
-            driver = await self._guest.bind(self._path)
-            return await getattr(driver, name)(*args, **kwargs)
+        if name.startswith("__"):
+            raise AttributeError(name)
+        driver = self._guest.drivers.get("/" + self._path.strip("/"))
+        if driver is not None:  # bound since
+            return getattr(reduce(getattr, self._names, driver), name)
+        return _Unbound(self._guest, self._path, *self._names, name)
 
-        return bind_and_call
+    async def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        driver = await self._guest.bind(self._path)
+        member: Any = reduce(getattr, self._names, driver)
+        return await member(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<{'.'.join((self._path, *self._names))} is not bound: await guest.bind({self._path!r})>"
 
 
 @contextlib.asynccontextmanager

@@ -19,6 +19,7 @@ from .memory import Buffer, Ram
 
 __all__ = ["Buffer", "Driver", "Op", "Signal"]
 
+_TAKEN = ("clock", "dev", "number", "probe", "remove")
 _CHUNK = 1 << 20  # bytes of guest memory that a large transfer uses
 
 P = ParamSpec("P")
@@ -134,6 +135,8 @@ class Driver:
         if not isinstance(ids, tuple) or not all(isinstance(each, tuple) and len(each) == 2 for each in ids):
             mistakes.append(("ids", f"{cls.__name__}.ids is a tuple of pairs: ((vendor, device),)"))
         for name, member in vars(cls).items():
+            if isinstance(member, Op | Signal) and name in _TAKEN:
+                mistakes.append((name, f"{cls.__name__}.{name}: the name is the base class's own"))
             if (get_origin(member) or member) in (Op, Signal):
                 mistakes.append((name, f"{cls.__name__}.{name}: the () behind it is missing"))
         if mistakes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import logging
 import os
@@ -15,6 +16,7 @@ from protocol import hcall, rendezvous
 from protocol.errors import HcallError, LinkLost, NoMatch, StaleHandle
 from protocol.messages import FD_LANE, HELLO, MAGIC, TOKEN_BYTES, VERSION, Areas, Args, Hello
 from protocol.session import GuestSession, Message
+from protocol.wire import MAX_TEXT
 
 from .bus import OpenDevice, known_drivers, match
 from .driver import Driver, Sleeper
@@ -32,6 +34,11 @@ log = logging.getLogger(__name__)
 
 class NoHost(OSError):
     """Nobody can be reached at the socket `filename`."""
+
+
+def silent(path: Path) -> TimeoutError:
+    """What to raise when the host at *path* does not say WELCOME."""
+    return TimeoutError(errno.ETIMEDOUT, f"the host at {path} did not answer within {WELCOME_SECONDS:.0f} s")
 
 
 class Options(TypedDict, total=False):
@@ -52,6 +59,8 @@ class Guest(Generic[W]):
         self.known = list(options["drivers"] if "drivers" in options else known_drivers())  # may raise: comes first
         self.path = rendezvous.find(str(path) if path else None, rendezvous.GUEST_SOCKET)
         self.name = options.get("name") or f"guest-{os.getpid()}"
+        if len(self.name.encode()) > MAX_TEXT:
+            raise ValueError(f"the name of a guest is {MAX_TEXT} bytes at most")
         self.patience = options.get("patience", PATIENCE_SECONDS)
         self.session: GuestSession[W] = GuestSession()
         self.ram = Ram(options.get("memory", RAM_BYTES), self.session.uses)
@@ -121,7 +130,10 @@ class Guest(Generic[W]):
         """Open the device of *found* and bind its driver.  Errors: NoMatch without a driver, Busy, and the driver's."""
         driver_class = match(found, self.known)
         if driver_class is None:
-            raise NoMatch(f"no driver for {found.path} ({', '.join(found.compatible) or 'no device'})")
+            if not found.compatible:
+                raise NoMatch(f"{found.path} has no device")
+            wanted = ", ".join(found.compatible)
+            raise NoMatch(f"{found.path}: no driver for {wanted}: name one with --driver, or in $GUESTD_DRIVERS")
         return await self.bind_as(found, driver_class, driver_class.wants)
 
     async def bind_as(self, found: Found, driver_class: type[Driver], wants: Iterable[str] | None = None) -> Driver:
@@ -133,6 +145,8 @@ class Guest(Generic[W]):
             await device.negotiate(device.offered if wants is None else wants)
             driver = driver_class(device)
             await driver.probe()
+            if device.leaving:
+                raise StaleHandle(f"{found.path} is being unplugged")
         except BaseException:
             del self._devices[cookie]
             with contextlib.suppress(HcallError):  # it went by itself
@@ -205,6 +219,8 @@ class Guest(Generic[W]):
                     del self.drivers[path]
                     await self._close(driver)
                 return path
+        for device in self._devices.values():
+            device.leaving |= device.found.node == node  # while it was being bound: that ends now
         return await self._path(node) if what == hcall.LEAVING else None
 
     async def _is_there(self, node: int) -> bool:

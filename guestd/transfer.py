@@ -70,9 +70,14 @@ def _how_much(driver: Driver, device: str, at: int, count: int | None) -> int:
 def write(guest: BlockingGuest, device: str, source: IO[bytes], at: int) -> None:
     """Write all of *source* to *device*, and wait until it is stable.  Raises Failure."""
     driver = guest.bind(device)
+    size = _size(source)
+    if at < 0:
+        raise Failure("--at is 0 or more", Exit.USAGE)
+    if isinstance(driver, BlockDriver) and at + (size or 0) > driver.capacity:  # before anything is overwritten
+        raise Failure(f"{device} has {driver.capacity} bytes: {at}+{size or 0} is outside", Exit.USAGE)
     _check_place(driver, device, at)
     start = at
-    with _Progress(f"writing {device}", _size(source)) as progress:
+    with _Progress(f"writing {device}", size) as progress:
         while data := source.read(_CHUNK):
             guest.run(driver.write_all(data) if isinstance(driver, StreamDriver) else driver.store(data, at))
             at += len(data)

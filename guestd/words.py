@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from protocol.command import Exit, Failure, shown
 
 _PIECE: Final = re.compile(r""" "((?:[^"\\]|\\.)*)" | '([^']*)' | ((?:[^\s"'\\]|\\.?)+) """, re.VERBOSE)
-_FLOAT: Final = re.compile(r"[+-]?\d+\.\d+([eE][+-]?\d+)?")
+_FLOAT: Final = re.compile(r"[+-]?\d+(\.\d+([eE][+-]?\d+)?|[eE][+-]?\d+)")
 _ESCAPES: Final = {"n": "\n", "r": "\r", "t": "\t"}  # \ and another character is that character
 
 

@@ -75,6 +75,8 @@ def check(
 
     from .checking import check_machine, check_model
 
+    if file.is_dir():
+        raise Failure(f"{file} is a folder: name the machine file, or the model, in it", Exit.USAGE)
     if file.suffix == ".toml" or (file.is_file() and not is_plugin(str(file))):
         check_machine(file, as_json)
     else:
@@ -107,6 +109,7 @@ def ls(*, socket: Socket = None, as_json: Json = False) -> None:
         print_table(("PATH", "MODEL", "USED BY", "PROPERTIES"), map(_device_row, devices))
 
 
+MAX_SECONDS = 1e9
 _STANDARD = {"name", "compatible", "vendor-id", "device-id", "hcall-class"}
 
 
@@ -139,7 +142,8 @@ def tree(*, socket: Socket = None, as_json: Json = False) -> None:
         text = Text(label, "bold")
         if "compatible" in properties:
             text.append(f"  {shown(properties['compatible'])}", "cyan")
-            text.append(f"  {properties['vendor-id']:04x}:{properties['device-id']:04x}", "not bold")
+            if properties["vendor-id"] or properties["device-id"]:
+                text.append(f"  {properties['vendor-id']:04x}:{properties['device-id']:04x}", "not bold")
         for name, value in _own(properties).items():
             text.append(f"  {name}={shown(value)}", "not bold")
         grown = Tree(text, guide_style="dim")
@@ -197,7 +201,7 @@ def plug(
     model: Annotated[str, Parameter(help="what it is: block, console, rng, ...", completer=_model_names)],
     /,
     *settings: Annotated[
-        str, Parameter(name="KEY=VALUE", help="a setting, as in the machine file; a string needs no quotes")
+        str, Parameter(name="KEY=VALUE", help="a setting; without quotes, and files are relative to here")
     ],
     socket: Socket = None,
     as_json: Json = False,
@@ -208,28 +212,21 @@ def plug(
     """
     from .remote import ask
 
-    file, colon, name = model.partition(":")
-    if file.endswith(".py"):
-        model = f"{Path(file).absolute()}{colon}{name}"  # of the user's folder, not of the machine file's
-    node = ask(socket, "plug", path=path, config={"model": model} | dict(map(_setting, settings)))
+    words = dict(map(_setting, settings))
+    if len(words) < len(settings):
+        raise Failure("a KEY is there twice", Exit.USAGE)
+    node = ask(socket, "plug", path=path, config={"model": model}, words=words, folder=str(Path.cwd()))
     if as_json:
         print_json(node)
     else:
         say("hostd", f"{node['path']} is plugged")
 
 
-def _setting(text: str) -> tuple[str, object]:
-    import tomllib
-
+def _setting(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
-    if not equals:
+    if not (key and equals):
         raise Failure(f"{text!r} is no KEY=VALUE", Exit.USAGE)
-    if key == "path" or key.endswith("_path"):
-        value = str(Path(value).absolute())  # of the user's folder, not of the machine file's
-    try:
-        return key, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return key, value
+    return key, value
 
 
 @app.command
@@ -243,9 +240,10 @@ def unplug(
     as_json: Json = False,
 ) -> None:
     """Take a device out of a running machine."""
-    from .remote import ask
+    from .remote import PATIENCE_SECONDS, ask
 
-    answer = ask(socket, "unplug", path=path, surprise=surprise, timeout=timeout)
+    _check_seconds(timeout)
+    answer = ask(socket, "unplug", patience=timeout + PATIENCE_SECONDS, path=path, surprise=surprise, timeout=timeout)
     if as_json:
         print_json(answer)
     elif answer["willing"]:
@@ -316,18 +314,26 @@ def wait(
 
     from .remote import ask
 
+    _check_seconds(timeout)
     deadline = time.monotonic() + timeout
     while True:
         try:
             left = max(0.0, deadline - time.monotonic())
-            ask(socket, "wait", device=device, gone=gone, guest=guest, timeout=left)
+            ask(socket, "wait", patience=left + 1, device=device, gone=gone, guest=guest, timeout=left)
             return
         except Failure as failure:
-            if failure.code == Exit.TIMEOUT or (failure.code == Exit.NO_HOST and time.monotonic() >= deadline):
+            if failure.code == Exit.TIMEOUT:
                 raise Failure(f"it did not happen within {timeout:g} s", Exit.TIMEOUT) from None
             if failure.code != Exit.NO_HOST:
                 raise
+            if time.monotonic() >= deadline:
+                raise Failure(f"it did not happen within {timeout:g} s: {failure}", Exit.TIMEOUT) from None
         time.sleep(0.05)  # there is nothing to be told by yet
+
+
+def _check_seconds(timeout: float) -> None:
+    if not 0 <= timeout <= MAX_SECONDS:  # nan is none, either
+        raise Failure(f"--timeout {timeout:g}: seconds, 0 to {MAX_SECONDS:g}", Exit.USAGE)
 
 
 @app.command

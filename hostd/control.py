@@ -12,12 +12,13 @@ import os
 import select
 import socket
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import msgspec
 
 from protocol.command import Exit, explain
-from protocol.errors import NoMatch
+from protocol.errors import HcallError, NoMatch
 
 from .acting import act, actions_of
 from .host import UNPLUG_SECONDS, Host
@@ -32,7 +33,9 @@ Answer: TypeAlias = object
 
 class _Plug(msgspec.Struct, forbid_unknown_fields=True):
     path: str
-    config: dict[str, Any]
+    config: dict[str, Any]  # as in the machine file
+    words: dict[str, str] = {}  # more of it, as somebody typed it
+    folder: str | None = None  # of the files in it; else the machine file's
 
 
 class _Unplug(msgspec.Struct, forbid_unknown_fields=True):
@@ -119,7 +122,7 @@ class Control:
             return _error(str(error), Exit.USAGE)
         except Exception as error:
             text, code = explain(error)
-            if code == Exit.FAILED:
+            if code == Exit.FAILED and not isinstance(error, HcallError):  # that is the client's mistake
                 log.exception("a control request failed")
             return _error(text, code)
 
@@ -135,24 +138,34 @@ def _error(text: str, code: int) -> dict[str, object]:
     return {"error": text, "code": code}
 
 
-def _describe(host: Host, node: Node) -> dict[str, object]:
+def _users(host: Host) -> dict[Node, list[str]]:
+    """The guests that have a device open, by its node."""
+    users: dict[Node, list[str]] = {}
+    for guest in host.guests.by_token.values():
+        for opened in guest.dispatcher.opens.values():
+            users.setdefault(opened.node, []).append(guest.name)
+    return users
+
+
+def _describe(host: Host, node: Node, users: dict[Node, list[str]]) -> dict[str, object]:
     spec = host.spec(node)
-    guests = [guest.name for guest in host.guests.by_token.values() for opened in guest.dispatcher.opens.values()
-              if opened.node is node]  # fmt: skip
     return {
         "path": node.path, "name": node.name, "handle": node.handle, "model": spec.model if spec else None,
         "shared": node.device.shared if node.device else None, "leaving": node.leaving, "failed": node.failed,
-        "guests": guests, "properties": node.properties(),
+        "guests": users.get(node, []), "properties": node.properties(),
     }  # fmt: skip
 
 
 async def _ls(host: Host, request: _Nothing) -> Answer:
-    return [_describe(host, node) for node in host.tree.root.walk() if node.device is not None]
+    users = _users(host)
+    return [_describe(host, node, users) for node in host.tree.root.walk() if node.device is not None]
 
 
 async def _tree(host: Host, request: _Nothing) -> Answer:
+    users = _users(host)
+
     def below(node: Node) -> dict[str, object]:
-        return _describe(host, node) | {"children": [below(child) for child in node.children.values()]}
+        return _describe(host, node, users) | {"children": [below(child) for child in node.children.values()]}
 
     return below(host.tree.root)
 
@@ -168,7 +181,7 @@ async def _status(host: Host, request: _Nothing) -> Answer:
         for guest in host.guests.by_token.values()
     ]  # fmt: skip
     return {
-        "machine": host.machine.name, "file": str(host.machine.file) if host.machine.file else None,
+        "machine": host.machine.name, "file": str(host.machine.file.absolute()) if host.machine.file else None,
         "pid": os.getpid(), "epoch": host.epoch, "uptime": round(host.clock.time() - host.started, 3),
         "socket": str(host.socket), "devices": sum(node.device is not None for node in host.tree.nodes.values()),
         "limits": msgspec.to_builtins(host.guests.limits), "guests": guests,
@@ -176,7 +189,8 @@ async def _status(host: Host, request: _Nothing) -> Answer:
 
 
 async def _plug(host: Host, request: _Plug) -> Answer:
-    return _describe(host, host.plug_table(request.path.strip("/"), request.config))
+    folder = Path(request.folder) if request.folder is not None else None
+    return _describe(host, host.plug_table(request.path.strip("/"), request.config, request.words, folder), {})
 
 
 async def _unplug(host: Host, request: _Unplug) -> Answer:

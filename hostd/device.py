@@ -10,7 +10,7 @@ import asyncio
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, ParamSpec, TypeVar, overload
@@ -80,13 +80,16 @@ class Config(_Declared[T]):
 
     def mistake(self) -> str | None:
         """What is wrong with it as it was declared."""
-        if self.kind not in (bool, int, str, Path) and not hasattr(self.kind, "parse"):
-            return "a key is bool, int, str, Path or a class with parse(text, folder)"
+        if self.kind not in (bool, int, str, Path):
+            if not hasattr(self.kind, "parse"):
+                return "a key is bool, int, str, Path or a class with parse(text, folder)"
+            if inspect.isfunction(inspect.getattr_static(self.kind, "parse")):
+                return f"{self.kind.__name__}.parse is a @classmethod, or a @staticmethod"
         try:
             if not self.required:
                 self.convert(self.default, Path())
-        except ValueError as error:
-            return f"its default {error}"
+        except Exception as error:  # of the author's own parse
+            return f"its default {error if isinstance(error, ValueError) else f'{type(error).__name__}: {error}'}"
         return None
 
     def convert(self, value: object, folder: Path) -> T:
@@ -208,6 +211,7 @@ class Device:
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
+        declared = dict(vars(cls))  # before what is found takes the place of a call named `config`, say
         members: dict[str, Any] = {}
         for base in reversed(cls.__mro__):
             for name, member in vars(base).items():
@@ -222,7 +226,7 @@ class Device:
         cls.config = {name: member for name, member in members.items() if isinstance(member, Config)}
         cls.properties = tuple(name for name, member in members.items() if isinstance(member, Property))
         cls.features = {name: member.bit for name, member in members.items() if isinstance(member, Feature)}
-        mistakes += _mistakes(cls)
+        mistakes += _mistakes(cls, declared)
         if mistakes:
             raise Mistakes(cls, mistakes)
 
@@ -312,10 +316,11 @@ def _is_hook(member: object) -> bool:
     return inspect.isfunction(member) and not inspect.iscoroutinefunction(member) and member.__code__.co_argcount == 1
 
 
-def _mistakes(cls: type[Device]) -> Iterator[tuple[str, str]]:
-    """What is wrong with the declarations of *cls*: (member, sentence)."""
-    for name, member in vars(cls).items():
-        declared = isinstance(member, _Declared | Feature | Irq) or hasattr(member, "__hcall__")
+def _mistakes(cls: type[Device], own: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    """What is wrong with the declarations of *cls*, whose *own* members were these: (member, sentence)."""
+    for name, member in own.items():
+        marked = hasattr(member, "__hcall__") or hasattr(member, "__action__")
+        declared = marked or isinstance(member, _Declared | Feature | Irq)
         if name == "close" or (declared and (hasattr(Device, name) or name in Device.__annotations__)):
             yield name, f"{cls.__name__}.{name}: the name is the base class's own"
         if isinstance(member, Config) and name == "model":

@@ -5,7 +5,7 @@ For every carrier: one argument check, one failure path, one place to filter or 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -59,7 +59,7 @@ class Dispatcher:
                 if areas:
                     raise BadArea("calls of the core take no areas")
                 if len(args) != len(kinds) or (args and (*map(type, args),) != kinds):
-                    raise _wrong_arguments(kinds)
+                    raise _wrong_arguments(args, kinds)
                 value = function(self, handle, *args) if args else function(self, handle)
             else:
                 opened = self.opens.get(handle)
@@ -71,9 +71,9 @@ class Dispatcher:
                 method, kinds, takes, expected = entry
                 if len(args) == 1 == len(kinds):  # a verb, most often
                     if type(args[0]) is not kinds[0]:
-                        raise _wrong_arguments(kinds)
+                        args = _fitting(args, kinds)
                 elif (*map(type, args),) != kinds:
-                    raise _wrong_arguments(kinds)
+                    args = _fitting(args, kinds)
                 if takes == ROOM:
                     room = self.memory.room(areas)
                     # A call with * in it is not inlined by the interpreter: 0.1 us.
@@ -181,5 +181,18 @@ class Dispatcher:
         closed(0)
 
 
-def _wrong_arguments(kinds: tuple[type, ...]) -> BadArgument:
-    return BadArgument(f"this call takes ({', '.join(kind.__name__ for kind in kinds)})")
+def _fitting(args: Args, kinds: tuple[type, ...]) -> Args:
+    """*args*, a whole number made a float where one is taken (PEP 484; 1.0 is 1 in JavaScript).  Raises BadArgument."""
+    fitting = tuple(float(value) if kind is float and type(value) is int else value
+                    for value, kind in zip(args, kinds, strict=False))  # fmt: skip
+    if len(args) != len(kinds) or (*map(type, fitting),) != kinds:
+        raise _wrong_arguments(args, kinds)
+    return fitting
+
+
+def _wrong_arguments(args: Args, kinds: tuple[type, ...]) -> BadArgument:
+    return BadArgument(f"this call takes {_names(kinds)}, not {_names(map(type, args))}")
+
+
+def _names(kinds: Iterable[type]) -> str:
+    return f"({', '.join('None' if kind is type(None) else kind.__name__ for kind in kinds)})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import socket
@@ -21,6 +22,8 @@ from .tree import Tree
 
 if TYPE_CHECKING:
     from .link import Link
+
+log = logging.getLogger(__name__)
 
 _FD_BYTES: Final = 4  # a datagram of the fd lane: the id, little-endian, and one descriptor
 
@@ -55,7 +58,8 @@ class Guest:
                     answer = dispatch(number, handle, args, areas)
                     if isinstance(answer, tuple):
                         status, value = answer
-                        session.reply(slot, seq, status, value)
+                        if not session.reply(slot, seq, status, value):
+                            _log_answer(value)
                     else:
                         answer.then(partial(self._answer, slot, seq))
                 elif 0 <= message[2] < MAX_VECTORS:
@@ -134,7 +138,8 @@ class Guest:
 
     def _answer(self, slot: int, seq: int, status: int, value: object) -> None:
         if self.session.state is not State.ENDED:
-            self.session.reply(slot, seq, status, value)
+            if not self.session.reply(slot, seq, status, value):
+                _log_answer(value)
             if not self._batching:
                 self.flush()
 
@@ -162,3 +167,7 @@ class Guest:
 
     def _detach(self) -> None:
         self.detached = True
+
+
+def _log_answer(value: object) -> None:
+    log.error("a device model failed: its answer does not fit a message: %.200r", value)

@@ -107,6 +107,8 @@ def _handler(name: str, method: Callable[..., Any], number: int) -> Handler:
         or any(kind not in _SCALARS for kind in scalars)
     ):
         raise TypeError("annotate every argument: a Room and a Data first, if any, then int, bool, str, bytes or float")
+    if method.__defaults__:
+        raise TypeError("an argument has no default: the wire has all or none")
     if name in _VERBS:
         expected, answers = _VERBS[name]
         if kinds != expected:

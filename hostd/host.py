@@ -7,7 +7,7 @@ import errno
 import logging
 import os
 import resource
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -63,7 +63,7 @@ class Host:
             device = spec.make()
             if not hasattr(device, "openers"):
                 raise TypeError("its __init__ does not call that of Device; most of what it does belongs into start()")
-            device.clock, device.common = self.clock, self._common
+            device.clock, device.common = _ModelClock(self.clock, spec.path), self._common
             device.start()
         except (OSError, ValueError) as error:
             busy = isinstance(error, OSError) and error.errno == errno.EBUSY
@@ -82,10 +82,16 @@ class Host:
         self._notify()
         return node
 
-    def plug_table(self, path: str, table: Mapping[str, Any]) -> Node:
-        """Plug the device that *table*, as in a machine file, describes.  Raises MachineError."""
-        folder = self.machine.file.parent if self.machine.file else Path()
-        return self.plug(read_device(path, table, folder.absolute()), "plug")
+    def plug_table(
+        self, path: str, table: Mapping[str, Any], words: Mapping[str, str] | None = None, folder: Path | None = None
+    ) -> Node:
+        """Plug the device that *table*, as in a machine file, and *words*, as in a command, describe.
+
+        Files are relative to *folder*, the machine file's if not given.  Raises MachineError.
+        """
+        if folder is None:
+            folder = self.machine.file.parent if self.machine.file else Path()
+        return self.plug(read_device(path, table, folder.absolute(), words or {}), "plug")
 
     async def unplug(self, path: str, surprise: bool = False, within: float = UNPLUG_SECONDS) -> bool:
         """Take the node at *path*, and all below it, out of the tree; whether guests let go of it in time.
@@ -168,6 +174,24 @@ class Host:
             for pending in [pending for opened in node.opens for pending in opened.pending if pending.since < long_ago]:
                 pending.later.expire(Misbehaved(f"the device model gave no answer within {LATER_SECONDS:.0f} s"))
         self._ticker = self.clock.call_later(TICK_SECONDS, self._tick)
+
+
+class _ModelClock:
+    """The clock of a model, whose callbacks may raise what they like: sys.exit(), too."""
+
+    def __init__(self, clock: Clock, path: str) -> None:
+        self._clock, self._path = clock, path
+        self.time = clock.time
+
+    def call_later(self, delay: float, callback: Callable[[], object], /) -> Timer:
+        """Call *callback* in *delay* seconds."""
+        return self._clock.call_later(delay, partial(self._call, callback))
+
+    def _call(self, callback: Callable[[], object]) -> None:
+        try:
+            callback()
+        except BaseException:
+            log.exception("/%s: the model failed in a callback of its clock", self._path)
 
 
 def _stop(name: str, device: Device | None) -> None:

@@ -13,11 +13,13 @@ path = "disk.img"           # and what the model declares with Config
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -27,7 +29,7 @@ from protocol.plugins import PluginError
 from protocol.wire import MAX_TEXT
 
 from . import models
-from .device import TOML_NAMES, Device
+from .device import TOML_NAMES, Config, Device
 from .limits import Limits
 from .tree import NAME
 
@@ -49,6 +51,7 @@ class DeviceSpec:
     device: type[Device]
     config: dict[str, Any] = field(compare=False)  # the table, converted: what no two have alike may be in it
     table: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path = Path()  # of the files in it
 
     def make(self) -> Device:
         """The device, not started."""
@@ -105,10 +108,10 @@ class Machine:
         )
 
 
-def read_device(path: str, table: Mapping[str, Any], folder: Path) -> DeviceSpec:
-    """One device from its *table*, as for `hostd plug`.  Raises MachineError."""
+def read_device(path: str, table: Mapping[str, Any], folder: Path, words: Mapping[str, str]) -> DeviceSpec:
+    """One device from its *table*, and *words* as they were typed, as for `hostd plug`.  Raises MachineError."""
     check = _Checker("plug", folder)
-    spec = check.device(path, table)
+    spec = check.device(path, table, words)
     if spec is None or check.mistakes:
         raise MachineError(check.mistakes)
     return spec
@@ -142,8 +145,8 @@ class _Checker:
                 good[key] = value
         return good
 
-    def device(self, path: str, table: object) -> DeviceSpec | None:
-        """The device of the table `[devices.path]`, or None and a mistake."""
+    def device(self, path: str, table: object, words: Mapping[str, str] = MappingProxyType({})) -> DeviceSpec | None:
+        """The device of the table `[devices.path]` and of *words*, or None and a mistake."""
         place = f"devices.{path}" if "/" not in path else f'devices."{path}"'
         before = len(self.mistakes)
         for name in path.split("/"):
@@ -166,26 +169,37 @@ class _Checker:
             for line in error.lines:
                 self.wrong(f"{place}.model", line)
             return None
+        table = table | {key: _typed(word, device.config.get(key)) for key, word in words.items()}
         config = {}
         for key, value in table.items():
-            if key in device.config:
-                try:
-                    config[key] = device.config[key].convert(value, self._folder)
-                except ValueError as error:
-                    self.wrong(f"{place}.{key}", str(error))
-                except Exception as error:  # of the model's own parse
-                    self.wrong(f"{place}.{key}", f"the model cannot read it: {type(error).__name__}: {error}")
-            elif key != "model":
-                self._unknown(f"{place}.{key}", key, ["model", *device.config])
-        for key, declared in device.config.items():
-            if key not in table:
-                if declared.required and any(suggest(other, [key]) for other in table):
-                    continue  # it is there, misspelt: that was said
-                if declared.required:
-                    self.wrong(place, f"needs {key} = ...{f', {declared.help}' if declared.help else ''}")
+            if key not in ("model", *device.config):
+                if isinstance(value, dict):
+                    self.wrong(f"{place}.{key}", f'unknown key; what stands below is [devices."{path}/{key}"]')
                 else:
-                    config[key] = declared.convert(declared.default, self._folder)
-        return DeviceSpec(path, model, device, config, table) if len(self.mistakes) == before else None
+                    self._unknown(f"{place}.{key}", key, ["model", *device.config])
+        for key, declared in device.config.items():
+            if declared.required and key not in table:
+                if not any(suggest(other, [key]) for other in table):  # else it is there, misspelt: that was said
+                    self.wrong(place, f"needs {key} = ...{f', {declared.help}' if declared.help else ''}")
+                continue
+            try:
+                config[key] = declared.convert(table.get(key, declared.default), self._folder)
+            except ValueError as error:
+                self.wrong(f"{place}.{key}", str(error) or "the model cannot read it")
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # of the model's own parse, which may do anything: sys.exit(), too
+                self.wrong(f"{place}.{key}", f"the model cannot read it: {type(error).__name__}: {error}")
+        return DeviceSpec(path, model, device, config, table, self._folder) if len(self.mistakes) == before else None
 
     def _unknown(self, place: str, key: str, allowed: list[str]) -> None:
         self.wrong(place, f"unknown key{suggest(key, allowed)}; allowed: {', '.join(allowed)}")
+
+
+def _typed(word: str, key: Config[Any] | None) -> object:
+    """*word* as a machine file has it: quotes are needed for nothing."""
+    with contextlib.suppress(tomllib.TOMLDecodeError):
+        value = tomllib.loads(f"value = {word}")["value"]
+        if isinstance(value, str) or (key is not None and key.kind in (bool, int)):
+            return value
+    return word

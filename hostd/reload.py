@@ -87,7 +87,8 @@ class Reloads:
                 for line in failed:
                     log.error("reload: %s", line)
             for what, paths in msgspec.structs.asdict(outcome).items():
-                log.info("reload: %s %s", what, ", ".join(paths) or "-")
+                if paths and what != "failed":  # that was told above
+                    log.info("reload: %s %s", what, ", ".join(paths))
             return outcome
 
 

@@ -7,6 +7,9 @@ import contextlib
 import logging
 import os
 import signal
+import sys
+import threading
+import time
 from pathlib import Path
 
 import uvloop
@@ -23,6 +26,7 @@ from .sockets import handed_over
 
 _NOT_FOUND = 127  # exit codes of shells
 _SIGNALLED = 128
+_WORKER_SECONDS = 5.0  # at the end: a flush, say, that was begun
 
 
 def serve_forever(file: Path, runtime_dir: Path | None, ready_fd: int | None, verbose: bool) -> int:
@@ -59,11 +63,12 @@ def serve_forever(file: Path, runtime_dir: Path | None, ready_fd: int | None, ve
             reloading.cancel()
         notifier.close()
 
-    with contextlib.ExitStack() as stack, guard():
+    with contextlib.ExitStack() as stack:
         given = {name: stack.enter_context(sock) for name, sock in handed_over(os.environ).items()}
         machine = Machine.load(file)
-        uvloop.run(main())
-    return 0
+        with guard():
+            uvloop.run(main())
+    return _left(0)
 
 
 async def _reload_on(again: asyncio.Event, host: Host) -> None:
@@ -96,7 +101,21 @@ def run_captive(file: Path, command: list[str]) -> int:
             return status if status >= 0 else _SIGNALLED - status
 
     with guard():
-        return uvloop.run(main())
+        status = uvloop.run(main())
+    return _left(status)
+
+
+def _left(code: int) -> int:
+    """*code*, once the worker threads of models are through; those that are not in time end with the process."""
+    deadline = time.monotonic() + _WORKER_SECONDS
+    for thread in threading.enumerate():
+        if thread is not threading.main_thread() and not thread.daemon:
+            thread.join(max(0.0, deadline - time.monotonic()))
+            if thread.is_alive():
+                say("hostd", f"{thread.name} is still at work: it is left behind")
+                sys.stdout.flush()
+                os._exit(code)  # the interpreter would wait for it
+    return code
 
 
 async def _pass_on(terminated: asyncio.Event, process: asyncio.subprocess.Process) -> None:

@@ -73,7 +73,7 @@ def explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, Busy):
         return str(error), Exit.BUSY
     if isinstance(error, TimeoutError):
-        return str(error) or "timed out", Exit.TIMEOUT
+        return error.strerror or str(error) or "timed out", Exit.TIMEOUT
     if isinstance(error, HcallError):
         return f"{error} ({error.status.name})", Exit.FAILED
     if isinstance(error, OSError) and error.strerror:
@@ -96,7 +96,7 @@ def run(app: App, program: str, arguments: Sequence[str]) -> int:
         return code if isinstance(code, int) else Exit.OK
     except CycloptsError as error:
         command = " ".join([program, *(error.command_chain or ())])
-        say(program, f"{_mistake(app, error)} (see {command} --help)")
+        say(program, f"{_mistake(app, program, error)} (see {command} --help)")
         return Exit.USAGE
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
@@ -112,13 +112,16 @@ def run(app: App, program: str, arguments: Sequence[str]) -> int:
         return code
 
 
-def _mistake(app: App, error: CycloptsError) -> str:
+def _mistake(app: App, program: str, error: CycloptsError) -> str:
     """What is wrong with the command line, in one line."""
     from cyclopts import UnknownCommandError, UnknownOptionError, UnusedCliTokensError
 
     word = error.unused_tokens[0] if error.unused_tokens else ""
     if isinstance(error, UnknownCommandError):
-        return f'Unknown command "{word}"{_or(nearest(word, app))}'
+        near = nearest(word, app)
+        if word.startswith("-") and not near:
+            return f'"{word}" is no option of {program}: those of a command come after it'
+        return f'Unknown command "{word}"{_or(near)}'
     if isinstance(error, UnknownOptionError):
         word = error.token.keyword or error.token.value
         options = chain.from_iterable(argument.names for argument in error.argument_collection)
@@ -216,4 +219,5 @@ def shown(value: Any) -> str:
         return value.hex(" ")
     if isinstance(value, list | tuple):
         return ", ".join(map(shown, value))
-    return str(value)
+    text = str(value)  # which may have come from a guest: it does nothing to a terminal
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -49,4 +49,5 @@ def check_private(directory: Path) -> None:
     except FileNotFoundError:
         return
     if directory.parent == Path("/tmp") and (info.st_uid != os.getuid() or info.st_mode & 0o077):
-        raise PermissionError(f"{directory} is not yours alone; name another directory")
+        mend = "chmod 700 it, or " if info.st_uid == os.getuid() else ""
+        raise PermissionError(f"{directory} is not yours alone; {mend}name another directory")

@@ -211,18 +211,21 @@ class HostSession(_Session):
             self.out.append(reply)
         return True
 
-    def reply(self, slot: int, seq: int, status: int, value: object) -> None:
-        """Answer the call *seq* in *slot*; a value that the wire cannot carry makes it INTERNAL."""
+    def reply(self, slot: int, seq: int, status: int, value: object) -> bool:
+        """Answer the call *seq* in *slot*; whether the wire can carry *value*, else the answer is INTERNAL."""
+        carried = True
         try:
             data = encode((REPLY, slot, seq, status, value))
             if len(data) > SMALL and (len(data) > MAX_MESSAGE or not fits(value)):
                 raise ValueError("longer than a message may be")
         except (TypeError, ValueError, OverflowError):
+            carried = False
             data = encode((REPLY, slot, seq, Status.INTERNAL, "the device's answer does not fit a message"))
         self._replies[slot] = data
         # A call of an older link is answered on this one only when the guest has asked again.
         if seq > self._linked or slot in self._repeated:
             self.out.append(data)
+        return carried
 
     def interrupt(self, tag: int, vector: int, count: int) -> None:
         """Hint that *vector* stands at *count*."""

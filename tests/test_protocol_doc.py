@@ -45,7 +45,9 @@ def test_the_worked_exchange_is_what_happens() -> None:
     assert hello == Hello(4, "hcall", 1, 1, 0, "c-guest", bytes(range(16)), ((0x40000000, 4096),))
     assert encode(Welcome(5, 1, 0, 1, 64, False)) == steps[1][1]
     tree = Tree(1)
-    tree.plug("rng", load("rng", Path())())
+    rng = load("rng", Path())()
+    rng.start()
+    tree.plug("rng", rng)
     guest = Guest(hello, session, 0, tree, Limits(), lambda *_: None)
     guest.link = link = Sink()  # type: ignore[assignment]
     for (_, call), (_, expected) in zip(steps[2::2], steps[3::2], strict=True):

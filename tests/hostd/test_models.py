@@ -88,10 +88,10 @@ async def test_a_model_has_many_names(here: Path) -> None:
 
 def test_what_packages_offer_is_listed_and_takes_nobodys_name() -> None:
     install("lamp = lamps.lamp:Lamp\nblock = lamps.lamp:Lamp\nbroken = lamps.broken:Lamp\nnone = lamps.lamp:Lump\n")
-    assert models.names() == ["block", "broken", "console", "lamp", "none", "rng"]
+    assert {"block", "broken", "console", "lamp", "none", "rng"} <= set(models.names())
     assert models.load("block", Path()) is Block
     (line,) = refused("lmap")
-    assert line.startswith("no model 'lmap' (did you mean 'lamp'?); there are: block, broken, console, lamp, none, rng")
+    assert line.startswith("no model 'lmap' (did you mean 'lamp'?); there are: block, broken, console, ")
     (line,) = refused("broken")
     assert line.endswith("broken.py:2: RuntimeError: no bulb")
     assert refused("none") == ["lamps.lamp: no class 'Lump' (did you mean 'Lamp'?); it has Lamp"]
