@@ -19,6 +19,7 @@ from conftest import MACHINE
 
 from guestd.guest import NoHost
 from hostd import models
+from hostd.shipped import shipped
 from protocol.command import explain, no_host
 
 
@@ -257,3 +258,12 @@ def test_the_demo_compares_checksums(terminal: Terminal) -> None:
         assert line in said
     facts = terminal.json("hostd demo")
     assert facts["files"] == facts["unpacked"] and facts["resumed"] == 1 and len(facts["entropy"]) == 64
+
+
+def test_every_model_there_is_shows_evidence(terminal: Terminal) -> None:
+    shown = terminal.json("hostd demo --all")
+    assert [each["device"] for each in shown if not each["ok"]] == []
+    assert all(each["evidence"] and each.keys() == {"device", "class", "evidence", "ok"} for each in shown)
+    (terminal.folder / "all.toml").write_bytes(shipped("machines/all.toml").read_bytes())
+    used = {device["model"] for device in terminal.json("hostd check all.toml")["devices"]}
+    assert used == set(models.names()) and len(shown) == len(terminal.json("hostd check all.toml")["devices"])
