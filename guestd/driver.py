@@ -182,6 +182,11 @@ class Driver:
         """Until everything that was answered before is stable."""
         return self.dev.call(self._sync or self.number("sync"))
 
+    async def settle(self) -> None:
+        """After the last write: until all of it is stable, if the device can tell."""
+        if self._sync:
+            await self.sync()
+
     async def read_exactly(self, count: int, at: int = 0) -> bytes:
         """*count* bytes, in as many calls as it takes.  Errors: IoError if the device ends before."""
         room = (count if count <= MAX_INLINE else MAX_INLINE,)

@@ -15,7 +15,7 @@ from typing import IO, Final
 
 import uvloop
 
-from protocol.command import Exit, Failure, no_host, say
+from protocol.command import Exit, Failure, counted, no_host, say
 from protocol.errors import BadArgument, NoMatch, NotAllowed
 from protocol.formats.folder import Access, Kind
 
@@ -205,7 +205,7 @@ def copy(socket: str | None, source: str, target: str, drivers: list[type[Driver
         say("guestd", f"{name!r} is left out: it is neither file nor folder")
     if len(copied.left_out) > _SHOWN:
         say("guestd", f"{len(copied.left_out) - _SHOWN} more are left out")
-    say("guestd", f"{copied.files} files of {copied.bytes} bytes copied")
+    say("guestd", f"{counted(copied.files, 'file')} of {counted(copied.bytes, 'byte')} copied")
 
 
 def _remote(text: str) -> tuple[str, str] | None:

@@ -82,8 +82,7 @@ def write(guest: BlockingGuest, device: str, source: IO[bytes], at: int) -> None
             guest.run(driver.write_all(data) if isinstance(driver, StreamDriver) else driver.store(data, at))
             at += len(data)
             progress.moved(len(data))
-        if "sync" in driver.dev.calls:
-            guest.run(driver.sync())
+        guest.run(driver.settle())
     say("guestd", f"{at - start} bytes written to {device}")
 
 

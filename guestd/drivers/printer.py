@@ -28,6 +28,17 @@ class PrinterDriver(StreamDriver):
         """
         try:
             await self.write_all(data)
+        except HcallError:
+            await self.soft_reset()
+            raise
+        return await self.end_job()
+
+    async def settle(self) -> None:
+        await self.end_job()
+
+    async def end_job(self) -> int:
+        """What was written is a job: wait until it is spooled; its number.  Errors: as `print_job`."""
+        try:
             number = await self.finish()
         except HcallError:
             await self.soft_reset()

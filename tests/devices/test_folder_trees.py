@@ -89,7 +89,7 @@ def test_the_command_copies_as_cp_does(tmp_path: Path) -> None:
         return subprocess.run([*host, *command], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
 
     done = run("copy", "source", "stuff:/new")
-    assert done.returncode == 0 and "1 files of 1000000 bytes" in done.stderr
+    assert done.returncode == 0 and "1 file of 1000000 bytes" in done.stderr
     assert "'link' is left out" in done.stderr and "'pipe' is left out" in done.stderr
     assert run("copy", "source", "files:new").returncode == 0  # it is there now: a copy below it
     assert run("copy", "files:", "all").returncode == 0

@@ -42,6 +42,7 @@ def command(tmp_path: Path) -> Iterator[list[str]]:
     (tmp_path / "m.toml").write_text(
         '[devices.slow]\nmodel = "slow.py"\n[devices.rng]\nmodel = "rng"\n'
         '[devices.console]\nmodel = "console"\nbacking = "cmd:cat"\n'
+        '[devices.printer]\nmodel = "printer"\nspool = "spool:spool"\n'
     )
     yield [sys.executable, "-m", "hostd", "run", str(tmp_path / "m.toml"), "--", sys.executable, "-m", "guestd"]
 
@@ -98,3 +99,10 @@ def test_a_stream_has_no_places(command: list[str], line: str) -> None:
         [*command, *line.split()], capture_output=True, stdin=subprocess.DEVNULL, timeout=30, check=False
     )
     assert done.returncode == 2 and done.stderr == b"guestd: console is a stream: there is no --at in it\n"
+
+
+def test_what_is_written_to_a_printer_is_a_job(command: list[str], tmp_path: Path) -> None:
+    text = b"one page\n" * 20_000
+    subprocess.run([*command, "write", "printer"], input=text, capture_output=True, timeout=30, check=True)
+    (job,) = (tmp_path / "spool").iterdir()
+    assert job.read_bytes() == text
