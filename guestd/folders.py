@@ -23,7 +23,7 @@ from .client import AsyncGuest, attach
 from .driver import Driver
 from .drivers.folder import FolderDriver
 from .guest import NoHost
-from .transfer import _Progress as Progress
+from .transfer import TransferProgress
 
 _DEPTH: Final = 16  # files under way at a time
 _CHUNK: Final = 256 * 1024  # bytes of guest memory for one of them
@@ -190,7 +190,7 @@ def copy(socket: str | None, source: str, target: str, drivers: list[type[Driver
     async def main() -> Copied:
         try:
             async with attach(socket, drivers=drivers) as guest:
-                with Progress(f"copying {source}", None) as progress:
+                with TransferProgress(f"copying {source}", None) as progress:
                     copied = Copied(moved=progress.moved)
                     if out is not None:
                         await _copy_out(await _find(guest, out[0]), out[1], Path(target), copied)

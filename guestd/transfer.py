@@ -30,7 +30,7 @@ def read(guest: BlockingGuest, device: str, at: int, count: int | None, output: 
     left = _how_much(driver, device, at, count)
     if output is None and sys.stdout.isatty() and not isinstance(driver, StreamDriver):
         raise Failure("these bytes are not for a terminal: pipe them to xxd, or name a file with -o", Exit.USAGE)
-    with _Progress(f"reading {device}", None if left == sys.maxsize else left) as progress:
+    with TransferProgress(f"reading {device}", None if left == sys.maxsize else left) as progress:
         out = output.open("wb") if output else sys.stdout.buffer
         try:
             while left:
@@ -77,7 +77,7 @@ def write(guest: BlockingGuest, device: str, source: IO[bytes], at: int) -> None
         raise Failure(f"{device} has {driver.capacity} bytes: {at}+{size or 0} is outside", Exit.USAGE)
     _check_place(driver, device, at)
     start = at
-    with _Progress(f"writing {device}", size) as progress:
+    with TransferProgress(f"writing {device}", size) as progress:
         while data := source.read(_CHUNK):
             guest.run(driver.write_all(data) if isinstance(driver, StreamDriver) else driver.store(data, at))
             at += len(data)
@@ -97,7 +97,7 @@ def _size(source: IO[bytes]) -> int | None:
     return info.st_size if stat.S_ISREG(info.st_mode) else None
 
 
-class _Progress:
+class TransferProgress:
     """A line on standard error, once a transfer takes longer than a second; only on a terminal, and not for good."""
 
     def __init__(self, what: str, total: int | None) -> None:
@@ -106,7 +106,7 @@ class _Progress:
         self._bar: Progress | None = None
         self._task: Any = None
 
-    def __enter__(self) -> _Progress:
+    def __enter__(self) -> TransferProgress:
         return self
 
     def __exit__(

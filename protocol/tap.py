@@ -1,4 +1,4 @@
-"""A tap: a network interface of the kernel whose other end is a descriptor, one frame for each read and write.
+"""Taps and tuns: network interfaces of the kernel whose other end is a descriptor, a frame or packet for each read.
 
 linux/if_tun.h, and the kernel's Documentation/networking/tuntap.rst.
 """
@@ -15,7 +15,7 @@ from typing import Final
 _TUNSETIFF: Final = 0x400454CA
 _TUNSETCARRIER: Final = 0x400454E2
 _SIOCSIFHWADDR: Final = 0x8924  # a tap's descriptor takes it, too
-_IFF_TAP, _IFF_NO_PI = 0x0002, 0x1000
+_IFF_TUN, _IFF_TAP, _IFF_NO_PI = 0x0001, 0x0002, 0x1000
 _ARPHRD_ETHER: Final = 1
 _NAME: Final = re.compile(r"[^\s/:%]{1,15}")  # net/core/dev.c, dev_valid_name; % would make the kernel number it
 
@@ -32,21 +32,30 @@ def open_tap(name: str, address: bytes | None = None) -> int:
 
     To bring it up is left to whoever set it up.  Raises OSError with what to do.
     """
+    return _open(name, "tap", _IFF_TAP, address)
+
+
+def open_tun(name: str) -> int:
+    """The same for a tun: one IP packet for each read and write."""
+    return _open(name, "tun", _IFF_TUN, None)
+
+
+def _open(name: str, kind: str, flag: int, address: bytes | None) -> int:
     try:
         fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise OSError(error.errno, f"{error.strerror}; a tap needs /dev/net/tun", "/dev/net/tun") from None
+        raise OSError(error.errno, f"{error.strerror}; a {kind} needs /dev/net/tun", "/dev/net/tun") from None
     try:
-        fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI))
+        fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), flag | _IFF_NO_PI))
         if address is not None:
             fcntl.ioctl(fd, _SIOCSIFHWADDR, struct.pack("16sH6s16x", name.encode(), _ARPHRD_ETHER, address))
     except OSError as error:
         os.close(fd)
         said = error.strerror
         if error.errno == errno.EPERM:
-            said = f"{said}: root makes one for you, ip tuntap add {name} mode tap user YOU"
+            said = f"{said}: root makes one for you, ip tuntap add {name} mode {kind} user YOU"
         elif error.errno == errno.EINVAL:
-            said = "it is there, and no tap"
+            said = f"it is there, and no {kind}"
         raise OSError(error.errno, said, name) from None
     return fd
 

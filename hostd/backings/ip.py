@@ -21,13 +21,11 @@ from typing import Any, Final, Protocol
 
 from protocol.endpoint import Kind, split
 from protocol.formats import ipv4
-from protocol.tap import check_name
+from protocol.tap import check_name, open_tun
 
 log = logging.getLogger(__name__)
 
 _AT_ONCE: Final = 32  # packets of one wakeup: others wait meanwhile
-_TUNSETIFF: Final = 0x400454CA  # linux/if_tun.h
-_IFF_TUN_NO_PI: Final = 0x1001
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCSIFADDR, _SIOCSIFDSTADDR, _SIOCSIFMTU = 0x8913, 0x8914, 0x8916, 0x8918, 0x8922
 _IFF_UP: Final = 1
 
@@ -147,7 +145,7 @@ class Tun(Network):
 
     def start(self, link: Link) -> None:
         self._link, self._loop = link, asyncio.get_running_loop()
-        self._fd = _open(self._name)
+        self._fd = open_tun(self._name)
         try:
             _set_up(self._name, link)
         except OSError as error:
@@ -204,24 +202,6 @@ class Tun(Network):
             log.error("%s: %s", self._name, error.strerror)
             self.stop()
             self._link.hang_up()
-
-
-def _open(name: str) -> int:
-    try:
-        fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise OSError(error.errno, f"{error.strerror}; a tun needs /dev/net/tun", "/dev/net/tun") from None
-    try:
-        fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TUN_NO_PI))
-    except OSError as error:
-        os.close(fd)
-        said = error.strerror
-        if error.errno == errno.EPERM:
-            said = f"{said}: root makes one for you, ip tuntap add {name} mode tun user YOU"
-        elif error.errno == errno.EINVAL:
-            said = "it is there, and no tun"
-        raise OSError(error.errno, said, name) from None
-    return fd
 
 
 def _set_up(name: str, link: Link) -> None:
