@@ -15,8 +15,8 @@ from hostd.device import Config, Data, Device, Irq, Property, Room, action, call
 from protocol.errors import BadArgument, WouldBlock
 from protocol.formats import frames
 
-_QUEUE = 4 << 20  # bytes that wait for a guest to read them
-_WARM = 8 << 20  # bytes, see `start`
+_QUEUE = 8 << 20  # bytes that wait for a guest to read them
+_WARM = 16 << 20  # bytes, see `start`
 _MIN_MTU = 68  # RFC 791: every internet module must be able to forward a datagram of 68 octets
 _LOCAL, _GROUP = 2, 1  # bits of the first byte of an address (IEEE 802, 8.4)
 

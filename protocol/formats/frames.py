@@ -18,7 +18,7 @@ AnyBatch = TypeVar("AnyBatch", bytes, memoryview)
 HEADER: Final = 14
 OVERHEAD: Final = HEADER + 4  # of a frame over its MTU: the header, and one VLAN tag (IEEE 802.1Q)
 MAX_FRAME: Final = 0xFFFF + OVERHEAD
-MAX_BATCH: Final = 1 << 20  # bytes, lengths included
+MAX_BATCH: Final = 2 << 20  # bytes, lengths included: 31 of the largest, so that a call costs less than their copies
 MAX_FRAMES: Final = 4096  # in a batch
 PREFIX: Final = 4
 

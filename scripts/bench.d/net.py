@@ -28,9 +28,9 @@ import guestd
 from guestd.drivers.net import NetDriver
 
 _SMALL, _LARGE = 1500, 65536  # bytes of a frame
-_BATCHES: Final = {_SMALL: 500_000, _LARGE: 1_000_000}  # bytes that a call sends: small enough for caches, or few calls
+_BATCHES: Final = {_SMALL: 500_000, _LARGE: 2_000_000}  # bytes that a call sends: small enough for caches, or few calls
 _ACKNOWLEDGED: Final = 2  # batches at once
-_IN_FLIGHT: Final = 4  # batches: the queue of a card holds 4 MiB
+_IN_FLIGHT: Final = 4  # batches: the queue of a card holds 8 MiB
 _COLD: Final = 256 << 20  # bytes: more than any cache
 _CHUNK: Final = 1 << 20  # bytes that are copied at once
 _ADDRESSES: Final = bytes.fromhex("020000000002 020000000001")  # to the receiver, from the sender

@@ -24,7 +24,7 @@ from protocol.formats.frames import MAX_BATCH, MAX_FRAMES, format_mac
 
 A, B, C = (bytes.fromhex(f"0200000000{n:02x}") for n in (1, 2, 3))
 EVERYBODY = b"\xff" * 6
-QUEUE = 4 << 20  # bytes that wait for a guest
+QUEUE = 8 << 20  # bytes that wait for a guest
 
 
 def frame(destination: bytes, source: bytes, payload: bytes = b"hello") -> bytes:
@@ -132,7 +132,7 @@ async def test_a_guest_without_memory_reads_when_it_has_some(tmp_path: Path) -> 
         taken: list[Buffer] = []
         with contextlib.suppress(MemoryError):
             while True:
-                taken.append(b.dev.ram.alloc(1 << 20))
+                taken.append(b.dev.ram.alloc(MAX_BATCH))
         with pytest.raises(MemoryError):
             await b.receive()
         taken.pop().free()
