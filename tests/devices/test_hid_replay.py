@@ -1,55 +1,78 @@
-"""What input devices replay, what comes of much at once, and what an independent reader of evdev makes of it."""
+"""What a real Linux recorded, replayed: whole, in its time, to slow guests, and as an independent reader decodes it."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-import random
 import subprocess
 from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
 
 import pytest
-from input_ends import LEFT, A, bound, edges, encoded, key, model, panel, served, way
+from input_ends import A, bound, edges, encoded, key, model, panel, served, way
 
+from hostd.devices.hid import QUEUE
 from hostd.machine import MachineError
 from protocol.clock import ManualClock
 from protocol.errors import WouldBlock
-from protocol.formats.input import EV_KEY, EV_MSC, EV_REL, EV_SYN, Event, Packet, Packets
+from protocol.formats.input import EV_KEY, EV_LED, EV_REL, EV_SYN, REPEATED, Event, Packet, Packets, codes_of
 from protocol.formats.keycodes import AXES, BUTTONS, KEYS
 
+Acts: TypeAlias = list[tuple[str, int]]
+
+RECORDINGS = Path(__file__).parent / "recordings"
+NAMES = {(EV_KEY, code): name for name, code in (KEYS | BUTTONS).items()}
+NAMES |= {(EV_REL, AXES[name]): name for name in ("REL_X", "REL_Y", "REL_WHEEL")}
 PYTHON_EVDEV = """\
 import evdev, json, os
 from evdev import _input, ecodes
+names = lambda name: [name] if isinstance(name, str) else name  # LEFT and MOUSE are one
 size, found = os.fstat(0).st_size, []
 while os.lseek(0, 0, os.SEEK_CUR) < size:
     found += _input.device_read_many(0)  # what InputDevice.read does, in C, with the kernel's own struct
 print(json.dumps([(*event, type(evdev.categorize(evdev.InputEvent(*event))).__name__,
-                   ecodes.bytype[event[2]][event[3]]) for event in found]))
+                   names(ecodes.bytype[event[2]][event[3]])) for event in found]))
 """
 
 
-def a_session(seed: int, length: int) -> list[Packet]:
-    """Somebody types and uses a mouse; each packet is as drivers/hid/hid-input.c has the kernel report it."""
-    rng = random.Random(seed)
-    packets, now, held = [], 0, False
-    while len(packets) < length:
-        now += rng.randrange(1000, 8000)
-        if rng.random() < 0.8:
-            motion = {AXES["REL_X"]: rng.randrange(-9, 10), AXES["REL_Y"]: rng.randrange(-9, 10)}
-            if rng.random() < 0.05:
-                motion |= {AXES["REL_WHEEL"]: 1, AXES["REL_WHEEL_HI_RES"]: 120}
-            change = tuple(Event(EV_REL, axis, n) for axis, n in motion.items() if n)
-        elif rng.random() < 0.5:
-            held = not held
-            change = (Event(EV_MSC, 4, 0x90001), Event(EV_KEY, LEFT, int(held)))
+class Recorded(NamedTuple):
+    """A recording, see recordings/README.md."""
+
+    path: Path
+    kind: str
+    packets: list[Packet]  # without EV_LED, which a keyboard does not send: it is told
+    injected: Acts
+
+
+@pytest.fixture(params=["ps2-keyboard", "ps2-mouse", "usb-keyboard", "usb-mouse"])
+def recorded(request: pytest.FixtureRequest) -> Recorded:
+    path = RECORDINGS / f"{request.param}.evdev"
+    packets = [
+        packet._replace(events=tuple(event for event in packet.events if event.type != EV_LED))
+        for packet in Packets().feed(path.read_bytes())
+    ]
+    injected = [(name, value) for name, value in json.loads(path.with_suffix(".json").read_text())]
+    return Recorded(path, request.param.partition("-")[2], packets, injected)
+
+
+def acts(packets: list[Packet]) -> Acts:
+    """What somebody did, who does not repeat a key but hold it, and turns a wheel by notches, not by 120ths of one."""
+    events = [event for packet in packets for event in packet.events if event[:2] in NAMES]
+    return [(NAMES[event[:2]], event.value) for event in events if event[::2] != (EV_KEY, REPEATED)]
+
+
+def added_up(acts: Acts) -> list[tuple[str, int] | dict[str, int]]:
+    """Edges, and between two of them how far it went, by axis."""
+    found: list[tuple[str, int] | dict[str, int]] = []
+    for name, value in acts:
+        if name not in AXES:
+            found.append((name, value))
+        elif found and isinstance(sums := found[-1], dict):
+            sums[name] = sums.get(name, 0) + value
         else:
-            code = rng.choice([*KEYS.values()])
-            packets.append(Packet(now, (Event(EV_MSC, 4, 0x70000 + code), Event(EV_KEY, code, 1))))
-            now += 90_000
-            change = (Event(EV_MSC, 4, 0x70000 + code), Event(EV_KEY, code, 0))
-        if change:
-            packets.append(Packet(now, change))
-    return packets
+            found.append({name: value})
+    return found
 
 
 @pytest.fixture
@@ -61,70 +84,98 @@ def python_evdev() -> str:
     return python
 
 
-async def test_python_evdev_reads_the_same_events(tmp_path: Path, python_evdev: str) -> None:
-    session = a_session(1, 500)
-    (tmp_path / "session.evdev").write_bytes(encoded(session))
+async def decoded(python: str, records: Path) -> list[list[Any]]:
+    """By python-evdev, of each event: seconds, microseconds, type, code, value, class and names."""
+    with records.open("rb") as file:
+        text = await asyncio.to_thread(subprocess.check_output, [python, "-c", PYTHON_EVDEV], stdin=file)
+    found: list[list[Any]] = json.loads(text)
+    return found
+
+
+async def test_python_evdev_reads_what_was_recorded_and_what_was_injected(
+    tmp_path: Path, python_evdev: str, recorded: Recorded
+) -> None:
     raw = b""
-    async with served(tmp_path, replay="session.evdev", timed=False) as host, bound(host) as hid:
-        while len(raw) < (tmp_path / "session.evdev").stat().st_size:
+    async with (
+        served(tmp_path, kind=recorded.kind, replay=str(recorded.path), timed=False) as host,
+        bound(host) as hid,
+    ):
+        while len(raw) < len(encoded(recorded.packets)):
             raw += await hid.read(4096)
     (tmp_path / "read").write_bytes(raw)
-    with (tmp_path / "read").open("rb") as file:
-        seen = json.loads(
-            await asyncio.to_thread(subprocess.check_output, [python_evdev, "-c", PYTHON_EVDEV], stdin=file)
-        )
-    codes = {EV_KEY: KEYS | BUTTONS, EV_REL: AXES, EV_MSC: {"MSC_SCAN": 4}, EV_SYN: {"SYN_REPORT": 0}}
-    classes = {EV_KEY: "KeyEvent", EV_REL: "RelEvent", EV_MSC: "InputEvent", EV_SYN: "SynEvent"}
-    for packet in session:
-        for event in (*packet.events, Event(EV_SYN, 0, 0)):
-            seconds, microseconds, *numbers, kind, names = seen.pop(0)
-            assert (seconds * 1_000_000 + microseconds, *numbers, kind) == (packet.at, *event, classes[event.type])
-            (name,) = [name for name, code in codes[event.type].items() if code == event.code]
-            assert name in (names if isinstance(names, list) else [names])
-    assert seen == []
+    linux = [event for event in await decoded(python_evdev, recorded.path) if event[2] != EV_LED]
+    for event in linux:
+        if event[2] == EV_SYN:
+            event[4] = 0  # SYN_REPORT is 1 after a repeat of Linux's own, and nothing depends on it
+    found = await decoded(python_evdev, tmp_path / "read")
+    assert found == linux
+    pressed = [(names, value) for *_, value, kind, names in found if kind == "KeyEvent" and value != REPEATED]
+    done = [(name, value) for name, value in recorded.injected if name not in AXES]
+    assert [value for _, value in pressed] == [value for _, value in done]
+    assert all(name in names for (names, _), (name, _) in zip(pressed, done, strict=True))
 
 
-async def test_a_guest_that_is_slow_misses_no_edge_and_no_way(tmp_path: Path) -> None:
-    session = a_session(2, 3000)
-    async with served(tmp_path) as host, bound(host) as hid:
-        found: list[Packet] = []
-        for n in range(0, len(session), 500):
-            model(host).send(encoded(session[n : n + 500]))
-            found += Packets().feed(await hid.read(4096))  # a few of them
-        while True:
-            try:
-                found += Packets().feed(await hid.read(4096))
-            except WouldBlock:
-                break
-    assert edges(found) == edges(session) and way(found) == way(session)
-    assert len(found) < len(session) / 2
-
-
-async def test_a_recording_takes_its_time(tmp_path: Path) -> None:
-    recorded = [
-        Packet(5_000_000 + at, packet.events) for at, packet in zip((0, 0, 250_000), key(A, 1, 0, 1), strict=True)
-    ]
-    (tmp_path / "rec").write_bytes(encoded(recorded))
+async def test_each_event_comes_at_its_time(tmp_path: Path, recorded: Recorded) -> None:
     clock = ManualClock()
-    async with served(tmp_path, clock, replay="rec") as host:
-        for _ in range(2):  # each guest gets it from its beginning
+    margin = 0.000_000_5  # seconds: the times of records are microseconds
+    first = recorded.packets[0].at
+    async with served(tmp_path, clock, kind=recorded.kind, replay=str(recorded.path)) as host:
+        for packets in (recorded.packets[:50], recorded.packets):  # each guest gets it from its beginning
+            clock.turn(1000)
+            start = clock.time()
             async with bound(host) as hid:
-                assert await hid.events() == recorded[:2]
-                clock.turn(0.249)
-                with pytest.raises(WouldBlock):
-                    await hid.read(4096)
-                clock.turn(0.002)
-                assert await hid.events() == recorded[2:]
+                for packet in packets:
+                    due = start + (packet.at - first) / 1_000_000
+                    if packet.at > first:
+                        clock.turn(due - margin - clock.time())
+                        with pytest.raises(WouldBlock):
+                            await hid.read(4096)
+                    clock.turn(due + margin - clock.time())
+                    assert await hid.events() == [packet]
 
 
-async def test_a_recording_comes_as_fast_as_it_is_read_and_whole(tmp_path: Path) -> None:
-    session = a_session(3, 20_000)  # more than the queue has room for
-    (tmp_path / "rec").write_bytes(encoded(session))
-    async with served(tmp_path, replay="rec", timed=False) as host, bound(host) as hid:
+async def test_a_recording_comes_as_fast_as_it_is_read_and_whole(tmp_path: Path, recorded: Recorded) -> None:
+    times = 1 + QUEUE // len(recorded.packets)  # more than the queue has room for
+    (tmp_path / "rec").write_bytes(recorded.path.read_bytes() * times)
+    async with served(tmp_path, kind=recorded.kind, replay="rec", timed=False) as host, bound(host) as hid:
         found: list[Packet] = []
-        while len(found) < len(session):
+        while len(found) < times * len(recorded.packets):
             found += await hid.events()
-    assert found == session
+    assert found == times * recorded.packets
+
+
+async def test_a_guest_that_is_slow_misses_no_edge_and_no_way(tmp_path: Path, recorded: Recorded) -> None:
+    clock = ManualClock()
+    seconds = (recorded.packets[-1].at - recorded.packets[0].at) / 1_000_000
+    found: list[Packet] = []
+    async with served(tmp_path, clock, kind=recorded.kind, replay=str(recorded.path)) as host, bound(host) as hid:
+        while clock.time() <= seconds:
+            clock.turn(0.25)
+            with contextlib.suppress(WouldBlock):
+                found += Packets().feed(await hid.read(4096))
+    assert edges(found) == edges(recorded.packets) and way(found) == way(recorded.packets)
+    assert added_up(acts(found)) == added_up(recorded.injected)
+    assert len(found) < len(recorded.packets) / 2 or recorded.kind == "keyboard"  # motion was added up
+
+
+async def test_a_guest_that_does_not_read_learns_what_is_down_and_misses_nothing_after(
+    tmp_path: Path, recorded: Recorded
+) -> None:
+    times = 100
+    found: list[Packet] = []
+    async with served(tmp_path, kind=recorded.kind) as host, bound(host) as hid:
+        for _ in range(times):
+            model(host).send(recorded.path.read_bytes())
+        (dropped,) = Packets().feed(await hid.read(4096))
+        down = codes_of(await hid.keys())
+        with contextlib.suppress(WouldBlock):
+            while True:
+                found += Packets().feed(await hid.read(4096))
+    sent, came = times * edges(recorded.packets), edges(found)
+    assert dropped.dropped and 0 < len(came) < len(sent)
+    missed, after = sent[: -len(came)], sent[-len(came) :]
+    assert came == after
+    assert down == {code for code, value in {event.code: event.value for event in missed}.items() if value}
 
 
 @pytest.mark.parametrize(
