@@ -217,7 +217,7 @@ class BlockingGuest(Guest[Pending]):
                 out.clear()
                 try:  # noqa: SIM105  # `suppress` costs 0.3 us for each call
                     self._sock.sendall(data)  # type: ignore[union-attr]  # there is a socket until the session is lost
-                except BrokenPipeError:
+                except (BrokenPipeError, ConnectionResetError):
                     pass  # the host's last word may be there to be read
             data = self._sock.recv(_READ)  # type: ignore[union-attr]
         except ConnectionResetError:
@@ -260,7 +260,8 @@ class BlockingGuest(Guest[Pending]):
             except OSError as error:
                 raise NoHost(error.errno, error.strerror or str(error), str(self.path)) from None
             hello, fds = self._hello()
-            socket.send_fds(sock, [self.session.greet(hello)], fds)
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # refused already: why is there to be read
+                socket.send_fds(sock, [self.session.greet(hello)], fds)
             sock.settimeout(WELCOME_SECONDS)
             while self.session.state is not READY:
                 data = sock.recv(_READ)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from protocol.command import no_host, print_json, print_table, run, shown
-from protocol.options import Json, Socket
+from protocol.options import Json, ReadyFd, Socket
 from protocol.program import new_program
 
 if TYPE_CHECKING:
@@ -191,14 +191,13 @@ def export(
     uri: Annotated[str, Parameter(help="where and how, such as nbd:unix:/tmp/disk.sock")],
     /,
     *,
-    ready_fd: Annotated[
-        int | None, Parameter(metavar="FD", help='write "ready" to this descriptor when others can use it')
-    ] = None,
+    ready_fd: Annotated[ReadyFd, Parameter(help='write "ready" to this descriptor when others can use it')] = None,
     reach: Reach = DEFAULT_REACH,
 ) -> None:
     """Let other programs use a device, until Ctrl-C.
 
-    A stream goes to pty:PATH, tcp:HOST:PORT, unix:PATH or stdio:, for one peer at a time; a disk to nbd:unix:PATH.
+    A stream goes to pty:PATH, tcp:HOST:PORT, unix:PATH or stdio:, for one peer at a time; a printer to tcp:HOST:PORT
+    or unix:PATH, a job for each peer; a disk to nbd:unix:PATH, a network card to tap:NAME.
 
     $ guestd export disk nbd:unix:/tmp/disk.sock
     """

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from functools import partial, reduce
 from pathlib import Path
-from typing import Any, TypeAlias, Unpack, cast
+from typing import Any, TypeAlias, TypeVar, Unpack, cast
 
 from protocol import hcall
 from protocol.clock import Clock
@@ -19,8 +20,11 @@ from protocol.session import ENDED, READY, State
 from .bus import OpenDevice
 from .driver import Driver
 from .guest import PAUSE_SECONDS, WELCOME_SECONDS, Guest, NoHost, Options, silent
+from .probers import Found
 
+T = TypeVar("T")
 Waiter: TypeAlias = "asyncio.Future[Any]"
+_READ = 65536
 
 
 class AsyncGuest(Guest[Waiter]):
@@ -41,7 +45,7 @@ class AsyncGuest(Guest[Waiter]):
         self._deadline: float | None = self._loop.time() + self.patience  # for WELCOME; None: it has come
         self._attempts = 0  # to get it, after the first
         self._binding: dict[str, asyncio.Task[Driver]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._following = asyncio.Lock()
         self._happened: list[tuple[int, str]] = []
         self._happening = asyncio.Event()
@@ -104,6 +108,10 @@ class AsyncGuest(Guest[Waiter]):
         self._see(device, vector)
         self._flush()
 
+    @staticmethod
+    def _given_up(waiter: Waiter) -> bool:
+        return waiter.cancelled()
+
     def _device_gone(self, device: OpenDevice) -> None:
         for key in [key for key in self._interrupted if key[0] is device]:
             waiter = self._interrupted.pop(key)
@@ -116,14 +124,26 @@ class AsyncGuest(Guest[Waiter]):
         path = "/" + path.strip("/")
         if path in self.drivers:
             return self.drivers[path]
+        return await self._once(path, partial(self._bind, path))
+
+    async def bind_found(self, found: Found) -> Driver:
+        """As in the base class; whoever is cancelled meanwhile finds the driver in `drivers`."""
+        return await self._once(found.path, partial(super().bind_found, found))
+
+    async def _bind(self, path: str) -> Driver:
+        return await super().bind_found(await self.found(path))
+
+    async def _once(self, path: str, work: Callable[[], Coroutine[Any, Any, Driver]]) -> Driver:
+        """The driver that *work* binds to *path*, in a task that all who ask meanwhile share and none of them stops."""
         task = self._binding.get(path)
         if task is None:
-            task = self._binding[path] = self._loop.create_task(self._bind(path))
+            task = self._binding[path] = self._loop.create_task(work())
             task.add_done_callback(lambda _: self._binding.pop(path, None))
         return await asyncio.shield(task)
 
-    async def _bind(self, path: str) -> Driver:
-        return await self.bind_found(await self.found(path))
+    async def unbind(self, path: str) -> None:
+        """As in the base class, to its end even if whoever asked for it is cancelled."""
+        await asyncio.shield(self._spawn(super().unbind(path)))
 
     def __getitem__(self, path: str) -> Any:
         """The driver of the device at *path*; if it is not bound yet, a stand-in whose calls bind it first."""
@@ -146,7 +166,8 @@ class AsyncGuest(Guest[Waiter]):
                 except OSError as error:
                     raise NoHost(error.errno, error.strerror or str(error), str(self.path)) from None
             hello, fds = self._hello()
-            socket.send_fds(sock, [self.session.greet(hello)], fds)
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it refused before: that is to be read
+                socket.send_fds(sock, [self.session.greet(hello)], fds)
             await self._loop.create_unix_connection(lambda: _Link(self), sock=sock)
         except BaseException:
             sock.close()
@@ -211,10 +232,11 @@ class AsyncGuest(Guest[Waiter]):
         happened, self._happened = self._happened, []
         return happened
 
-    def _spawn(self, work: Any) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def _flush(self) -> None:
         self._flushing = False
@@ -223,10 +245,14 @@ class AsyncGuest(Guest[Waiter]):
             self._link.transport.write(out[0] if len(out) == 1 else b"".join(out))
             out.clear()
 
-    def _disconnected(self, link: _Link) -> None:
+    def _disconnected(self, link: _Link, error: Exception | None) -> None:
         if link is not self._link:
             return
         self._link = None
+        if error is not None and self._lost is None:  # of a write, perhaps: the host's last word is still to be read
+            with contextlib.suppress(OSError):
+                while data := os.read(link.transport.get_extra_info("socket").fileno(), _READ):
+                    self._received(data)
         if self._lost is None:
             self.session.lose()
             self._eager = False
@@ -279,7 +305,7 @@ class _Link(asyncio.Protocol):
         self._guest._connected(self)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._guest._disconnected(self)
+        self._guest._disconnected(self, error)
 
 
 class _LoopClock:

@@ -57,12 +57,15 @@ class Guest(Generic[W]):
 
     def __init__(self, path: str | Path | None = None, **options: Unpack[Options]) -> None:
         self.known = list(options["drivers"] if "drivers" in options else known_drivers())  # may raise: comes first
+        for each in self.known:
+            if not isinstance(each, type):
+                raise TypeError(f"{each!r} is no class of a driver; guestd.bus.own_drivers([...]) loads those of files")
         self.path = rendezvous.find(str(path) if path else None, rendezvous.GUEST_SOCKET)
         self.name = options.get("name") or f"guest-{os.getpid()}"
         if len(self.name.encode()) > MAX_TEXT:
             raise ValueError(f"the name of a guest is {MAX_TEXT} bytes at most")
         self.patience = options.get("patience", PATIENCE_SECONDS)
-        self.session: GuestSession[W] = GuestSession()
+        self.session: GuestSession[W] = GuestSession(self._given_up)
         self.ram = Ram(options.get("memory", RAM_BYTES), self.session.uses)
         self.drivers: dict[str, Driver] = {}  # bound, by path
         self.resumed = 0  # how often the link was lost and the session went on
@@ -83,6 +86,11 @@ class Guest(Generic[W]):
     def interrupt(self, device: OpenDevice, vector: int) -> Awaitable[None]:
         """Until *vector* of *device* has been raised since it was last asked for."""
         raise NotImplementedError
+
+    @staticmethod  # so that the session, which the memory's users know, holds no guest
+    def _given_up(waiter: W) -> bool:
+        """Whether nobody waits for the answer of a call any more: it is not made then, if it was not yet."""
+        return False
 
     def _device_gone(self, device: OpenDevice) -> None:
         """Whoever waits for an interrupt of *device* is told by StaleHandle."""

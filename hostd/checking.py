@@ -11,7 +11,7 @@ from protocol.command import counted, print_json, print_table, say, shown
 
 from . import models
 from .inspected import describe
-from .machine import Machine
+from .machine import DeviceSpec, Machine
 
 
 def check_machine(file: Path, as_json: bool) -> None:
@@ -21,14 +21,23 @@ def check_machine(file: Path, as_json: bool) -> None:
         print_json({
             "name": found.name,
             "devices": [
-                {"path": f"/{spec.path}", "model": spec.model, "config": {k: str(v) for k, v in spec.config.items()}}
-                for spec in found.devices
+                {"path": f"/{spec.path}", "model": spec.model, "config": dict(_config(spec))} for spec in found.devices
             ],
         })  # fmt: skip
         return
     print_table(("PATH", "MODEL", "COMPATIBLE"), ((f"/{spec.path}", spec.model, shown(spec.device.compatible))
                                                   for spec in found.devices))  # fmt: skip
     say("hostd", f"{file} is good: machine {found.name!r}, {counted(len(found.devices), 'device')}")
+
+
+def _config(spec: DeviceSpec) -> Iterator[tuple[str, object]]:
+    """The keys of a device as JSON has them: an object that the model makes of one as the file has it."""
+    for name, value in spec.config.items():
+        if isinstance(value, Path):
+            yield name, str(value)
+        else:
+            plain = isinstance(value, int | float | str)
+            yield name, value if plain else spec.table.get(name, spec.device.config[name].default)
 
 
 def check_model(name: str, as_json: bool) -> None:

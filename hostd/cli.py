@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from protocol.command import Exit, Failure, console, print_json, print_table, run, say, shown, sized
-from protocol.options import Json, Socket
+from protocol.options import Json, ReadyFd, Socket
 from protocol.program import new_program
 
 if TYPE_CHECKING:
@@ -27,9 +27,7 @@ def serve(
     /,
     *,
     runtime_dir: RuntimeDir = None,
-    ready_fd: Annotated[
-        int | None, Parameter(metavar="FD", help="write a line to this descriptor once guests can attach")
-    ] = None,
+    ready_fd: Annotated[ReadyFd, Parameter(help="write a line to this descriptor once guests can attach")] = None,
     verbose: Annotated[bool, Parameter(alias="-v", help="log who comes and goes")] = False,
 ) -> int:
     """Serve a machine until SIGTERM or SIGINT.
@@ -235,6 +233,7 @@ def unplug(
     /,
     *,
     surprise: Annotated[bool, Parameter(help="do not ask the guests first")] = False,
+    if_free: Annotated[bool, Parameter(help="only if no guest has it open; else the exit code is 5")] = False,
     timeout: Annotated[float, Parameter(metavar="SECONDS", help="how long guests have to let go of it")] = 5.0,
     socket: Socket = None,
     as_json: Json = False,
@@ -243,7 +242,10 @@ def unplug(
     from .remote import PATIENCE_SECONDS, ask
 
     _check_seconds(timeout)
-    answer = ask(socket, "unplug", patience=timeout + PATIENCE_SECONDS, path=path, surprise=surprise, timeout=timeout)
+    answer = ask(
+        socket, "unplug", patience=timeout + PATIENCE_SECONDS,
+        path=path, surprise=surprise, timeout=timeout, if_free=if_free,
+    )  # fmt: skip
     if as_json:
         print_json(answer)
     elif answer["willing"]:

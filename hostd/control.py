@@ -42,6 +42,7 @@ class _Unplug(msgspec.Struct, forbid_unknown_fields=True):
     path: str
     surprise: bool = False
     timeout: float = UNPLUG_SECONDS
+    if_free: bool = False
 
 
 class _Wait(msgspec.Struct, forbid_unknown_fields=True):
@@ -138,15 +139,6 @@ def _error(text: str, code: int) -> dict[str, object]:
     return {"error": text, "code": code}
 
 
-def _users(host: Host) -> dict[Node, list[str]]:
-    """The guests that have a device open, by its node."""
-    users: dict[Node, list[str]] = {}
-    for guest in host.guests.by_token.values():
-        for opened in guest.dispatcher.opens.values():
-            users.setdefault(opened.node, []).append(guest.name)
-    return users
-
-
 def _describe(host: Host, node: Node, users: dict[Node, list[str]]) -> dict[str, object]:
     spec = host.spec(node)
     return {
@@ -157,12 +149,12 @@ def _describe(host: Host, node: Node, users: dict[Node, list[str]]) -> dict[str,
 
 
 async def _ls(host: Host, request: _Nothing) -> Answer:
-    users = _users(host)
+    users = host.users()
     return [_describe(host, node, users) for node in host.tree.root.walk() if node.device is not None]
 
 
 async def _tree(host: Host, request: _Nothing) -> Answer:
-    users = _users(host)
+    users = host.users()
 
     def below(node: Node) -> dict[str, object]:
         return _describe(host, node, users) | {"children": [below(child) for child in node.children.values()]}
@@ -194,7 +186,7 @@ async def _plug(host: Host, request: _Plug) -> Answer:
 
 
 async def _unplug(host: Host, request: _Unplug) -> Answer:
-    return {"willing": await host.unplug(request.path, request.surprise, request.timeout)}
+    return {"willing": await host.unplug(request.path, request.surprise, request.timeout, request.if_free)}
 
 
 async def _reload(host: Host, request: _Nothing) -> Answer:

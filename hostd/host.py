@@ -17,7 +17,7 @@ import msgspec
 
 from protocol.clock import Clock, Timer
 from protocol.command import Exit, explain
-from protocol.errors import BadArgument, NoMatch
+from protocol.errors import BadArgument, Busy, NoMatch
 
 from .answers import Misbehaved
 from .device import Device
@@ -93,10 +93,13 @@ class Host:
             folder = self.machine.file.parent if self.machine.file else Path()
         return self.plug(read_device(path, table, folder.absolute(), words or {}), "plug")
 
-    async def unplug(self, path: str, surprise: bool = False, within: float = UNPLUG_SECONDS) -> bool:
+    async def unplug(
+        self, path: str, surprise: bool = False, within: float = UNPLUG_SECONDS, if_free: bool = False
+    ) -> bool:
         """Take the node at *path*, and all below it, out of the tree; whether guests let go of it in time.
 
-        They are asked, and have *within* seconds; a *surprise* does not ask.  Raises NoMatch.
+        They are asked, and have *within* seconds; a *surprise* does not ask.  *if_free* takes only what no guest has
+        open.  Raises NoMatch, or Busy.
         """
         if not within >= 0:
             raise BadArgument(f"{within} is no number of seconds")
@@ -104,6 +107,8 @@ class Host:
         if node is self.tree.root:
             raise NoMatch("the root stays")
         willing = True
+        if if_free:
+            self._check_free(node)
         if not surprise and any(below.opens for below in node.walk()):
             self.tree.leave(node)
             closing = asyncio.ensure_future(self.closed(node))
@@ -121,6 +126,14 @@ class Host:
         if node.handle in self.tree.nodes:  # else somebody else was faster
             self._remove(node)
         return willing
+
+    def _check_free(self, node: Node) -> None:
+        """Raises Busy if a guest has *node*, or what stands below it, open."""
+        users = self.users()
+        told = [f"{below.path} is in use by {', '.join(users.get(below, ['a guest that has just ended']))}"
+                for below in node.walk() if below.opens]  # fmt: skip
+        if told:
+            raise Busy("; ".join(told))
 
     async def closed(self, node: Node) -> None:
         """Until nobody has *node*, or what stands below it, open any more."""
@@ -147,6 +160,14 @@ class Host:
     def summary(self) -> str:
         """What it does, in one line."""
         return f"serving {self.machine.name!r} at {self.socket}"
+
+    def users(self) -> dict[Node, list[str]]:
+        """The guests that have a device open, by its node."""
+        users: dict[Node, list[str]] = {}
+        for guest in self.guests.by_token.values():
+            for opened in guest.dispatcher.opens.values():
+                users.setdefault(opened.node, []).append(guest.name)
+        return users
 
     def spec(self, node: Node) -> DeviceSpec | None:
         """What *node* was plugged from."""

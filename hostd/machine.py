@@ -78,6 +78,8 @@ class Machine:
             raise MachineError([f"{file}: {error.strerror}"]) from None
         except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise MachineError([f"{file}: {error}"]) from None
+        except RecursionError:  # of tomllib, which has no limit of its own
+            raise MachineError([f"{file}: arrays or tables are nested too deeply"]) from None
         return cls._read(tables, _Checker(str(file), file.parent.absolute()), file)
 
     @classmethod
@@ -198,7 +200,7 @@ class _Checker:
 
 def _typed(word: str, key: Config[Any] | None) -> object:
     """*word* as a machine file has it: quotes are needed for nothing."""
-    with contextlib.suppress(tomllib.TOMLDecodeError):
+    with contextlib.suppress(tomllib.TOMLDecodeError, RecursionError):
         value = tomllib.loads(f"value = {word}")["value"]
         if isinstance(value, str) or (key is not None and key.kind in (bool, int)):
             return value

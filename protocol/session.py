@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from .errors import BadArgument, ProtocolViolation, Status
@@ -240,11 +241,13 @@ class HostSession(_Session):
 class GuestSession(_Session, Generic[W]):
     """The guest's end: puts calls into slots and keeps each, with its waiter, until it is answered."""
 
-    __slots__ = ("_backlog", "_free", "_new", "_sent", "_seq", "last")
+    __slots__ = ("_backlog", "_free", "_given_up", "_new", "_sent", "_seq", "last")
     MOVES = GUEST_MOVES
 
-    def __init__(self) -> None:
+    def __init__(self, given_up: Callable[[W], bool] = lambda waiter: False) -> None:
+        """A call that waits for a slot is dropped if *given_up*(waiter) then."""
         super().__init__(State.IDLE)
+        self._given_up = given_up
         self.last: End | None = None  # the host's last word
         self._new = True  # no WELCOME yet
         self._seq = 0
@@ -344,6 +347,8 @@ class GuestSession(_Session, Generic[W]):
         self.broken = self._decoder.broken
         while self._backlog and free:
             queued = self._backlog.popleft()
+            if self._given_up(queued[4]):
+                continue
             try:
                 self.call(*queued)
             except BadArgument as error:

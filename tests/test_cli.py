@@ -162,6 +162,8 @@ def test_plug_and_unplug_while_a_guest_looks_on(served: Terminal) -> None:
     served.good("hostd plug extra block path=extra.img create=64K")
     assert [guest.stdout.readline().strip() for _ in range(2)] == ["/extra: plugged", "/extra: bound to BlockDriver"]
     assert (served.folder / "extra.img").stat().st_size == 65536
+    busy = served.type("hostd unplug extra --if-free")
+    assert busy.returncode == 5 and busy.stderr.decode() == "hostd: /extra is in use by watcher\n"
     assert served.json("hostd unplug extra") == {"willing": True}
     assert guest.stdout.readline().strip() == "/extra: given back, to be unplugged"
     served.good("hostd wait --gone extra")
@@ -184,6 +186,14 @@ def test_check_says_what_a_machine_file_has(terminal: Terminal) -> None:
         "/console",
         "/disk",
     ]
+    (terminal.folder / "more.toml").write_text(
+        '[devices.disk]\nmodel = "block"\npath = "a.img"\ncreate = "1M"\nread_only = true\n'
+        '[devices.port]\nmodel = "tty"\nbacking = "cmd:cat"\nbaud = 9600\n[devices.dog]\nmodel = "watchdog"\n'
+    )
+    configs = {each["path"]: each["config"] for each in terminal.json("hostd check more.toml")["devices"]}
+    assert configs["/disk"] == {"path": str(terminal.folder / "a.img"), "create": 1 << 20, "read_only": True}
+    assert (configs["/port"]["backing"], configs["/port"]["baud"]) == ("cmd:cat", 9600)
+    assert (configs["/dog"]["timeout"], configs["/dog"]["nowayout"]) == (60, False)  # defaults, too
     (terminal.folder / "bad.toml").write_text('[machine]\nnam = "x"\n[devices.a]\nmodel = "blok"\n')
     done = terminal.type("hostd check bad.toml")
     assert done.returncode == 78 and done.stdout == b""
@@ -206,6 +216,9 @@ def test_check_says_what_a_machine_file_has(terminal: Terminal) -> None:
         ("hostd frobnicate", 2, 'Unknown command "frobnicate"'),
         ("hostd serve", 2, "MACHINE.toml requires an argument"),
         ("hostd run m.toml", 2, "which command?"),
+        ("hostd serve m.toml --ready-fd 99", 2, "--ready-fd. 99 is no descriptor that can be written"),
+        ("hostd serve m.toml --ready-fd -1", 2, "-1 is no descriptor"),
+        (f"hostd serve m.toml --ready-fd {1 << 70}", 2, "is no descriptor"),
         ("guestd read disk --at x", 2, "unable to convert"),
         ("guestd read", 2, "requires an argument"),
     ],
@@ -215,6 +228,7 @@ def test_wrong_input_gets_one_line_and_its_exit_code(terminal: Terminal, line: s
     (answer,) = done.stderr.decode().splitlines()
     assert done.returncode == code and done.stdout == b""
     assert said.format(run=terminal.runtime) in answer and answer.startswith(line.split()[0] + ": ")
+    assert [path.name for path in terminal.folder.iterdir()] == ["m.toml"]
 
 
 @pytest.mark.parametrize(
@@ -223,7 +237,11 @@ def test_wrong_input_gets_one_line_and_its_exit_code(terminal: Terminal, line: s
         ("guestd read nothing", 4, "no node '/nothing'"),
         ("hostd unplug nothing", 4, "no node 'nothing'"),
         ("guestd read rng", 2, "rng has no end: how many bytes? --count N"),
-        ("guestd read disk --at 1048576 --count 1", 2, "disk has 1048576 bytes: 1048576+1 is outside"),
+        ("guestd read disk --at 1048576 --count 1", 2, "disk has 1048576 bytes, 0 from byte 1048576 on"),
+        ("guestd read disk --at 99999999", 2, "disk has 1048576 bytes, 0 from byte 99999999 on"),
+        ("guestd read disk --at 48576 --count 1000001", 2, "disk has 1048576 bytes, 1000000 from byte 48576 on"),
+        ("guestd write disk m.toml --at 1048575", 2, "disk has 1048576 bytes, 1 from byte 1048575 on"),
+        ("guestd export disk unix:x --ready-fd 99", 2, "--ready-fd. 99 is no descriptor that can be written"),
         ("guestd write disk --at 1048576", 1, "is outside the disk"),
         ("guestd write disk nofile", 1, "nofile: No such file or directory"),
         ("guestd console disk", 2, "disk is no console"),

@@ -1,105 +1,30 @@
-"""Both clients: more calls than slots, failures beside successes, growing memory, and ends that nobody misses."""
+"""Both clients: more calls than slots, failures beside successes, finding devices, and growing memory."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from raw import attached, bystander, in_thread, run_on, served, settled, until
+from desk import CLIENTS, DRIVERS, LIMIT, SLOTS, DeskDriver, attach, blocking, bound, desk, desks
+from raw import attached, bystander, in_thread, run_on, settled, until
 
 import guestd
 import hostd
-from guestd.driver import Driver, Op, Signal
 from guestd.guest import Guest
-from hostd.device import Data, Device, Irq, Later, Room, call
-from hostd.machine import DeviceSpec
 from protocol import hcall
 from protocol.clock import ManualClock
-from protocol.errors import BadArea, BadArgument, Busy, HcallError, LinkLost, NoMatch, Reset
-
-
-class Desk(Device):
-    """Answers at once, or when the test says so."""
-
-    compatible = "test,desk"
-    bell = Irq()
-
-    def start(self) -> None:
-        self.waiting: list[Later[int]] = []
-        self.opened = 0
-
-    def ready(self) -> None:
-        self.opened += 1
-
-    def read(self, into: Room, at: int) -> int:
-        return into.put(bytes([at]) * into.nbytes)
-
-    def write(self, data: Data, at: int) -> int:
-        return data.nbytes
-
-    @call
-    def same(self, value: int) -> int:
-        if value < 0:
-            raise BadArgument("below zero")
-        return value
-
-    @call
-    def ring(self) -> None:
-        self.bell()
-
-    @call
-    def late(self) -> Later[int]:
-        self.waiting.append(Later())
-        return self.waiting[-1]
-
-    @call
-    def hold(self, into: Room) -> Later[int]:
-        return self.late()
-
-
-class DeskDriver(Driver):
-    compatible = ("test,desk",)
-    bell = Signal()
-    same = Op[[int], int]()
-    ring = Op[[], None]()
-    late = Op[[], int]()
-
-
-CLIENTS = pytest.mark.parametrize("client", ["asyncio", "blocking"])
-DRIVERS = [DeskDriver]
-LIMIT = 8 << 20
+from protocol.errors import BadArea, BadArgument, Busy, HcallError, NoMatch
 
 
 @pytest.fixture
 async def host(tmp_path: Path) -> AsyncIterator[hostd.Host]:
-    specs = [DeviceSpec(path, "desk", Desk, {}) for path in ("desk", "other")]
-    async with served(tmp_path, *specs, slots=4, memory=LIMIT) as host:
+    async with desks(tmp_path) as host:
         yield host
-
-
-def desk(host: hostd.Host) -> Desk:
-    device = host.tree.find("/desk").device
-    assert isinstance(device, Desk)
-    return device
-
-
-async def bound(guest: Guest[Any]) -> DeskDriver:
-    driver = await guest.bind_found(await guest.found("/desk"))
-    assert isinstance(driver, DeskDriver)
-    return driver
-
-
-def attach(host: hostd.Host) -> Any:
-    return guestd.attach(host.socket, drivers=DRIVERS, memory=1 << 20)
-
-
-def blocking(host: hostd.Host) -> Any:
-    return guestd.attach_blocking(host.socket, drivers=DRIVERS, memory=1 << 20)
 
 
 # Many calls, and some that fail.
@@ -230,6 +155,60 @@ async def test_waiting_ends_when_something_comes_or_when_the_time_is_over(host: 
     await in_thread(host, work)
 
 
+async def test_an_answer_that_comes_after_an_interrupted_gather_does_not_end_the_next_one(host: hostd.Host) -> None:
+    loop = asyncio.get_running_loop()
+
+    def work() -> list[int]:
+        with blocking(host) as guest:
+            driver = guest.bind("desk")
+
+            async def stops() -> int:
+                raise KeyboardInterrupt
+
+            late = driver.late()
+            with pytest.raises(KeyboardInterrupt):
+                guest.gather(driver.same(1), late, stops())
+            loop.call_soon_threadsafe(lambda: desk(host).waiting.pop().done(7))
+            return guest.gather(driver.same(2), driver.same(3))
+
+    assert await in_thread(host, work) == [2, 3]
+
+
+async def test_drivers_sleep_by_the_clock_that_was_given(host: hostd.Host) -> None:
+    clock = ManualClock()
+    async with guestd.attach(host.socket, drivers=DRIVERS, clock=clock, memory=1 << 20) as guest:
+        driver = await bound(guest)
+        sleeping = asyncio.ensure_future(driver.clock.sleep(100))
+        await asyncio.sleep(0)
+        clock.turn(99)
+        await guest.nop()
+        assert not sleeping.done()
+        clock.turn(1)
+        await sleeping
+        assert driver.clock.time() == 100
+        sleeping = asyncio.ensure_future(driver.clock.sleep(100))
+        await asyncio.sleep(0)
+        sleeping.cancel()
+        await asyncio.gather(sleeping, return_exceptions=True)
+        clock.turn(200)
+    await until(host, lambda: not host.guests.by_token)
+
+
+async def test_a_call_that_nobody_waits_for_any_more_is_not_made_if_it_was_not_yet(host: hostd.Host) -> None:
+    async with bystander(host) as other, attach(host) as guest:
+        driver = await guest.bind("desk")
+        made, queued = [driver.late() for _ in range(SLOTS)], [driver.ring() for _ in range(20)]
+        await settled(other)
+        for each in [made[0], *queued[:-1]]:
+            each.cancel()
+        for late in desk(host).waiting:
+            late.done(1)
+        await queued[-1]
+        assert await asyncio.gather(*made[1:]) == [1] * (SLOTS - 1)
+        (opened,) = host.tree.find("/desk").opens
+        assert opened.counts == (1,)  # it rang once
+
+
 # Finding devices.
 
 
@@ -264,6 +243,42 @@ async def test_a_device_is_bound_once_however_many_ask_at_once(host: hostd.Host)
         await asyncio.sleep(0)
         impatient.cancel()
         assert await patient is guest.drivers["/other"]  # who gives up does not stop the others
+
+
+@pytest.mark.parametrize("how", ["bind_found", "bind_all", "bind"])
+async def test_who_gives_up_while_a_device_is_bound_leaves_it_to_the_next(host: hostd.Host, how: str) -> None:
+    async with attach(host) as guest:
+        args = {"bind_found": [await guest.found("desk")], "bind_all": [], "bind": ["desk"]}[how]
+        for steps in range(50):  # wherever that is
+            binding = asyncio.create_task(getattr(guest, how)(*args))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            binding.cancel()
+            await asyncio.gather(binding, return_exceptions=True)
+            assert await (await guest.bind("desk")).same(1) == 1
+            await guest.unbind("desk")
+
+
+async def test_who_gives_up_while_a_device_is_given_back_has_given_it_back(host: hostd.Host) -> None:
+    async with bystander(host) as other, attach(host) as guest:
+        driver = await guest.bind("desk")
+        waiting = [driver.late() for _ in range(SLOTS)]
+        unbinding = asyncio.create_task(guest.unbind("desk"))  # CLOSE has to queue
+        await settled(other)
+        unbinding.cancel()
+        await asyncio.gather(unbinding, return_exceptions=True)
+        for late in desk(host).waiting:
+            late.done(1)
+        assert await asyncio.gather(*waiting) == [1] * SLOTS
+        assert await (await guest.bind("desk")).same(1) == 1
+
+
+@pytest.mark.parametrize("drivers", [["desk.py"], "desk.py", [DeskDriver, "x"]])
+async def test_drivers_that_are_no_classes_are_told_at_once(host: hostd.Host, drivers: Any) -> None:
+    async with bystander(host):
+        for client in (guestd.AsyncGuest, guestd.BlockingGuest):
+            with pytest.raises(TypeError, match=r"is no class of a driver; guestd.bus.own_drivers"):
+                client(host.socket, drivers=drivers)
 
 
 # Memory.
@@ -311,128 +326,6 @@ async def test_memory_that_is_refused_leaves_nothing(
         assert (await guest.call(hcall.ADD_MEMORY, 0, 1 << 40, 4096, 5))[0] == BadArgument.status
 
 
-# Ends.
-
-
-@CLIENTS
-async def test_detaching_gives_the_devices_back_at_once(host: hostd.Host, client: str) -> None:
-    for _ in range(3):
-        await run_on(client, host, bound, drivers=DRIVERS)
-        assert not host.tree.find("/desk").opens
-
-
-async def test_calls_under_way_and_calls_after_the_end_fail_and_nobody_waits_for_ever(host: hostd.Host) -> None:
-    async with bystander(host), attached(host) as other, attach(host) as guest:
-        driver = await guest.bind("desk")
-        waiting = [asyncio.ensure_future(each) for each in (driver.late(), driver.bell.wait())]
-        await settled(other)
-        await guest.detach()
-        late, bell = await asyncio.gather(*waiting, return_exceptions=True)
-        assert isinstance(late, Reset) and isinstance(bell, LinkLost)
-        attempts: list[Callable[[], Any]] = [
-            guest.nop, driver.ring, driver.bell.wait, guest["other"].ring, lambda: guest.bind("other"), guest.walk,
-            lambda: driver.read(1), guest.happened,
-        ]  # fmt: skip
-        for attempt in attempts:
-            with pytest.raises(LinkLost, match="detached"):
-                await attempt()
-        await guest.detach()  # again: no harm
-        desk(host).waiting[0].done(1)
-
-
-async def test_the_blocking_client_fails_the_same_way_after_its_end(host: hostd.Host) -> None:
-    def work() -> None:
-        with blocking(host) as guest:
-            driver = guest["desk"]
-            late = guest.bind("desk").late()
-            other = guest["other"]
-            guest.detach()
-            with pytest.raises(Reset):
-                guest.run(late)
-            for attempt in (guest.nop, driver.ring, other.ring, lambda: guest.run(guest.walk())):
-                with pytest.raises(LinkLost, match="detached"):
-                    attempt()
-            with pytest.raises(LinkLost, match="detached"):
-                driver.bell.wait()
-            guest.detach()
-
-    await in_thread(host, work)
-
-
-@CLIENTS
-async def test_the_host_ends_a_session_and_says_why(host: hostd.Host, client: str) -> None:
-    async def scenario(guest: Guest[Any]) -> None:
-        driver = await bound(guest)
-        loop.call_soon_threadsafe(end)
-        with pytest.raises(LinkLost, match="no longer welcome"):
-            while True:
-                await driver.same(1)
-        with pytest.raises(LinkLost, match="no longer welcome"):
-            await driver.same(1)
-
-    def end() -> None:
-        (doomed,) = (each for each in host.guests.by_token.values() if each.name == "doomed")
-        host.guests.end(doomed, BadArgument.status, "no longer welcome")
-
-    loop = asyncio.get_running_loop()
-    async with bystander(host):
-        await run_on(client, host, scenario, drivers=DRIVERS, name="doomed")
-        assert not host.tree.find("/desk").opens
-
-
-@CLIENTS
-async def test_who_waits_for_an_interrupt_learns_that_the_device_is_gone(host: hostd.Host, client: str) -> None:
-    async def scenario(guest: Guest[Any]) -> None:
-        driver = await bound(guest)
-        loop.call_soon_threadsafe(unplug)
-        with pytest.raises(HcallError):
-            await driver.bell.wait()
-
-    def unplug() -> None:
-        tasks.append(loop.create_task(host.unplug("/desk", surprise=True)))
-
-    tasks: list[asyncio.Task[bool]] = []
-    loop = asyncio.get_running_loop()
-    running = asyncio.create_task(run_on(client, host, scenario, drivers=DRIVERS))
-    done, _ = await asyncio.wait([running], timeout=2)
-    for each in list(host.guests.by_token.values()):
-        host.guests.end(each, Reset.status, "nobody told it")
-    await asyncio.gather(running, *tasks, return_exceptions=True)
-    assert done and running.result() is None
-
-
-@CLIENTS
-async def test_without_a_host_there_is_an_os_error_and_a_refusal_is_told(tmp_path: Path, client: str) -> None:
-    async def nothing(guest: Guest[Any]) -> None:
-        raise AssertionError("there is nothing to attach to")
-
-    async with served(tmp_path, guests=1) as host, attached(host):
-        with pytest.raises(LinkLost, match="at most 1 guests"):
-            await run_on(client, host, nothing)
-    with pytest.raises(OSError):
-        await run_on(client, host, nothing)
-
-
-async def test_drivers_sleep_by_the_clock_that_was_given(host: hostd.Host) -> None:
-    clock = ManualClock()
-    async with guestd.attach(host.socket, drivers=DRIVERS, clock=clock, memory=1 << 20) as guest:
-        driver = await bound(guest)
-        sleeping = asyncio.ensure_future(driver.clock.sleep(100))
-        await asyncio.sleep(0)
-        clock.turn(99)
-        await guest.nop()
-        assert not sleeping.done()
-        clock.turn(1)
-        await sleeping
-        assert driver.clock.time() == 100
-        sleeping = asyncio.ensure_future(driver.clock.sleep(100))
-        await asyncio.sleep(0)
-        sleeping.cancel()
-        await asyncio.gather(sleeping, return_exceptions=True)
-        clock.turn(200)
-    await until(host, lambda: not host.guests.by_token)
-
-
 async def test_memory_of_a_call_whose_task_was_cancelled_is_not_used_again_before_the_answer(host: hostd.Host) -> None:
     """The host may still fill it: a new buffer in its place would change under its owner."""
     async with attach(host) as guest:
@@ -451,22 +344,3 @@ async def test_memory_of_a_call_whose_task_was_cancelled_is_not_used_again_befor
         desk(host).waiting.pop().done(0)
         await guest.nop()
         guest.ram.alloc(free).free()
-
-
-async def test_an_answer_that_comes_after_an_interrupted_gather_does_not_end_the_next_one(host: hostd.Host) -> None:
-    loop = asyncio.get_running_loop()
-
-    def work() -> list[int]:
-        with blocking(host) as guest:
-            driver = guest.bind("desk")
-
-            async def stops() -> int:
-                raise KeyboardInterrupt
-
-            late = driver.late()
-            with pytest.raises(KeyboardInterrupt):
-                guest.gather(driver.same(1), late, stops())
-            loop.call_soon_threadsafe(lambda: desk(host).waiting.pop().done(7))
-            return guest.gather(driver.same(2), driver.same(3))
-
-    assert await in_thread(host, work) == [2, 3]

@@ -17,7 +17,7 @@ import hostd
 from hostd import Machine
 from protocol import hcall
 
-USAGE, NO_SUCH_DEVICE, TIMED_OUT, BAD_CONFIGURATION = 2, 4, 6, 78  # exit codes of the commands
+USAGE, NO_SUCH_DEVICE, BUSY, TIMED_OUT, BAD_CONFIGURATION = 2, 4, 5, 6, 78  # exit codes of the commands
 LIMIT = 64 * 1024  # bytes of a line
 Ask: TypeAlias = Callable[..., Awaitable[Any]]
 
@@ -154,6 +154,22 @@ async def test_unplug_asks_the_guest_and_a_surprise_does_not(host: hostd.Host, c
         assert await client.ask("unplug", path="/rng", surprise=True) == {"willing": True}
         assert await client.ask("ls") == []
     assert await client.refused("unplug", path="/") == (NO_SUCH_DEVICE, "the root stays")
+
+
+async def test_unplug_if_free_takes_no_device_that_a_guest_has_open(host: hostd.Host, client: Client) -> None:
+    host.plug_table("bus/slot/more", {"model": "rng"})
+    async with guestd.attach(host.socket, name="one") as one, guestd.attach(host.socket, name="two") as two:
+        for guest in one, two:
+            await guest.bind("bus/slot/more")
+        for path in "/bus", "/bus/slot/more":
+            for more in {}, {"surprise": True}:
+                refused = await client.refused("unplug", path=path, if_free=True, **more)
+                assert refused == (BUSY, "/bus/slot/more is in use by one, two")
+        assert not host.tree.find("/bus").leaving and await two["bus/slot/more"].getrandom(4)  # nobody was asked
+        assert await client.ask("unplug", path="/rng", if_free=True) == {"willing": True}
+        for guest in one, two:
+            await guest.unbind("bus/slot/more")
+        assert await client.ask("unplug", path="/bus", if_free=True) == {"willing": True}
 
 
 async def test_wait_returns_when_its_device_comes(host: hostd.Host, client: Client) -> None:
