@@ -96,6 +96,17 @@ class StreamDriver(Driver):
         if waiting and not self._writers:  # else another writer still waits for it
             await self.set_param(_INTERRUPT_MASK, _QUIET)
 
+    async def settle(self) -> None:
+        """Until the device has passed on all that was written; what waits in it is lost when it is closed.
+
+        Errors: IoError if the other end went before.
+        """
+        while True:
+            try:
+                return await super().settle()
+            except WouldBlock:
+                await self.tx_ready.wait()
+
     def _take_buffer(self) -> Buffer | None:
         """Guest memory for one transfer; None if there is none."""
         if self._spare:

@@ -152,6 +152,7 @@ class _Interaction:
                 return
             await self._driver.write_all(data)
         await self._driver.write_all(_END_OF_INPUT)
+        await self._driver.settle()
 
     async def _show(self) -> None:
         while data := await self._driver.read_some():

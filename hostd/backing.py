@@ -13,7 +13,7 @@ from protocol.errors import NoSuchCall
 
 
 class Port(Protocol):
-    """The device's end of a backing; a Stream is one."""
+    """The device's end of a backing; a BackedStream is one."""
 
     @property
     def space(self) -> int:
@@ -24,6 +24,9 @@ class Port(Protocol):
 
     def transmit(self) -> None:
         """The backing takes bytes again."""
+
+    def parted(self) -> None:
+        """Whoever was at the backing's other end has gone; another one may come."""
 
     def hang_up(self) -> None:
         """The backing is gone."""

@@ -17,6 +17,7 @@ from typing import Final
 
 from protocol.command import Exit, Failure
 from protocol.rendezvous import CONTROL_SOCKET, GUEST_SOCKET, check_private
+from protocol.stale import remove_stale
 
 _LOCK: Final = "hostd.lock"
 _MODES: Final = {GUEST_SOCKET: 0o660, CONTROL_SOCKET: 0o600}
@@ -105,7 +106,9 @@ def listeners(directory: Path, given: Mapping[str, socket.socket] | None = None)
 @contextlib.contextmanager
 def _bound(path: Path, mode: int) -> Iterator[socket.socket]:
     """A listening socket at *path*, which is gone at the end."""
-    _remove_stale(path)
+    remove_stale(path)
+    if path.is_socket():
+        raise AlreadyServed(f"somebody listens at {path}")
     with socket.socket(socket.AF_UNIX) as listener:
         umask = os.umask(0o777 & ~mode)  # the socket is never, not for a moment, open to more
         try:
@@ -119,18 +122,3 @@ def _bound(path: Path, mode: int) -> Iterator[socket.socket]:
             yield listener
         finally:
             path.unlink(missing_ok=True)
-
-
-def _remove_stale(path: Path) -> None:
-    if not path.is_socket():
-        return
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink()
-            return
-        except BlockingIOError:
-            pass  # a full queue is somebody's, too
-    raise AlreadyServed(f"somebody listens at {path}")

@@ -69,12 +69,12 @@ class Stream(Device):
         """Give *data* to the guest: how much of it fitted."""
         data = data[: self.space]
         self._rx += data
-        self._update()
+        self._came()
         return len(data)
 
     def transmit(self) -> None:
         """The model takes bytes again: what waited goes to `written`."""
-        while self._tx:
+        while self._tx and not self._closed:
             taken = self.written(bytes(self._tx))
             if not taken:
                 break
@@ -82,10 +82,9 @@ class Stream(Device):
         self._update()
 
     def hang_up(self) -> None:
-        """The other end is gone: the guest reads what is left, then the end."""
+        """The other end is gone: the guest reads what is left, then the end; what it wrote and nobody took is lost."""
         self._closed = True
-        self._tx.clear()
-        self._update()
+        self._came()
 
     def ready(self) -> None:
         """What is true already is told."""
@@ -140,7 +139,7 @@ class Stream(Device):
             return len(taken)
         taken = _head(data, BUFFER)
         passed = self.written(taken) if taken else 0  # most often all of it, and nothing has to be kept
-        if passed < len(taken) and not self._closed:
+        if passed < len(taken):
             self._tx += taken[passed:]
             self._update()
         return len(taken)
@@ -172,9 +171,15 @@ class Stream(Device):
         self._update()
 
     def _conditions(self) -> int:
-        tx = TX if BUFFER - len(self._tx) >= self._triggers[Param.TX_TRIGGER] and not self._closed else 0
+        tx = TX if BUFFER - len(self._tx) >= self._triggers[Param.TX_TRIGGER] or self._closed else 0
         rx = RX if self.space <= self._triggers[Param.RX_TRIGGER] or self._closed else 0
         return tx | rx | (DISCONNECT if self._closed else 0)
+
+    def _came(self) -> None:
+        """Something from the other end: for the guest that is there, and not for the next; or kept for the first."""
+        if self.openers:
+            self.touch()
+        self._update()
 
     def _update(self) -> None:
         """Raise the interrupts whose condition has become true."""

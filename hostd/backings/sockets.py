@@ -5,8 +5,9 @@ tcp:HOST:PORT           listens; HOST is an address of this host, port 0 any fre
 connect:unix:PATH       connects to who listens there, and again, once a second, while nobody does
 connect:tcp:HOST:PORT   the same
 
-One peer at a time.  What the guest writes while nobody is there is kept, up to a bound, for the peer that comes; then
-the guest has to wait.  A peer that ends its sending has gone: over TCP a close looks no different.
+One peer at a time: another one waits until that has gone.  What the guest writes while nobody is there is kept, up to a
+bound, for the peer that comes; then the guest has to wait.  A peer that ends its sending has gone: over TCP a close
+looks no different.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ import ipaddress
 import logging
 import os
 import socket
-import stat
 from pathlib import Path
 from typing import Final
 
 from hostd.backing import Backing, Port
 from protocol.endpoint import host_and_port
+from protocol.stale import remove_stale
 
 log = logging.getLogger(__name__)
 
@@ -105,19 +106,12 @@ class _Line(Backing):
         self._port.transmit()
 
     def _readable(self) -> None:
-        if self._port.space:
-            self._take()
-        elif self._peer is not None:  # the guest does not read: leave it in the socket, which stops the peer
+        assert self._peer is not None
+        if not (space := self._port.space):  # the guest does not read: leave it in the socket, which stops the peer
             self._reading = False
             self._loop.remove_reader(self._peer)
-
-    def _take(self) -> bool:
-        """Read what there is space for; whether there was anything."""
-        space = self._port.space
-        data = self._receive(min(space, _CHUNK)) if space else b""
-        if data:
+        elif data := self._receive(min(space, _CHUNK)):
             self._port.send(data)
-        return bool(data)
 
     def _receive(self, count: int) -> bytes:
         """What the peer has sent; nothing if nothing waits, or if it has gone, and then there is none any more."""
@@ -132,17 +126,17 @@ class _Line(Backing):
             data = b""
         if not data:
             self._leave()
+            self._port.parted()
         return data
 
 
 class _Listener(_Line):
-    """Whoever connects first is the peer; who comes while it is there is hung up on."""
+    """Whoever connects first is the peer; the next one is accepted when that has gone."""
 
     def start(self, port: Port) -> None:
         super().start(port)
         self._socket = self._listen()
         self._socket.setblocking(False)
-        self._accepting = False
         self.tick()
 
     def stop(self) -> None:
@@ -151,9 +145,12 @@ class _Listener(_Line):
         self._socket.close()
 
     def tick(self) -> None:
-        if not self._accepting:
-            self._accepting = True
+        if self._peer is None:
             self._loop.add_reader(self._socket, self._accept)
+
+    def _leave(self) -> None:
+        super()._leave()
+        self.tick()
 
     def _listen(self) -> socket.socket:
         """The listening socket.  Raises OSError."""
@@ -166,15 +163,9 @@ class _Listener(_Line):
             return
         except OSError as error:  # no descriptors, say: the loop would ask again at once, and for ever
             log.error("%s: %s", self.endpoint, error)
-            self._accepting = False
-            self._loop.remove_reader(self._socket)
-            return
-        while self._take():  # the last peer may have gone, and that not been seen yet
-            pass
-        if self._peer is None:
-            self._join(peer)
         else:
-            peer.close()
+            self._join(peer)
+        self._loop.remove_reader(self._socket)
 
 
 class UnixListener(_Listener):
@@ -194,7 +185,7 @@ class UnixListener(_Listener):
         listener = socket.socket(socket.AF_UNIX)
         umask = os.umask(0o177)  # never, not for a moment, open to others
         try:
-            _remove_stale(self._path)
+            remove_stale(self._path)
             listener.bind(str(self._path))
             self._made = _identity(self._path)
             listener.listen(_BACKLOG)
@@ -325,20 +316,3 @@ def _unix_path(rest: str, folder: Path) -> Path:
 def _identity(path: Path) -> tuple[int, int]:
     found = path.lstat()
     return found.st_dev, found.st_ino
-
-
-def _remove_stale(path: Path) -> None:
-    """Remove the socket of a host that was killed.  What is somebody's is left for `bind` to complain about."""
-    try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            return
-    except FileNotFoundError:
-        return
-    # A stream that listens has the wrong type for it, and is not disturbed; a socket that nobody has refuses.
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink()
-        except OSError:
-            pass

@@ -5,6 +5,7 @@ import logging
 from hostd.backing import Backing
 from hostd.device import Config, Property, call
 from hostd.stream import Stream
+from protocol.errors import IoError, WouldBlock
 
 log = logging.getLogger(__name__)
 
@@ -14,6 +15,7 @@ class BackedStream(Stream):
 
     backing = Config(Backing, "pty:", help="pty:, cmd:COMMAND, unix:PATH, tcp:HOST:PORT, ...: see docs/endpoints.md")
     endpoint = Property(str)
+    _syncing = False  # the guest waits until nothing does in the transmit buffer
 
     def start(self) -> None:
         super().start()
@@ -41,6 +43,26 @@ class BackedStream(Stream):
 
     def drained(self) -> None:
         self.backing.resume()
+
+    def parted(self) -> None:
+        """The guest sees no end: it talks on with whoever comes."""
+
+    def sync(self) -> None:
+        """All that was written has been passed on; a reset drops what has not.
+
+        Errors: WouldBlock, and tx_ready comes when there is another answer; IoError if the other end went before.
+        """
+        if self._tx and self._closed:
+            raise IoError(f"the other end is gone: {len(self._tx)} bytes have not reached it")
+        if self._tx:
+            self._syncing = True
+            raise WouldBlock(f"{len(self._tx)} bytes wait: wait for tx_ready")
+
+    def _update(self) -> None:
+        super()._update()
+        if self._syncing and (self._closed or not self._tx):
+            self._syncing = False
+            self.tx_ready()
 
     @call
     def send_break(self) -> None:

@@ -107,10 +107,6 @@ class Queue:
             taken = self._packets[0].encode() if self._packets else b""
         return b"".join(pieces)
 
-    def all_up(self, at: int) -> bool:
-        """The keys are let go; whether any was down."""
-        return bool(self._down) and self.put(Packet(at, tuple(Event(EV_KEY, code, 0) for code in sorted(self._down))))
-
     def _is_news(self, event: Event) -> bool:
         """As in input_get_disposition, drivers/input/input.c: what changes nothing is no event."""
         if event.type == EV_KEY:
@@ -168,6 +164,7 @@ class Hid(Device):
         self._unsent = b""
         self._gone = False
         self._arriving, self._quiet = evdev.Packets(), False
+        self._held: set[int] = set()  # keys that the backing's peer holds down
         self._clear()
         try:
             self.events.start(self)
@@ -213,13 +210,14 @@ class Hid(Device):
 
     # Where events come from.
 
-    def _put(self, packet: Packet, merge: bool = True) -> None:
-        """What this device can send of *packet*, if a guest is there."""
+    def _put(self, packet: Packet, merge: bool = True) -> tuple[Event, ...]:
+        """What this device can send of *packet*, if a guest is there; what that is."""
         sends = self.kind.sends
         events = tuple(event for event in packet.events if event.code in sends.get(event.type, ()))
         events = (evdev.DROPPED,) if packet.dropped else events
         if self.openers and self._queue.put(Packet(packet.at, events), merge):
             self.rx_ready()
+        return events
 
     def _now(self) -> int:
         return round(self.clock.time() * 1_000_000)
@@ -250,7 +248,8 @@ class Hid(Device):
         """Records from the backing; the time of an event is when it comes, as in the kernel."""
         self._quiet = False
         for packet in self._arriving.feed(data):
-            self._put(packet._replace(at=self._now()))
+            for event in self._put(packet._replace(at=self._now())):
+                _press(self._held, event)
         return len(data)
 
     def transmit(self) -> None:
@@ -269,13 +268,17 @@ class Hid(Device):
             log.error("%s: %s", self.endpoint, error)
             self.hang_up()
 
+    def parted(self) -> None:
+        """What the peer held down is let go, as when a keyboard is pulled out; what it had begun is forgotten."""
+        self._arriving = evdev.Packets()
+        self._put(Packet(self._now(), tuple(Event(EV_KEY, code, evdev.UP) for code in sorted(self._held))))
+        self._held.clear()
+
     def hang_up(self) -> None:
-        """The backing is gone: what it held down is let go, as when a keyboard is pulled out."""
+        """The backing is gone."""
         self._gone = True
         self._unsent = b""
-        self._arriving = evdev.Packets()
-        if self._queue.all_up(self._now()):
-            self.rx_ready()
+        self.parted()
 
     # What the guest sees.
 

@@ -4,6 +4,7 @@ After Linux (Documentation/watchdog/watchdog-api.rst, watchdog_dev.c).  A countd
 device, and goes on when that guest has closed it without the magic character, or has died.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 from hostd.device import Config, Data, Device, Irq, Property, call
@@ -41,13 +42,13 @@ class Watchdog(Device):
         self._fired = False  # since a guest opened it last
         self._boot_status = 0
         self._running: _Countdown | None = None  # of the guest that has the device open
-        self._left: dict[object, _Countdown] = {}  # by guest: closed, and still running
+        self._left: dict[Callable[[str], None], _Countdown] = {}  # by `expel`: closed, and still running
 
     def ready(self) -> None:
-        guest = self.opens[-1].expel  # compared, never called: the same for every handle of one guest
-        running = self._left.pop(guest, None)
+        expel = self.opens[-1].expel  # ends a session: the same for every handle of one guest, so it stands for it
+        running = self._left.pop(expel, None)
         if running is None:
-            running = _Countdown(self, guest)
+            running = _Countdown(self, expel)
             self._boot_status = CARDRESET if self._fired else 0
             self._fired = False
         self._running = running
@@ -61,7 +62,7 @@ class Watchdog(Device):
         if running.is_magic and not self.nowayout:
             running.stop()
             return
-        self._left[running.guest] = running
+        self._left[running.expel] = running
         if len(self._left) > _LEFT:
             next(iter(self._left.values())).expire()
 
@@ -73,7 +74,7 @@ class Watchdog(Device):
     def expired(self, countdown: "_Countdown") -> None:
         """A guest is being reset."""
         self._fired = True
-        self._left.pop(countdown.guest, None)
+        self._left.pop(countdown.expel, None)
 
     def warn(self, countdown: "_Countdown") -> None:
         """A guest is going to be reset."""
@@ -133,7 +134,7 @@ class Watchdog(Device):
     @call
     def time_left(self) -> float:
         """Seconds to the reset."""
-        return self._counting.left
+        return round(self._counting.left, 3)
 
     @call
     def boot_status(self) -> int:
@@ -142,12 +143,12 @@ class Watchdog(Device):
 
 
 class _Countdown:
-    """What runs for one guest, which is the one that has *device* open when this is made."""
+    """What runs for one guest, whose session *expel* ends."""
 
-    def __init__(self, device: Watchdog, guest: object) -> None:
-        self.guest, self.timeout, self.pretimeout = guest, device.timeout, 0
+    def __init__(self, device: Watchdog, expel: Callable[[str], None]) -> None:
+        self.expel, self.timeout, self.pretimeout = expel, device.timeout, 0
         self.is_magic = self.is_over = False
-        self._device, self._end = device, device.ender()
+        self._device = device
         self._timers = [device.clock.call_later(self.timeout, self.expire)]
         self.ping()
 
@@ -178,7 +179,7 @@ class _Countdown:
         """The guest was silent for too long."""
         self.stop()
         self._device.expired(self)
-        self._end(f"the watchdog fired: no ping for {self.timeout} s")
+        self.expel(f"the watchdog fired: no ping for {self.timeout} s")
 
     def _cancel(self) -> None:
         for timer in self._timers:

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from hostd.backing import Backing
 
 SECONDS = 10  # after which a test says that something hangs
 
@@ -14,6 +20,7 @@ class End:
         self.space = space
         self.data = b""
         self.rooms = 0  # how often the backing said that it takes bytes again
+        self.parts = 0  # how often a peer went
         self.gone = False
         self._news = asyncio.Event()
 
@@ -28,6 +35,10 @@ class End:
         self.rooms += 1
         self._news.set()
 
+    def parted(self) -> None:
+        self.parts += 1
+        self._news.set()
+
     def hang_up(self) -> None:
         self.gone = True
         self._news.set()
@@ -36,3 +47,49 @@ class End:
         async with asyncio.timeout(SECONDS):
             await self._news.wait()
         self._news.clear()
+
+
+async def receive(peer: socket.socket, count: int) -> bytes:
+    """That many bytes, or fewer and then the end."""
+    data = b""
+    async with asyncio.timeout(SECONDS):
+        while len(data) < count:
+            more = await asyncio.get_running_loop().sock_recv(peer, count - len(data))
+            if not more:
+                break
+            data += more
+    return data
+
+
+async def leave(peer: socket.socket) -> None:
+    """Go, and be seen to have gone."""
+    peer.shutdown(socket.SHUT_WR)
+    assert await receive(peer, 1) == b""
+
+
+async def until(end: End, count: int) -> bytes:
+    """What the device got, when it is so much."""
+    while len(end.data) < count:
+        await end.news()
+    return end.data
+
+
+async def write_all(backing: Backing, end: End, data: bytes) -> None:
+    """As a stream does: again when the backing says so."""
+    while data:
+        taken = backing.write(data)
+        data = data[taken:]
+        if not taken:
+            rooms = end.rooms
+            while end.rooms == rooms:
+                await end.news()
+
+
+@contextlib.asynccontextmanager
+async def started(text: str, folder: Path, space: int = 1 << 24) -> AsyncIterator[tuple[Backing, End]]:
+    backing, end = Backing.parse(text, folder), End(space)
+    backing.start(end)
+    try:
+        yield backing, end
+    finally:
+        backing.stop()

@@ -8,9 +8,10 @@ import fcntl
 import logging
 import os
 import select
+import signal
 import struct
 import termios
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TypeAlias
 
@@ -124,6 +125,28 @@ async def test_a_break_interrupts_what_runs_in_the_foreground(tmp_path: Path) ->
         await driver.send_break()
         await driver.write_all(b"echo al''ive\n")  # the shell goes on
         await driver.read_until(b"alive")
+
+
+@pytest.mark.parametrize(
+    ("wait", "says"), [(lambda driver: driver.write_all(b"more"), ""), (ConsoleDriver.settle, ": 65536 bytes have not")]
+)
+async def test_who_waits_for_a_command_that_does_not_read_is_told_when_it_ends(
+    tmp_path: Path, wait: Callable[[ConsoleDriver], Awaitable[None]], says: str
+) -> None:
+    async with console(tmp_path, "cmd:stty raw -echo; echo ready; exec sleep 1000") as (_, _, driver):
+        await driver.read_until(b"ready")
+        _, pid, _ = (await driver.dev.property("endpoint")).split(maxsplit=2)
+        written = 0
+        with pytest.raises(WouldBlock):
+            while True:
+                written += await driver.write(bytes(4096))
+        waiting = asyncio.ensure_future(wait(driver))
+        for _ in range(4):  # calls during which it comes to wait
+            await driver.winsize()
+        assert not waiting.done()
+        os.kill(int(pid.rstrip(":")), signal.SIGKILL)
+        with pytest.raises(IoError, match=f"the other end is gone{says}"):
+            await waiting
 
 
 async def test_a_break_ends_a_command_and_flushes_what_waits(tmp_path: Path) -> None:

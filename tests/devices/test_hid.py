@@ -153,6 +153,25 @@ async def test_a_program_at_a_socket_is_the_keyboard(tmp_path: Path) -> None:
         await writer.wait_closed()
 
 
+async def test_a_program_that_goes_lets_go_of_its_keys_and_of_no_others(tmp_path: Path) -> None:
+    async with served(tmp_path, kind="keyboard", events="unix:hid.sock") as host, bound(host) as hid:
+        b, c = KEYS["KEY_B"], KEYS["KEY_C"]
+        panel(host, "press", "KEY_B")
+        found = await hid.events()
+        for code in (A, c):  # the second one begins with a whole record
+            _, writer = await asyncio.open_unix_connection(tmp_path / "hid.sock")
+            writer.write(encoded(key(code, 1)) + encoded(key(b, 1))[:30])
+            while code not in hid.pressed:
+                found += await hid.events()
+            writer.close()
+            await writer.wait_closed()
+            while code in hid.pressed:
+                found += await hid.events()
+            panel(host, "press", "KEY_A")
+        assert edges(found) == edges(key(b, 1) + key(A, 1, 0, 1) + key(c, 1, 0))
+        assert codes_of(await hid.keys()) == {A, b}
+
+
 async def test_a_guest_that_does_not_read_learns_what_it_missed(tmp_path: Path) -> None:
     async with served(tmp_path) as host, bound(host) as hid:
         b = KEYS["KEY_B"]

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import resource
 import socket
 import stat
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from port_end import SECONDS, End
+from port_end import End, leave, receive, started, until, write_all
 
 import hostd
 from hostd import Machine, MachineError
@@ -46,52 +44,6 @@ def connect(endpoint: str) -> socket.socket:
     peer.connect(rest if scheme == "unix" else host_and_port(rest))  # the kernel does it: without a turn of the loop
     peer.setblocking(False)
     return peer
-
-
-async def receive(peer: socket.socket, count: int) -> bytes:
-    """That many bytes, or fewer and then the end."""
-    data = b""
-    async with asyncio.timeout(SECONDS):
-        while len(data) < count:
-            more = await asyncio.get_running_loop().sock_recv(peer, count - len(data))
-            if not more:
-                break
-            data += more
-    return data
-
-
-async def leave(peer: socket.socket) -> None:
-    """Go, and be seen to have gone."""
-    peer.shutdown(socket.SHUT_WR)
-    assert await receive(peer, 1) == b""
-
-
-async def until(end: End, count: int) -> bytes:
-    """What the device got, when it is so much."""
-    while len(end.data) < count:
-        await end.news()
-    return end.data
-
-
-async def write_all(backing: Backing, end: End, data: bytes) -> None:
-    """As a stream does: again when the backing says so."""
-    while data:
-        taken = backing.write(data)
-        data = data[taken:]
-        if not taken:
-            rooms = end.rooms
-            while end.rooms == rooms:
-                await end.news()
-
-
-@contextlib.asynccontextmanager
-async def started(text: str, folder: Path, space: int = 1 << 24) -> AsyncIterator[tuple[Backing, End]]:
-    backing, end = Backing.parse(text, folder), End(space)
-    backing.start(end)
-    try:
-        yield backing, end
-    finally:
-        backing.stop()
 
 
 def machine(folder: Path, backing: str) -> Machine:
@@ -156,14 +108,29 @@ async def test_a_peer_that_comes_the_moment_the_last_one_goes_is_not_refused(tmp
 
 
 @pytest.mark.parametrize("text", LISTENING)
-async def test_a_second_peer_is_hung_up_on_at_once_and_the_first_hears_nothing_of_it(tmp_path: Path, text: str) -> None:
+async def test_the_next_peers_wait_until_the_one_before_has_gone_and_the_device_is_told(
+    tmp_path: Path, text: str
+) -> None:
     async with started(text, tmp_path) as (backing, end):
-        backing.write(b"for the first")
-        with connect(backing.endpoint) as first, connect(backing.endpoint) as second:
-            assert await receive(second, 1) == b""
+        with (
+            connect(backing.endpoint) as first,
+            connect(backing.endpoint) as second,
+            connect(backing.endpoint) as third,
+        ):
+            for peer, words in ((first, b"one "), (second, b"two "), (third, b"three")):
+                await asyncio.get_running_loop().sock_sendall(peer, words)
+            backing.write(b"for the first")
             assert await receive(first, 13) == b"for the first"
-            await asyncio.get_running_loop().sock_sendall(first, b"still here")
-            assert await until(end, 10) == b"still here"
+            for _ in range(5):  # turns of the loop in which another could come in
+                backing.tick()
+                await asyncio.sleep(0)
+            assert end.data == b"one " and end.parts == 0
+            await leave(first)
+            assert await until(end, 8) == b"one two " and end.parts == 1
+            backing.write(b"for the second")
+            assert await receive(second, 14) == b"for the second"
+            second.close()
+            assert await until(end, 13) == b"one two three" and end.parts == 2
 
 
 @pytest.mark.parametrize("text", ["unix:line.sock", "tcp:127.0.0.1:0"])
@@ -331,72 +298,3 @@ async def test_the_endpoint_of_a_port_that_may_be_any_is_the_real_one(tmp_path: 
     async with started("tcp:localhost:0", tmp_path) as (backing, _):
         assert backing.endpoint.startswith("tcp:127.0.0.1:") and not backing.endpoint.endswith(":0")
         connect(backing.endpoint).close()
-
-
-# Those that connect.
-
-
-async def said_once(backing: Backing, caplog: pytest.LogCaptureFixture) -> None:
-    """Until it is said that nobody is there; again and again it is not."""
-    async with asyncio.timeout(SECONDS):
-        while not caplog.records:  # noqa: ASYNC110  # nothing else tells
-            await asyncio.sleep(0)
-        for _ in range(100):
-            backing.tick()
-            await asyncio.sleep(0)
-    (record,) = caplog.records
-    assert record.message.startswith(f"{backing.endpoint}: ") and record.message.endswith("; trying again")
-
-
-@pytest.mark.parametrize("scheme", ["unix", "tcp"])
-async def test_one_that_connects_does_so_when_somebody_listens_and_again_when_the_peer_went(
-    tmp_path: Path, scheme: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def restart() -> socket.socket:
-        if scheme == "unix":
-            (tmp_path / "there").unlink(missing_ok=True)
-            listener = socket.socket(socket.AF_UNIX)
-            listener.bind(str(tmp_path / "there"))
-            listener.listen(8)
-        else:
-            listener = socket.create_server(("127.0.0.1", port))
-        listener.setblocking(False)
-        return listener
-
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    text = "connect:unix:there" if scheme == "unix" else f"connect:tcp:localhost:{port}"
-    async with started(text, tmp_path) as (backing, end):
-        assert backing.endpoint == (f"unix:{tmp_path}/there" if scheme == "unix" else f"tcp:localhost:{port}")
-        await said_once(backing, caplog)
-        expected = b""
-        for word in (b"one", b"two"):
-            assert backing.write(word) == 3  # nobody is there
-            with await restart() as listener:
-                async with asyncio.timeout(SECONDS):
-                    accepting = asyncio.ensure_future(asyncio.get_running_loop().sock_accept(listener))
-                    while not accepting.done():
-                        backing.tick()
-                        await asyncio.sleep(0)
-                    peer, _ = await accepting
-                with peer:
-                    assert await receive(peer, 3) == word
-                    await asyncio.get_running_loop().sock_sendall(peer, word)
-                    expected += word
-                    assert await until(end, len(expected)) == expected
-                    await leave(peer)
-        assert not end.gone
-
-
-async def test_a_name_that_is_none_is_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    async with started(f"connect:tcp:{'x' * 64}:1", tmp_path) as (backing, _):
-        await said_once(backing, caplog)
-
-
-@pytest.mark.parametrize("text", ["connect:unix:nobody", "connect:tcp:localhost:1", "connect:tcp:127.0.0.1:FULL"])
-async def test_one_that_is_stopped_while_it_connects_leaves_nothing(tmp_path: Path, text: str) -> None:
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, socket.create_connection(full.getsockname()):
-        for turns in range(4):
-            async with started(text.replace("FULL", str(full.getsockname()[1])), tmp_path):
-                for _ in range(turns):
-                    await asyncio.sleep(0)

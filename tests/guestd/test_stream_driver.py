@@ -174,6 +174,26 @@ async def test_a_host_side_that_does_not_read_stops_the_guest_and_loses_nothing(
         await writing
 
 
+async def test_settle_waits_until_nothing_waits_in_the_device(host: hostd.Host) -> None:
+    async with line(host) as (guest, driver, end):
+        await driver.settle()  # nothing does
+        put = 0
+        while await driver.get_param(TX_BYTES) < SIZE:
+            put += await driver.write(DATA[put : put + 4096])
+        settling = asyncio.gather(driver.settle(), driver.settle())
+        for _ in range(4):  # calls during which both come to wait
+            with pytest.raises(WouldBlock):
+                await driver.sync()
+        assert not settling.done()
+        assert await end.read(put) == DATA[:put]
+        await settling
+        assert await driver.get_param(TX_BYTES) == 0 and await driver.get_param(MASK) == 6  # TX is masked
+        before = await counts(guest, driver)
+        await end.write(b"hello")
+        assert await driver.read_exactly(5) == b"hello"
+        assert (await counts(guest, driver))["tx_ready"] == before["tx_ready"]
+
+
 async def test_one_blocked_console_does_not_stall_another_device(host: hostd.Host) -> None:
     async with line(host) as (_, driver, end), line(host, "other") as (_, other, other_end):
         with pytest.raises(WouldBlock):
