@@ -16,7 +16,7 @@ from typing import IO, Final
 import uvloop
 
 from protocol.command import Exit, Failure, counted, no_host, say
-from protocol.errors import BadArgument, NoMatch, NotAllowed
+from protocol.errors import BadArgument, NoMatch, NotAllowed, Reset, StaleHandle
 from protocol.formats.folder import Access, Kind
 
 from .client import AsyncGuest, attach
@@ -139,6 +139,9 @@ async def _file_out(shared: FolderDriver, path: str, target: Path, copied: Copie
                     while at < file.size and (count := await file.read_into(buffer, at)):
                         at += out.write(buffer.view[:count])
                         copied.moved(count)
+    except OSError as error:
+        error.filename = error.filename or str(target)  # a write that fails does not say of what
+        raise
     finally:
         await file.close()
     copied.files += 1
@@ -184,7 +187,8 @@ async def _at_once(work: Callable[[str], Awaitable[None]], names: Iterable[str])
 def copy(socket: str | None, source: str, target: str, drivers: list[type[Driver]]) -> None:
     """Copy DEVICE:PATH to a local path, or a local path to DEVICE:PATH.  Raises Failure, OSError or HcallError."""
     out, into = _remote(source), _remote(target)
-    if (out is None) == (into is None):
+    remote = out or into
+    if remote is None or (out and into):
         raise Failure("one of the two is in a shared folder: NAME:PATH, such as shared:/notes.txt", Exit.USAGE)
 
     async def main() -> Copied:
@@ -192,11 +196,14 @@ def copy(socket: str | None, source: str, target: str, drivers: list[type[Driver
             async with attach(socket, drivers=drivers) as guest:
                 with TransferProgress(f"copying {source}", None) as progress:
                     copied = Copied(moved=progress.moved)
-                    if out is not None:
-                        await _copy_out(await _find(guest, out[0]), out[1], Path(target), copied)
-                    elif into is not None:
-                        await _copy_in(await _find(guest, into[0]), Path(source), into[1], copied)
+                    shared = await _find(guest, remote[0])
+                    if out:
+                        await _copy_out(shared, remote[1], Path(target), copied)
+                    else:
+                        await _copy_in(shared, Path(source), remote[1], copied)
                     return copied
+        except (StaleHandle, Reset):
+            raise StaleHandle(f"{remote[0]} was unplugged") from None
         except NoHost as error:
             raise no_host(error.filename, error) from None
 

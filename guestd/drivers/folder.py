@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from guestd.driver import Buffer, Driver, Op
-from protocol.errors import IoError, NoMatch
-from protocol.formats.folder import ROOT, Access, Kind, Stat, unpack
+from protocol.errors import BadArgument, IoError, NoMatch
+from protocol.formats.folder import MAX_PATH, ROOT, Access, Kind, Stat, shown, unpack
 
 AnyPath: TypeAlias = "str | bytes | os.PathLike[str]"
 
@@ -216,4 +216,7 @@ class File:
 
 
 def _bytes(path: AnyPath) -> bytes:
-    return os.fsencode(path).strip(b"/")
+    name = os.fsencode(path).strip(b"/")
+    if len(name) > MAX_PATH:  # the host would say so, but a message may not hold it
+        raise BadArgument(f"{shown(name)}: a path has {MAX_PATH} bytes at most, not {len(name)}")
+    return name

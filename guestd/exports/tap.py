@@ -39,6 +39,10 @@ class TapExport(Export):
         try:
             ready()
             await asyncio.gather(*work)
+        except OSError as error:
+            if error.errno == errno.EBADFD:
+                raise OSError(error.errno, "the interface was deleted", self.rest) from None
+            raise
         finally:
             for task in work:
                 task.cancel()

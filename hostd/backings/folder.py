@@ -11,11 +11,11 @@ import os
 import stat
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
-from protocol.errors import BadArgument, BadHandle, Busy, HcallError, IoError, NoMatch, NotAllowed, StaleHandle
+from protocol.errors import BadArgument, BadHandle, Busy, HcallError, IoError, NoMatch, NoSpace, NotAllowed, StaleHandle
 from protocol.formats.folder import MAX_PATH, ROOT, Entry, Kind, pack, shown
 
 T = TypeVar("T")
@@ -40,9 +40,17 @@ _libc.syscall.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_char_p, ctypes.
 _libc.syscall.restype = ctypes.c_long
 _libc.getdents64.restype = ctypes.c_ssize_t
 _KINDS: Final = {stat.S_IFREG: Kind.FILE, stat.S_IFDIR: Kind.FOLDER, stat.S_IFLNK: Kind.LINK}
+_WRONG: Final[dict[int, int]] = {
+    Kind.FILE: errno.ENOTDIR, Kind.FOLDER: errno.EISDIR, Kind.LINK: errno.ELOOP, Kind.OTHER: errno.ENXIO,
+}  # fmt: skip
 _SAID: Final[dict[int | None, tuple[type[HcallError], str]]] = {
     errno.ENOENT: (NoMatch, "is not there"),
     errno.EEXIST: (NotAllowed, "is there already"),
+    errno.EBADF: (BadArgument, "was not opened for that"),
+    errno.EFBIG: (NoSpace, "would be too large for the host's filesystem"),
+    errno.ENOSPC: (NoSpace, "does not fit: the host's filesystem is full"),
+    errno.EDQUOT: (NoSpace, "does not fit: hostd has used up its quota"),
+    errno.ENXIO: (NotAllowed, "is neither file nor folder"),
     errno.ENOTEMPTY: (NotAllowed, "is not empty"),
     errno.ENOTDIR: (BadArgument, "is no folder, or leads through something that is none"),
     errno.EISDIR: (BadArgument, "is a folder"),
@@ -62,7 +70,9 @@ _SAID: Final[dict[int | None, tuple[type[HcallError], str]]] = {
 class File:
     """An open file.  It is closed when the guest has closed it and no worker has it any more."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, path: bytes) -> None:
+        """*path* is for errors to tell."""
+        self.path = path
         self._fd, self._users, self._lock = fd, 1, threading.Lock()
         self.listing = threading.Lock()  # a folder's descriptor has one place where it reads on
 
@@ -149,10 +159,10 @@ class Tree:
     @contextlib.contextmanager
     def parent(self, at: int, path: bytes) -> Iterator[tuple[int, bytes]]:
         """A descriptor of the folder that *path* is in, and its name there."""
-        above, _, name = path.rpartition(b"/")
+        above, slash, name = path.rpartition(b"/")
         if not name:
             raise BadArgument("a name is missing: the folder itself stays as it is")
-        with self.found(at, above) as parent:
+        with self.found(at, above + slash + b"." if above else b"") as parent:  # `.`: a link there is refused
             yield parent, name
 
     @contextlib.contextmanager
@@ -239,8 +249,8 @@ def _closing(fd: int) -> Iterator[int]:
         os.close(fd)
 
 
-def told(path: bytes, work: Callable[[], T]) -> T:
-    """Do *work*; what goes wrong is said of *path*, none for an open file.  Raises HcallError, or OSError.
+def told(work: Callable[[], T], *paths: bytes) -> T:
+    """Do *work*; what goes wrong is said of *paths*.  Raises HcallError, or OSError.
 
     An OSError is none of the guest's doing: where all calls end it becomes a status, and is logged.
     """
@@ -250,9 +260,13 @@ def told(path: bytes, work: Callable[[], T]) -> T:
         if error.errno not in _SAID:
             raise
         kind, said = _SAID[error.errno]
-        raise kind(f"{shown(path) if path else 'it'} {said}") from None
+        raise kind(f"{_either(paths)} {said}") from None
     except OverflowError:
-        raise BadArgument(f"a number for {shown(path) if path else 'it'} is too large") from None
+        raise BadArgument(f"a number for {_either(paths)} is too large") from None
+
+
+def _either(paths: Sequence[bytes]) -> str:
+    return " or ".join(map(shown, filter(None, paths))) or "it"
 
 
 def listing(fd: int, cookie: int, size: int) -> bytes:
@@ -320,12 +334,8 @@ def kind_of(info: os.stat_result) -> int:
     return int(_KINDS.get(stat.S_IFMT(info.st_mode), Kind.OTHER))
 
 
-def check_kind(fd: int, wanted: Kind | None = None) -> os.stat_result:
-    """What is behind *fd*, if it is a file or a folder, or of the *wanted* kind.  Raises NotAllowed, BadArgument."""
-    info = os.fstat(fd)
-    kind = kind_of(info)
-    if kind in (Kind.LINK, Kind.OTHER):
-        raise NotAllowed("a symbolic link is not followed" if kind == Kind.LINK else "it is neither file nor folder")
-    if wanted is not None and kind != wanted:
-        raise BadArgument("it is a folder" if kind == Kind.FOLDER else "it is no folder")
-    return info
+def check_kind(fd: int, wanted: Kind | None = None) -> None:
+    """That *fd* is a file or a folder, or of the *wanted* kind.  Raises OSError, as opening it would."""
+    kind = kind_of(os.fstat(fd))
+    if kind != wanted and (wanted is not None or kind in (Kind.LINK, Kind.OTHER)):
+        raise OSError(_WRONG[kind], os.strerror(_WRONG[kind]))

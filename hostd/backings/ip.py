@@ -8,6 +8,7 @@ tun:NAME      an interface of the kernel's, with the link's addresses
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import fcntl
 import logging
@@ -26,6 +27,7 @@ from protocol.tap import check_name, open_tun
 log = logging.getLogger(__name__)
 
 _AT_ONCE: Final = 32  # packets of one wakeup: others wait meanwhile
+_KEPT: Final = 500  # packets that the kernel keeps for a tun (drivers/net/tun.c, TUN_READQ_SIZE)
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCSIFADDR, _SIOCSIFDSTADDR, _SIOCSIFMTU = 0x8913, 0x8914, 0x8916, 0x8918, 0x8922
 _IFF_UP: Final = 1
 
@@ -162,11 +164,13 @@ class Tun(Network):
             self._close()
 
     def write(self, packet: bytes) -> None:
+        if not _is_ipv4(packet):
+            return
         try:
             os.write(self._fd, packet)
         except BlockingIOError:
             return
-        except OSError as error:  # it is down, or that is no packet
+        except OSError as error:  # it is down, or that is too short
             log.debug("%s: %s", self._name, error)
 
     def resume(self) -> None:
@@ -179,8 +183,12 @@ class Tun(Network):
             try:
                 self.start(self._link)
             except OSError as error:
-                log.error("%s cannot be opened again: %s", self._name, error)
+                log.error("%s cannot be opened again: %s", self._name, error.strerror)
                 self._link.hang_up()
+            return
+        with contextlib.suppress(OSError):  # what the kernel keeps is the last guest's
+            for _ in range(_KEPT):
+                os.read(self._fd, 0x10000)
 
     def _close(self) -> None:
         os.close(self._fd)
@@ -194,14 +202,18 @@ class Tun(Network):
                     self._loop.remove_reader(self._fd)
                     return
                 packet = os.read(self._fd, 0x10000)
-                if packet[0] >> 4 == 4:  # not the kernel's own IPv6
+                if _is_ipv4(packet):  # the kernel has IPv6 of its own
                     self._link.deliver(packet)
         except BlockingIOError:
             return
         except OSError as error:  # somebody has deleted the interface
-            log.error("%s: %s", self._name, error.strerror)
+            log.error("%s is gone: %s", self._name, error.strerror)
             self.stop()
             self._link.hang_up()
+
+
+def _is_ipv4(packet: bytes) -> bool:
+    return bool(packet) and packet[0] >> 4 == 4
 
 
 def _set_up(name: str, link: Link) -> None:

@@ -51,7 +51,12 @@ class Spool:
     def parse(cls, text: str, folder: Path) -> Spool:
         """The spool that *text* names.  Raises ValueError with what is allowed."""
         scheme, rest = split(text, (_FOLDER, _QUEUE), "spool")
-        return Folder(folder / rest) if scheme == _FOLDER.scheme else Queue(*host_and_port(rest))
+        if scheme == _FOLDER.scheme:
+            return Folder(folder / rest)
+        host, port = host_and_port(rest)
+        if not port:
+            raise ValueError(f"{text!r} has no port; that of most printers is 9100")
+        return Queue(host, port)
 
     def start(self, printer: Printer) -> None:
         """Raises OSError."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 from pathlib import Path
@@ -57,8 +58,9 @@ class Tap:
                 read.append(os.read(self._fd, frames.MAX_FRAME))
         except BlockingIOError:
             pass
-        except OSError as error:  # somebody has deleted the interface: EBADFD for ever
-            log.error("%s: %s: its link is gone until the device is plugged again", self._name, error.strerror)
+        except OSError as error:  # EBADFD, for ever
+            said = "the interface was deleted" if error.errno == errno.EBADFD else error.strerror
+            log.error("%s: %s; the switch goes on without it until the device is plugged again", self._name, said)
             self.close()
             return
         done = 0

@@ -167,10 +167,12 @@ class Block(Device):
         self._fallocate(_PUNCH_HOLE | _KEEP_SIZE, at, length)
 
     def _zero(self, at: int, length: int) -> None:
-        if not self._fallocate(_ZERO_RANGE | _KEEP_SIZE, at, length):
-            end = at + length
-            while at < end:
-                at += os.pwrite(self._fd, _ZEROES[: end - at], at)
+        for mode in (_ZERO_RANGE, _PUNCH_HOLE):  # tmpfs has no other way than a hole
+            if self._fallocate(mode | _KEEP_SIZE, at, length):
+                return
+        end = at + length
+        while at < end:
+            at += os.pwrite(self._fd, _ZEROES[: end - at], at)
 
     def _fallocate(self, mode: int, at: int, length: int) -> bool:
         """Whether the filesystem can do it."""

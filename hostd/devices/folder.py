@@ -55,14 +55,20 @@ class Folder(Device):
     RO = Feature(5)
 
     def start(self) -> None:
-        if self.create:
-            self.path.mkdir(parents=True, exist_ok=True)
-        self._tree = Tree(self.path)
+        if self.tag and ("tag", self.tag) in self.common:
+            raise OSError(errno.EBUSY, "the tag of another folder", self.tag)
+        if self.create and not self.path.exists():
+            self.path.mkdir(parents=True)
+        try:
+            self._tree = Tree(self.path)
+        except FileNotFoundError as error:
+            raise OSError(error.errno, f"{error.strerror}; create = true would make it", str(self.path)) from None
         self._lock = threading.Lock()  # workers open files, too
-        self._files: dict[int, File] = {}
+        self._files: dict[int, File | None] = {}  # by number; None while it is being opened
         self._last = 0  # number of a file: none is given twice
         if self.tag:
             self.mount_tag = str(self.tag)
+            self.common["tag", self.tag] = self  # until it is stopped: a guest mounts by it
         if not self.read_only:
             self.offered &= ~self.RO.mask
 
@@ -74,13 +80,14 @@ class Folder(Device):
     def stop(self) -> None:
         self._close_all()
         self._tree.close()
+        self.common.pop(("tag", self.tag), None)
 
     # Nodes.
 
     @call
     def walk(self, at: int, path: bytes) -> Later[tuple[int, int]] | tuple[int, int]:
         """A new node, for *path* below the node *at*, and its kind.  Errors: NoMatch, Busy for too many."""
-        return self._quickly(path, partial(self._walk, at, path))
+        return self._quickly(partial(self._walk, at, path), path)
 
     @call
     def forget(self, node: int) -> None:
@@ -90,12 +97,12 @@ class Folder(Device):
     @call
     def stat(self, at: int, path: bytes) -> Later[tuple[int, ...]] | tuple[int, ...]:
         """Its kind, id, size, permissions, and time of change in ns since 1970; those of a link itself, too."""
-        return self._quickly(path, partial(self._stat, at, path))
+        return self._quickly(partial(self._stat, at, path), path)
 
     @call
     def read_link(self, into: Room, at: int, path: bytes) -> Later[int] | int:
         """What a symbolic link says; it is for the guest to make something of.  Errors: BadArgument if it is none."""
-        return self._quickly(path, partial(self._read_link, into, at, path))
+        return self._quickly(partial(self._read_link, into, at, path), path)
 
     # Open files and folders.
 
@@ -109,15 +116,14 @@ class Folder(Device):
         _check_mode(mode)
         if access & _WRITE:
             self._check_writable()
-        if len(self._files) >= _MAX_FILES:  # before one is made
-            raise self._too_many()
-        work = partial(self._open_file, at, path, access, mode)
-        return self._slowly(path, work) if access & (_CREATE | _TRUNCATE) else self._quickly(path, work)
+        work = partial(self._open, path, partial(self._open_file, at, path, access, mode))
+        return self._slowly(work, path) if access & (_CREATE | _TRUNCATE) else self._quickly(work, path)
 
     @call
     def open_dir(self, at: int, path: bytes) -> Later[int] | int:
         """Open a folder to be read; its number."""
-        return self._quickly(path, partial(self._open_dir, at, path))
+        work = partial(self._open, path, partial(self._open_dir, at, path))
+        return self._quickly(lambda cached: work(cached)[0], path)
 
     @call
     def close_file(self, file: int) -> Later[None] | None:
@@ -194,9 +200,8 @@ class Folder(Device):
     @call
     def rename(self, at: int, path: bytes, to: int, new_path: bytes) -> Later[None]:
         """Move it in one step; a file that has the new name is replaced.  Nodes go with it."""
-        _check(new_path)
         self._check_writable()
-        return self._slowly(path, partial(self._rename, at, path, to, new_path))
+        return self._slowly(partial(self._rename, at, path, to, new_path), path, new_path)
 
     @call
     def chmod(self, at: int, path: bytes, mode: int) -> Later[None]:
@@ -211,19 +216,20 @@ class Folder(Device):
 
     # Now, or in a worker thread.
 
-    def _quickly(self, path: bytes, work: Callable[[int], T]) -> T | Later[T]:
+    def _quickly(self, work: Callable[[int], T], path: bytes) -> T | Later[T]:
         """Do *work* at once if the kernel has in memory what it takes."""
         _check(path)
         if self._tree.local:
             try:
-                return self._told(path, work, CACHED)
+                return self._told(work, CACHED, path)
             except BlockingIOError:
                 pass
-        return self._slowly(path, work)
+        return self._slowly(work, path)
 
-    def _slowly(self, path: bytes, work: Callable[[int], T]) -> Later[T]:
-        _check(path)
-        return self.offload(self._told, path, work, 0)
+    def _slowly(self, work: Callable[[int], T], *paths: bytes) -> Later[T]:
+        for path in paths:
+            _check(path)
+        return self.offload(self._told, work, 0, *paths)
 
     def _change(self, at: int, path: bytes, work: Callable[..., None]) -> Later[None]:
         """Do *work*(name, dir_fd=...)."""
@@ -233,7 +239,7 @@ class Folder(Device):
             with self._tree.parent(at, path) as (parent, name):
                 work(name, dir_fd=parent)
 
-        return self._slowly(path, change)
+        return self._slowly(change, path)
 
     def _set(self, at: int, path: bytes, work: Callable[[str], None]) -> Later[None]:
         """Do *work*(path of the file itself)."""
@@ -244,12 +250,12 @@ class Folder(Device):
                 beneath.check_kind(fd)
                 work(beneath.itself(fd))
 
-        return self._slowly(path, change)
+        return self._slowly(change, path)
 
-    def _told(self, path: bytes, work: Callable[[int], T], cached: int) -> T:
-        """Do *work*; what goes wrong is said of *path*."""
+    def _told(self, work: Callable[[int], T], cached: int, *paths: bytes) -> T:
+        """Do *work*; what goes wrong is said of *paths*."""
         try:
-            return beneath.told(path, partial(work, cached))
+            return beneath.told(partial(work, cached), *paths)
         except NoMatch:
             self._tree.check()
             raise
@@ -257,7 +263,7 @@ class Folder(Device):
     @staticmethod
     def _on_file(opened: File, work: Callable[[int], T]) -> T:
         with opened as fd:
-            return beneath.told(b"", partial(work, fd))
+            return beneath.told(partial(work, fd), opened.path)
 
     # *cached* is 0, or CACHED: raise BlockingIOError if it takes the disk.
 
@@ -277,30 +283,33 @@ class Folder(Device):
                 raise BadArgument(f"{shown(path)} is no symbolic link")
             return into.put(os.readlink(b"", dir_fd=fd))
 
-    def _open_file(self, at: int, path: bytes, access: int, mode: int, cached: int) -> _Opened:
+    def _open_file(self, at: int, path: bytes, access: int, mode: int, cached: int) -> int:
         flags = (os.O_RDONLY, os.O_RDONLY, os.O_WRONLY, os.O_RDWR)[access & 3] | os.O_CLOEXEC | os.O_NONBLOCK
         if access & _CREATE:
             with self._tree.parent(at, path) as (parent, name):
                 try:
-                    return self._keep(beneath.openat2(parent, name, flags | os.O_CREAT | os.O_EXCL, mode, 0))
+                    return beneath.openat2(parent, name, flags | os.O_CREAT | os.O_EXCL, mode, 0)
                 except FileExistsError:
                     if access & _EXCLUSIVE:
                         raise
         with self._tree.found(at, path, cached) as fd:
             beneath.check_kind(fd, Kind.FILE)
-            file = os.open(beneath.itself(fd), flags)  # this very file: what has its name now does not matter
+            try:
+                file = os.open(beneath.itself(fd), flags)  # this very file: what has its name now does not matter
+            except BlockingIOError:  # F_SETLEASE, fcntl(2), which was asked for it now
+                raise Busy(f"{shown(path)} is leased to a program on the host") from None
         if access & _TRUNCATE:
             try:
                 os.ftruncate(file, 0)
             except OSError:
                 os.close(file)
                 raise
-        return self._keep(file)
+        return file
 
     def _open_dir(self, at: int, path: bytes, cached: int) -> int:
         with self._tree.found(at, path, cached) as fd:
             beneath.check_kind(fd, Kind.FOLDER)
-            return self._keep(beneath.openat2(fd, b".", os.O_RDONLY | os.O_DIRECTORY, 0, cached))[0]
+            return beneath.openat2(fd, b".", os.O_RDONLY | os.O_DIRECTORY, 0, cached)
 
     def _close(self, file: int) -> None:
         opened = self._files.pop(file, None)
@@ -319,20 +328,21 @@ class Folder(Device):
 
     # What is open.
 
-    def _keep(self, fd: int) -> _Opened:
-        """What is known of an open file, which has a number from now on."""
-        info = os.fstat(fd)
+    def _open(self, path: bytes, work: Callable[[int], int], cached: int) -> _Opened:
+        """What is known of the file that *work* opens.  Its number is taken before, so that none is made in vain."""
         with self._lock:
-            if len(self._files) < _MAX_FILES:
-                self._last += 1
-                self._files[self._last] = File(fd)
-                return self._last, info.st_size, stat.S_IMODE(info.st_mode)
-        os.close(fd)
-        raise self._too_many()
-
-    @staticmethod
-    def _too_many() -> Busy:
-        return Busy(f"a guest has at most {_MAX_FILES} files of a folder open: close some")
+            if len(self._files) >= _MAX_FILES:
+                raise Busy(f"a guest has at most {_MAX_FILES} files of a folder open: close some")
+            self._last = number = self._last + 1
+            self._files[number] = None
+        try:
+            fd = work(cached)
+        except BaseException:
+            del self._files[number]
+            raise
+        self._files[number] = File(fd, path)
+        info = os.fstat(fd)
+        return number, info.st_size, stat.S_IMODE(info.st_mode)
 
     def _file(self, file: int, at: int = 0) -> File:
         opened = self._files.get(file)
@@ -350,7 +360,7 @@ class Folder(Device):
             raise ReadOnly("this folder is shared read-only")
 
     def _close_all(self) -> None:
-        for opened in self._files.values():
+        for opened in filter(None, self._files.values()):
             opened.close()
         self._files.clear()
 

@@ -36,7 +36,7 @@ class Ppp(Stream):
     compatible = "hostd,ppp"
     local = Config(Address, "10.0.0.1", help="the address of the host's end")
     remote = Config(Address, "10.0.0.2", help="the address that the guest gets")
-    mtu = Config(int, 1500, help=f"bytes of the largest packet, {ppp.MIN_MRU} to {ppp.MAX_MRU}")
+    mtu = Config(int, 1500, help="bytes of the largest packet", bounds=range(ppp.MIN_MRU, ppp.MAX_MRU + 1))
     backing = Config(Network, "echo:", help="echo:, router:NAME, tun:NAME")
     endpoint = Property(str)
     max_packet_size = Property(int)
@@ -46,8 +46,6 @@ class Ppp(Stream):
     link_up, link_down = Irq(), Irq()
 
     def start(self) -> None:
-        if not ppp.MIN_MRU <= self.mtu <= ppp.MAX_MRU:
-            raise ValueError(f"an MTU is {ppp.MIN_MRU} to {ppp.MAX_MRU}, not {self.mtu}")
         if self.local == self.remote:
             raise ValueError(f"both ends have the address {self.local}")
         super().start()
@@ -78,10 +76,13 @@ class Ppp(Stream):
         self.backing.reset()
 
     def _begin(self) -> None:
-        self._peer = ppp.Peer(self.clock.time, local=self.local, remote=self.remote, mru=self.mtu)
+        self._peer = self._new_peer()
         self._due: float | None = None
         self._was_open = self._resting = False
         self.state, self.addresses, self.dropped = "dead", (), 0
+
+    def _new_peer(self) -> ppp.Peer:
+        return ppp.Peer(self.clock.time, local=self.local, remote=self.remote, mru=self.mtu)
 
     # From the guest, and to it.
 
@@ -115,11 +116,18 @@ class Ppp(Stream):
             self.dropped += 1
         self._go_on()
 
+    def hang_up(self) -> None:
+        """What stands behind the link is gone, and the link with it; the next guest has both anew."""
+        self.touch()
+        self._peer = self._new_peer()
+        self._go_on()
+        super().hang_up()
+
     @action
     def set_link(self, up: bool) -> None:
         """Plug the line in, or say good-bye and pull it."""
         self._plugged = up
-        if up and self.openers:
+        if up and self.openers and not self._closed:
             self._peer.open()
         elif not up:
             self._peer.close()

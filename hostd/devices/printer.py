@@ -11,7 +11,7 @@ from typing import Final
 from hostd.backings.spool import Spool
 from hostd.device import Config, Data, Irq, Property, action, call
 from hostd.stream import Stream
-from protocol.errors import Busy, IoError, NotAllowed, WouldBlock
+from protocol.errors import Busy, HcallError, IoError, NoSpace, NotAllowed, WouldBlock
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +22,7 @@ PAPER_OUT: Final = 0x20
 BUSY: Final = 0x80
 
 _MAX_ID: Final = 1024 - 2  # bytes, after a length of two
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class DeviceId(str):
@@ -41,13 +42,11 @@ class Printer(Stream):
     compatible = "hostd,printer"
     spool = Config(Spool, help="where jobs go: spool:FOLDER, or socket://HOST:PORT for a raw print queue")
     device_id = Config(DeviceId, "MFG:hostd;MDL:printer;CMD:RAW;CLS:PRINTER;", help="IEEE 1284 device id")
-    max_job = Config(int, 64 << 20, help="bytes; a longer job fails")
+    max_job = Config(int, 64 << 20, help="bytes; a longer job fails", bounds=range(1, 1 << 40))
     endpoint = Property(str)
     job_ended, status_changed = Irq(), Irq()
 
     def start(self) -> None:
-        if self.max_job < 1:
-            raise ValueError(f"max_job = {self.max_job} leaves room for no job")
         self._paper = self._online = True
         self.spool.start(self)
         self.endpoint = self.spool.endpoint
@@ -65,7 +64,7 @@ class Printer(Stream):
         self.spool.drop()
         self._size = -1  # bytes of the job that are spooled; -1: none has begun
         self._ending = self._handed_on = False  # a job was finished; it is on its way
-        self._broken: OSError | None = None  # why the job that is being written cannot become one
+        self._broken: tuple[type[HcallError], str] | None = None  # why the job that is written cannot become one
         self._failed = False  # so has the last one
         self._number = 0  # of the last job that was finished
         self._outcome = ""
@@ -99,8 +98,9 @@ class Printer(Stream):
         if self._ending:
             self.ended(error)
         else:
-            log.warning("%s: a job has failed: %s", self.endpoint, error)
-            self._size, self._broken = -1, error
+            kind, text = NoSpace if error.errno in _FULL else IoError, _reason(error)
+            log.warning("%s: a job has failed: %s", self.endpoint, text)
+            self._size, self._broken = -1, (kind, text)
             self.status_changed()
 
     def transmit(self) -> None:
@@ -116,7 +116,7 @@ class Printer(Stream):
         self._failed = error is not None
         self._outcome = ""
         if error is not None:
-            self._outcome = error.strerror or str(error) or "the spool failed"
+            self._outcome = _reason(error)
             log.warning("%s: job %d has failed: %s", self.endpoint, self._number, self._outcome)
             self.status_changed()
         self.job_ended()
@@ -124,7 +124,7 @@ class Printer(Stream):
     # What the guest sees.
 
     def write(self, data: Data, at: int) -> int:
-        """More of a job.  Errors: WouldBlock, Busy, IoError, NoSpace and others if the job cannot be spooled."""
+        """More of a job.  Errors: WouldBlock, Busy, IoError or NoSpace if the job cannot be spooled."""
         self._raise_if_broken()
         if self._ending:
             raise Busy("the job before is on its way: wait for job_ended")
@@ -135,7 +135,8 @@ class Printer(Stream):
 
     def _raise_if_broken(self) -> None:
         if self._broken is not None:
-            raise OSError(self._broken.errno, self._broken.strerror)
+            kind, text = self._broken
+            raise kind(text)
 
     def _raise_if_aborting(self) -> None:
         if self._aborts and not self._feeds:
@@ -145,9 +146,9 @@ class Printer(Stream):
     def finish(self) -> int:
         """The job is complete: its number, 1 for the first.  `outcome` tells how it went, after `job_ended`."""
         if self._broken is not None:
+            (kind, text), self._broken = self._broken, None
             self._failed = True
-            error, self._broken = self._broken, None
-            raise OSError(error.errno, error.strerror)
+            raise kind(text)
         if self._ending:
             raise Busy("the job before is on its way: wait for job_ended")
         if self._size < 0 and not self._tx:
@@ -226,3 +227,7 @@ class Printer(Stream):
             self._paper, self._online = paper, online
             self.status_changed()
             self.transmit()
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error) or "the spool failed"

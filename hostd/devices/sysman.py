@@ -178,8 +178,10 @@ class Sysman(Stream):
     @call
     def set_led(self, led: str, state: str) -> None:
         """Switch a light: power, status or disk; off, on or blink.  Errors: BadArgument."""
-        if led not in _LEDS or state not in _STATES:
-            raise BadArgument(f"{led!r} {state!r}: a light is {', '.join(_LEDS)}, and {', '.join(_STATES)}")
+        if led not in _LEDS:
+            raise BadArgument(f"{led!r} is no light: {', '.join(_LEDS)}")
+        if state not in _STATES:
+            raise BadArgument(f"{state!r} is no state of a light: {', '.join(_STATES)}")
         self.touch()
         self._lights[led] = state
         self._show_lights()

@@ -160,12 +160,15 @@ class Message(NamedTuple):
 
 
 def encode(body: Body, tag: int = 0) -> bytes:
-    """A whole message, with a payload of 16 bytes, as Linux has it.  Raises struct.error for a number too large."""
+    """A whole message, with a payload of 16 bytes, as Linux has it.  Raises ValueError for a number too large."""
     service = _SERVICES[type(body)]
     _, version, layout = _BODIES[service]
-    payload = bytearray(layout.pack(*body).ljust(max(_PAYLOADS), b"\0"))
-    payload[0] = version
-    return _HEADER.pack(_VERSION, _HEADER.size, len(payload), service, tag) + payload
+    try:
+        payload = bytearray(layout.pack(*body).ljust(max(_PAYLOADS), b"\0"))
+        payload[0] = version
+        return _HEADER.pack(_VERSION, _HEADER.size, len(payload), service, tag) + payload
+    except struct.error as error:
+        raise ValueError(f"{body} with tag {tag} is no message: {error}") from None
 
 
 def messages(buffer: bytearray) -> Iterator[Message]:

@@ -222,6 +222,15 @@ async def test_what_is_discarded_is_given_back_to_the_filesystem(folder: Path) -
     assert path.read_bytes() == content[: 256 * 1024] + bytes(512 * 1024) + content[768 * 1024 :]
 
 
+async def test_zeroes_take_no_memory_on_a_filesystem_that_is_memory() -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        path = image(Path(name), pattern(1 << 20))
+        async with disk(Path(name)) as (_, _, driver):
+            await driver.write_zeroes(0, 1 << 20)
+            assert path.stat().st_blocks == 0
+        assert path.read_bytes() == bytes(1 << 20)
+
+
 async def test_an_image_is_made_if_it_is_missing_and_kept_if_it_is_there(folder: Path) -> None:
     path = folder / "disk.img"
     async with disk(folder, create="1G") as (_, _, driver):

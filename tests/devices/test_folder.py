@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import resource
 import signal
 import stat
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -135,9 +138,11 @@ async def test_what_cannot_be_done_says_why_and_changes_nothing(folder: Path) ->
             (files.read_bytes("full"), BadArgument, "a folder"),
             (files.listdir("full/file"), BadArgument, "no folder"),
             (files.stat("full/file/x"), BadArgument, "no folder"),
+            (files.stat("x/" * 2048 + "x"), BadArgument, "a path has 4095 bytes at most, not 4097"),
             (files.open("full", create), BadArgument, "a folder"),
             (files.rename("full", "full/inside"), BadArgument, "cannot be used so"),
             (files.rename("none", "other"), NoMatch, "not there"),
+            (files.rename("full/file", "none/new"), NoMatch, "'full/file' or 'none/new' is not there"),
             (files.rename("full/file", "full"), (BadArgument, NotAllowed), r"folder|empty"),
             (files.mkdir(""), BadArgument, "a name is missing"),
             (files.rmdir(""), BadArgument, "a name is missing"),
@@ -153,8 +158,8 @@ async def test_what_cannot_be_done_says_why_and_changes_nothing(folder: Path) ->
                 await work
         assert await files.read_bytes("full/file") == b"x"
         file = await files.open("full/file")
-        with pytest.raises(HcallError):
-            await file.write_all(b"y")  # it was opened to be read
+        with pytest.raises(BadArgument, match="'full/file' was not opened for that"):
+            await file.write_all(b"y")
         with pytest.raises(HcallError):
             await file.truncate(0)
         with pytest.raises(BadArgument):
@@ -190,6 +195,19 @@ async def test_a_node_goes_with_its_folder_when_the_guest_renames_it_and_is_stal
         for never in (99, -1):
             with pytest.raises(BadHandle, match="never was"):
                 await files.stat("", never)
+
+
+async def test_of_many_that_make_a_file_at_once_those_that_are_refused_make_none(folder: Path) -> None:
+    async with shared(folder) as files:
+        await files.write_bytes("x", b"x")
+        for _ in range(60):
+            await files.open("x")
+        opened = await asyncio.gather(
+            *(files.open(f"{n}", Access.WRITE | Access.CREATE) for n in range(40)), return_exceptions=True
+        )
+        assert sum(isinstance(each, Busy) for each in opened) == 36
+        made = [n for n, each in enumerate(opened) if not isinstance(each, BaseException)]
+        assert sorted(path.name for path in (folder / "share").iterdir()) == sorted(["x", *map(str, made)])
 
 
 async def test_open_files_and_nodes_are_bounded_and_none_has_the_number_of_another(folder: Path) -> None:
@@ -316,6 +334,36 @@ async def test_a_folder_that_is_removed_says_so_and_is_used_again_by_the_next_gu
             assert await files.listdir() == []
 
 
+LEASE = """
+import fcntl, signal, sys
+signal.signal(signal.SIGIO, signal.SIG_IGN)
+with open(sys.argv[1]) as file:
+    fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    print("leased", flush=True)
+    input()
+"""
+
+
+@contextlib.contextmanager
+def leased(path: Path) -> Iterator[None]:
+    """By a process of its own, as a file server has its clients' files."""
+    command = [sys.executable, "-c", LEASE, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == b"leased\n"
+        yield
+        holder.communicate(b"\n")
+
+
+async def test_a_file_that_is_leased_to_a_program_of_the_host_is_busy_meanwhile(folder: Path) -> None:
+    async with shared(folder) as files:
+        await files.write_bytes("x", b"x")
+        with leased(folder / "share/x"):
+            for access in (Access.READ, Access.WRITE | Access.TRUNCATE):
+                with pytest.raises(Busy, match="'x' is leased"):
+                    await files.open("x", access)
+        assert await files.read_bytes("x") == b"x"
+
+
 async def test_a_full_host_is_no_space_and_what_fits_is_kept(folder: Path) -> None:
     async with shared(folder) as files:
         await files.write_bytes("x", b"x")
@@ -324,9 +372,9 @@ async def test_a_full_host_is_no_space_and_what_fits_is_kept(folder: Path) -> No
         before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
         try:
-            with pytest.raises(NoSpace):
+            with pytest.raises(NoSpace, match="'x' would be too large"):
                 await file.write_all(bytes(2 << 20))
-            with pytest.raises(NoSpace):
+            with pytest.raises(NoSpace, match="'x' would be too large"):
                 await file.truncate(1 << 21)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -21,6 +21,7 @@ from sharing import attached, serving, shared
 
 import guestd
 from guestd.folders import copy_in, copy_out
+from hostd import MachineError
 from protocol.errors import IoError, NotAllowed, Reset, StaleHandle
 from protocol.formats.folder import Access, Kind
 
@@ -105,9 +106,31 @@ def test_the_command_copies_as_cp_does(tmp_path: Path) -> None:
         (("source", "target"), 2, "one of the two"),
         (("files:none", "x"), 4, "'none' is not there"),
         (("none", "files:x"), 1, "none"),
+        (("files:new/sub/run", "/dev/full"), 1, "/dev/full: No space left"),
     ]:
         done = run("copy", *command)
         assert (done.returncode, why in done.stderr) == (code, True), done.stderr
+
+
+def test_a_copy_ends_when_its_folder_is_unplugged(tmp_path: Path) -> None:
+    (tmp_path / "machine.toml").write_text('[devices.files]\nmodel = "folder"\npath = "share"\ncreate = true\n')
+    os.mkfifo(tmp_path / "pipe")  # the shell goes on when it is being copied
+    script = f"""{sys.executable} -m guestd copy pipe files:x &
+                 {sys.executable} -m hostd unplug files --surprise > pipe
+                 wait $!"""
+    command = [sys.executable, "-m", "hostd", "run", "machine.toml", "--", "sh", "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, "guestd: files was unplugged\n" in done.stderr) == (4, True), done.stderr
+
+
+async def test_a_tag_is_of_one_folder_at_a_time(tmp_path: Path) -> None:
+    again = {"model": "folder", "path": str(tmp_path / "share"), "tag": "stuff"}
+    async with serving(tmp_path, tag="stuff") as host:
+        with pytest.raises(MachineError, match="stuff: the tag of another folder"):
+            host.plug_table("again", again)
+        before = host.tree.find("/files")  # kept, as by a reload
+        await host.unplug("/files")
+        assert before.path != host.plug_table("again", again).path
 
 
 async def test_links_of_the_host_are_seen_and_left_out(tmp_path: Path) -> None:
@@ -234,8 +257,9 @@ def test_a_machine_file_says_what_is_wrong(tmp_path: Path) -> None:
             pass
 
     for config, why in [
-        ({"path": "none"}, "No such file"),
+        ({"path": "none"}, "No such file.*; create = true would make it"),
         ({"path": "file"}, "Not a directory"),
+        ({"path": "file", "create": True}, "Not a directory"),
         ({"tag": "x" * 37}, "is no tag"),
         ({"tag": "a\nb"}, "is no tag"),
     ]:

@@ -284,8 +284,8 @@ async def test_two_guests_talk_through_a_router_and_none_in_the_others_name(tmp_
 @pytest.mark.parametrize(
     ("keys", "sentence"),
     [
-        ({"mtu": 127}, "an MTU is 128 to 16384, not 127"),
-        ({"mtu": 16385}, "an MTU is"),
+        ({"mtu": 127}, "devices.ppp.mtu: must be 128 to 16384, not 127"),
+        ({"mtu": 16385}, "must be 128 to 16384, not 16385"),
         ({"local": "10.0.0.2"}, "both ends have the address 10.0.0.2"),
         ({"local": "10.0.0"}, "10.0.0"),
         ({"remote": "224.0.0.1"}, "224.0.0.1 is no address of a host"),

@@ -1,4 +1,4 @@
-"""The slow network against implementations that are not ours: slirp's PPP, the kernel's IP, Wireshark's dissectors."""
+"""The slow network against implementations that are not ours: slirp's PPP, Wireshark's dissectors."""
 
 from __future__ import annotations
 
@@ -22,11 +22,9 @@ import pytest
 
 import guestd
 import hostd
-from guestd.drivers.ppp import PppDriver
 from guestd.stream import StreamDriver
 from hostd import Machine
 from protocol.clock import ManualClock
-from protocol.errors import IoError
 from protocol.formats import ipv4
 from protocol.formats.ppp import IPCP, LCP, Peer
 from protocol.formats.ppp_control import Packet
@@ -34,7 +32,6 @@ from protocol.formats.ppp_control import Packet
 SECONDS = 20  # after which a test says that something hangs
 SLIRP = "slirp-fullbolt"
 OURS, SLIRPS = IPv4Address("10.0.2.15"), IPv4Address("10.0.2.2")  # slirp's own choice, and its name for the host
-TUN = f"hostdp{os.getpid() % 100000}"
 
 
 @contextlib.contextmanager
@@ -161,58 +158,6 @@ def exchange(address: tuple[str, int], sent: list[bytes]) -> list[bytes]:
             client.send(data)
             came.append(client.recv(2000))
         return came
-
-
-def can_make_interfaces() -> bool:
-    try:
-        os.close(os.open("/dev/net/tun", os.O_RDWR))
-    except OSError:
-        return False
-    return os.geteuid() == 0 and shutil.which("ip") is not None
-
-
-async def test_the_kernel_is_behind_a_tun(tmp_path: Path) -> None:
-    if not can_make_interfaces():
-        pytest.skip("to make an interface takes root, iproute2 and /dev/net/tun")
-    host_address, guest_address = "198.18.77.1", "198.18.77.2"  # RFC 2544: for tests
-    mine = IPv4Address(guest_address)
-    async with (
-        served(tmp_path, backing=f"tun:{TUN}", local=host_address, remote=guest_address) as host,
-        guestd.attach(host.socket, drivers=[PppDriver]) as guest,
-    ):
-        driver = await guest.bind("ppp")
-        assert isinstance(driver, PppDriver)
-        assert await driver.up() == (guest_address, host_address)
-        await driver.send(ipv4.echo_request(mine, IPv4Address(host_address), 3, 4, b"kernel?" * 100))
-        pong = ipv4.Packet.decode(await driver.receive())
-        assert pong is not None and pong.payload[:2] == b"\0\0" and not ipv4.checksum(pong.payload)
-        assert pong.payload[4:] == b"\0\x03\0\x04" + b"kernel?" * 100
-
-        sent = [number.to_bytes(4) + os.urandom(1000) for number in range(200)]
-        exchanging = asyncio.create_task(asyncio.to_thread(exchange, (guest_address, 7), sent))
-        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as other, contextlib.suppress(OSError):
-            other.sendto(b"IPv6", ("ff02::1", 9, 0, socket.if_nametoindex(TUN)))  # where the kernel has it
-        answered = 0
-        while answered < len(sent):  # the guest is the echo: the kernel checks our checksums
-            packet = await driver.receive()
-            assert packet[0] >> 4 == 4  # IPv6 has an NCP of its own
-            reply = ipv4.answer(packet, mine)
-            if reply is not None:  # else it is a multicast of the kernel's own
-                await driver.send(reply)
-                answered += 1
-        assert await exchanging == sent
-
-        waiting = asyncio.create_task(driver.receive())
-        await driver.dev.property("state")
-        await asyncio.to_thread(subprocess.run, ["ip", "link", "delete", TUN], check=True)
-        with pytest.raises(IoError, match="is gone"):
-            await waiting
-        await driver.disconnected.wait()
-        await guest.unbind("ppp")
-        again = await guest.bind("ppp")  # it is made anew
-        assert isinstance(again, PppDriver)
-        assert await again.up() == (guest_address, host_address)
-    assert TUN not in [name for _, name in socket.if_nameindex()]
 
 
 def captured() -> list[bytes]:

@@ -170,6 +170,18 @@ async def test_a_full_disk_fails_the_job_and_the_next_one_is_printed(tmp_path: P
     assert spooled(tmp_path) == {"job-000001": PAGE}
 
 
+async def test_a_job_that_failed_is_in_the_log_once_however_often_its_guest_tries(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with printing(tmp_path, max_job=10) as (_, printer):
+        for _ in range(5):
+            with pytest.raises(NoSpace, match="10 bytes at most"):
+                await printer.write(b"too long a job")
+        assert [record.getMessage() for record in caplog.records if "10 bytes at most" in record.getMessage()] == [
+            f"{tmp_path}/jobs: a job has failed: a job has 10 bytes at most"
+        ]
+
+
 async def test_a_job_has_a_bound(tmp_path: Path) -> None:
     async with printing(tmp_path, max_job=1000) as (_, printer):
         with pytest.raises(NoSpace, match="1000 bytes at most"):
@@ -216,7 +228,9 @@ async def test_a_soft_reset_drops_what_is_unfinished_and_clears_what_failed(tmp_
     assert spooled(tmp_path) == {"job-000001": b"kept"}
 
 
-@pytest.mark.parametrize("spool", ["jobs", "spool:", "socket://nowhere", "socket://host:99999", "tcp:host:1"])
+@pytest.mark.parametrize(
+    "spool", ["jobs", "spool:", "socket://nowhere", "socket://host:99999", "socket://host:0", "tcp:host:1"]
+)
 def test_a_spool_that_is_none_is_refused(tmp_path: Path, spool: str) -> None:
     with pytest.raises(hostd.MachineError, match=r"spool|HOST:PORT"):
         Machine.from_tables({"devices": {"printer": {"model": "printer", "spool": spool}}}, tmp_path)

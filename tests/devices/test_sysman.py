@@ -334,8 +334,8 @@ async def test_lights_show_in_the_device_tree_and_are_off_for_the_next_guest(tmp
         await sysman.set_led("power", "on")
         await sysman.set_led("disk", "blink")
         assert await sysman.dev.property("leds") == "power=on status=off disk=blink"
-        for led, state in (("lamp", "on"), ("power", "dim"), ("", "")):
-            with pytest.raises(BadArgument, match="a light is power, status, disk"):
+        for led, state, says in (("lamp", "on", "no light: power, status, disk"), ("power", "dim", "off, on, blink")):
+            with pytest.raises(BadArgument, match=says):
                 await sysman.set_led(led, state)
         await guest.unbind("sysman")
         assert await (await bound(guest)).dev.property("leds") == "power=off status=off disk=off"

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import os
 import random
+import subprocess
+import sys
 import termios
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,6 +18,8 @@ import guestd
 import hostd
 from guestd.drivers.tty import TtyDriver
 from hostd import Machine, MachineError
+from hostd.devices.tty import Tty
+from hostd.stream import Param
 from protocol import hcall
 from protocol.errors import BadArgument, NoSuchCall, StaleHandle, WouldBlock
 
@@ -177,6 +181,22 @@ async def test_nothing_typed_for_one_guest_reaches_the_next_and_what_it_wrote_re
         await hang_up(writer)
 
 
+async def test_guestd_write_ends_when_all_of_it_is_out_of_the_device(tmp_path: Path) -> None:
+    data = pattern(2 * 65536, 3)  # what the device and its backing hold while nobody is there
+    async with served(tmp_path, tty={"backing": "unix:line.sock"}) as host:
+        command = [sys.executable, "-m", "guestd", "write", "tty", "--socket", str(host.socket)]
+        process = await asyncio.create_subprocess_exec(*command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+        talking = asyncio.ensure_future(process.communicate(data))
+        tty = host.tree.find("/tty").device
+        assert isinstance(tty, Tty)
+        while tty.get_param(Param.TX_BYTES) < 65536:  # noqa: ASYNC110  # nothing else tells
+            await asyncio.sleep(0)
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "line.sock")
+        assert await reader.readexactly(len(data)) == data
+        assert (await talking)[1] == b"guestd: 131072 bytes written to tty\n" and process.returncode == 0
+        await hang_up(writer)
+
+
 # Names and speeds.
 
 
@@ -228,7 +248,7 @@ async def test_a_terminal_behind_the_port_shows_the_speed(tmp_path: Path, baud: 
 
 @pytest.mark.parametrize("baud", [0, -1, 4_000_001, 1 << 62])
 async def test_a_speed_that_no_line_has_is_refused(tmp_path: Path, baud: int) -> None:
-    with pytest.raises(MachineError, match=f"devices.tty: baud = {baud} is no speed: 1 to 4000000"):
+    with pytest.raises(MachineError, match=f"devices.tty.baud: must be 1 to 4000000, not {baud}"):
         async with served(tmp_path, tty={"baud": baud}):
             pytest.fail("it was served")
     async with served(tmp_path, tty={}) as host, guestd.attach(host.socket) as guest:

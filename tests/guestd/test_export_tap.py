@@ -136,10 +136,13 @@ def test_a_tap_has_the_address_and_the_carrier_of_its_card(lan: tuple[str, str],
         assert time.monotonic() < deadline
 
 
-def test_a_tap_that_is_deleted_ends_its_export(lan: tuple[str, str], tmp_path: Path) -> None:
+def test_a_tap_that_is_deleted_ends_its_export(
+    lan: tuple[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     with exported(lan[0], "net2", "gone", tmp_path / "run") as export:
         run("ip", "-n", lan[0], "link", "delete", "gone")
         assert export.wait(SECONDS) == 1
+    assert "guestd: gone: the interface was deleted\n" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["", "much-too-long-a-name", "with/slash", "with space", "lan%d"])

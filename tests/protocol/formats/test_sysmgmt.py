@@ -90,9 +90,10 @@ def test_a_payload_of_another_version_is_refused() -> None:
         message.body()
 
 
-def test_a_number_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(struct.error):
-        encode(SetAttr(1 << 32))
+@pytest.mark.parametrize(("attributes", "tag"), [(1 << 32, 0), (-1, 0), (0, 1 << 32)])
+def test_a_number_that_does_not_fit_is_refused(attributes: int, tag: int) -> None:
+    with pytest.raises(ValueError, match=rf"SetAttr\(attributes={attributes}\) with tag {tag} is no message: "):
+        encode(SetAttr(attributes), tag)
 
 
 @given(st.lists(st.tuples(BODIES, U32)))
