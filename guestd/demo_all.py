@@ -29,6 +29,9 @@ async def _show_all(socket: str, folder: Path) -> None:
             # A guest for each: a device may end the session of the guest that has it.
             async with attach(socket, name=module.name) as guest, asyncio.timeout(_SECONDS):
                 seen, ok = await shows.show(guest, folder), True
+        except TimeoutError:
+            traceback.print_exc()
+            seen, ok = f"it took longer than {_SECONDS:.0f} s", False
         except Exception as error:  # whatever it is, the next device is not concerned
             traceback.print_exc()
             seen, ok = f"{type(error).__name__}: {error}".rstrip(": "), False

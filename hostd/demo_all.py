@@ -45,8 +45,14 @@ def _tell(stage: Stage) -> list[dict[str, Any]]:
     for line in guest.stdout:
         event = json.loads(line)
         for name in event["devices"]:
-            stage.say(name, event["evidence"], "bold cyan" if event["ok"] else "bold red")
-            said[name] = {"evidence": event["evidence"], "ok": event["ok"]}
+            said[name] = _say(stage, name, event["evidence"], event["ok"])
     stage.end(host, guest)
-    nothing = {"evidence": "nothing shows it", "ok": False}
-    return [{"device": name, "class": classes[name], **said.get(name, nothing)} for name in classes]
+    for name in classes:
+        if name not in said:
+            said[name] = _say(stage, name, "nothing shows it", False)
+    return [{"device": name, "class": classes[name], **said[name]} for name in classes]
+
+
+def _say(stage: Stage, name: str, evidence: str, ok: bool) -> dict[str, Any]:
+    stage.say(name, evidence, "bold cyan" if ok else "bold red")
+    return {"evidence": evidence, "ok": ok}

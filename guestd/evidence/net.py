@@ -29,4 +29,4 @@ async def show(guest: AsyncGuest, folder: Path) -> str:
             came += await there.receive()
         assert came == sent, "the frames that came are not those that went"
         await guest.unbind("net0")
-        return f"{here.mac.hex(':')}: {_COUNT} frames through the switch, CRC {zlib.crc32(b''.join(came)):08x}"
+        return f"{_COUNT} frames from {here.mac.hex(':')} to {there.mac.hex(':')}, CRC {zlib.crc32(b''.join(came)):08x}"

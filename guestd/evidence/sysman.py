@@ -1,4 +1,4 @@
-"""Buttons are pressed through the control socket of the host, and arrive as events; then the clock and a light."""
+"""Power is pressed through the host's control socket, and comes as events; a light, the clock; then the guest ends."""
 
 import asyncio
 import json
@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 
 from guestd import AsyncGuest
+from guestd.drivers.sysman import SysmanDriver
+from protocol.errors import LinkLost
 from protocol.formats.sysmgmt import Happened
 from protocol.rendezvous import CONTROL_SOCKET, find
 
@@ -13,18 +15,27 @@ from protocol.rendezvous import CONTROL_SOCKET, find
 async def show(guest: AsyncGuest, folder: Path) -> str:
     """Raises AssertionError where anything else arrives."""
     sysman = await guest.bind("sysman")
+    assert isinstance(sysman, SysmanDriver)
     reader, writer = await asyncio.open_unix_connection(find(str(guest.path), CONTROL_SOCKET))
     events = []
     for action in ("press", "release"):
         writer.write(json.dumps({"do": "act", "path": "/sysman", "action": action, "args": ["power"]}).encode() + b"\n")
         answer = json.loads(await reader.readline())
-        assert answer == {"ok": "the guest was told"}, answer
-        events.append(await guest["sysman"].event())
+        assert answer == {"ok": "the guest was told"}, f"the front panel said {answer}"
+        events.append(await sysman.event())
     writer.close()
-    assert [Happened(event.type) for event in events] == [Happened.POWER_PRESSED, Happened.POWER_RELEASED], events
-    behind = time.time() - await guest["sysman"].get_time()
-    assert abs(behind) < 1, f"the clock is {behind} s behind"
-    await guest["sysman"].set_led("power", "on")
+    await writer.wait_closed()
+    assert [event.type for event in events] == [Happened.POWER_PRESSED, Happened.POWER_RELEASED], f"{events} came"
+    off = abs(time.time() - await sysman.get_time())
+    assert off < 1, f"the clock is {off:.3f} s off"
+    await sysman.set_led("power", "on")
     leds = await sysman.dev.property("leds")
-    assert "power=on" in leds, leds
-    return f"power pressed, released after {events[1].value} ms; clock {behind * 1000:+.1f} ms"
+    assert "power=on" in leds, f"the lights are {leds}"
+    await sysman.shutdown()
+    try:
+        await guest.nop()
+    except LinkLost as error:
+        assert "the guest was shut down" in str(error), f"it ended otherwise: {error}"
+    else:
+        raise AssertionError("it goes on after its shutdown")
+    return f"power pressed and released; {leds}; clock {off * 1000:.0f} ms off; shut down in order"
