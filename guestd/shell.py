@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Callable
 from typing import Final, NamedTuple, TextIO, TypeVar
 
-from protocol.command import Exit, Failure, suggest
+from protocol.command import Exit, Failure, counted, suggest
 from protocol.errors import HcallError
 from protocol.wire import MAX_INLINE
 
@@ -236,7 +236,7 @@ class Shell:
         done = self.here.write(data, count_of(at.text) if at else 0)
         if done < len(data):
             raise Failure(f"{done} of {len(data)} bytes written: no room now")
-        self._note(f"{done} bytes written")
+        self._note(f"{counted(done, 'byte')} written")
 
     @_command("sync")
     def sync(self) -> None:

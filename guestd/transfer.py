@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from protocol.command import Exit, Failure, say
+from protocol.command import Exit, Failure, counted, say
 
 from .blocking import BlockingGuest
 from .driver import Driver
@@ -57,10 +57,8 @@ def _how_much(driver: Driver, device: str, at: int, count: int | None) -> int:
     if at < 0 or (count is not None and count < 0):
         raise Failure("--at and --count are 0 or more", Exit.USAGE)
     if isinstance(driver, BlockDriver):
-        left = driver.capacity - at if count is None else count
-        if not 0 <= left <= driver.capacity - at:
-            raise Failure(f"{device} has {driver.capacity} bytes: {at}+{max(left, 0)} is outside", Exit.USAGE)
-        return left
+        _check_fits(driver, device, at, count or 0)
+        return driver.capacity - at if count is None else count
     _check_place(driver, device, at)
     if count is None and not isinstance(driver, StreamDriver):
         raise Failure(f"{device} has no end: how many bytes? --count N", Exit.USAGE)
@@ -73,8 +71,8 @@ def write(guest: BlockingGuest, device: str, source: IO[bytes], at: int) -> None
     size = _size(source)
     if at < 0:
         raise Failure("--at is 0 or more", Exit.USAGE)
-    if isinstance(driver, BlockDriver) and at + (size or 0) > driver.capacity:  # before anything is overwritten
-        raise Failure(f"{device} has {driver.capacity} bytes: {at}+{size or 0} is outside", Exit.USAGE)
+    if isinstance(driver, BlockDriver):
+        _check_fits(driver, device, at, size or 0)  # before anything is overwritten
     _check_place(driver, device, at)
     start = at
     with TransferProgress(f"writing {device}", size) as progress:
@@ -83,7 +81,12 @@ def write(guest: BlockingGuest, device: str, source: IO[bytes], at: int) -> None
             at += len(data)
             progress.moved(len(data))
         guest.run(driver.settle())
-    say("guestd", f"{at - start} bytes written to {device}")
+    say("guestd", f"{counted(at - start, 'byte')} written to {device}")
+
+
+def _check_fits(disk: BlockDriver, device: str, at: int, count: int) -> None:
+    if at + count > disk.capacity:
+        raise Failure(f"{device} has {disk.capacity} bytes, {max(0, disk.capacity - at)} from byte {at} on", Exit.USAGE)
 
 
 def _check_place(driver: Driver, device: str, at: int) -> None:

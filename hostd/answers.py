@@ -7,7 +7,7 @@ import errno
 import logging
 import types
 import typing
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -16,6 +16,9 @@ from protocol.memory import InlineRoom
 from protocol.wire import MAX_TEXT
 
 from .handlers import type_name
+
+if TYPE_CHECKING:
+    from .opened import Open
 
 log = logging.getLogger(__name__)
 
@@ -70,8 +73,8 @@ def _is(value: object, expected: Any) -> bool:
     return True
 
 
-def failed(error: BaseException, room: Any, data: Any) -> tuple[int, str]:
-    """The answer of a handler that raised *error*; its areas are released.
+def failed(error: BaseException, room: Any, data: Any, opened: Open | None) -> tuple[int, str]:
+    """The answer of a handler that raised *error*; its areas are released.  *opened* is None for a call of the core.
 
     The guest gets a status and one sentence, the log gets the traceback of what a model did not mean to raise.
     """
@@ -81,8 +84,13 @@ def failed(error: BaseException, room: Any, data: Any) -> tuple[int, str]:
                 area.release()
     if isinstance(error, OSError):
         kind = _OS_ERRORS.get(error.errno, IoError)
-        log.warning("a backing failed: %s", error)
-        error = kind(error.strerror or "the backing failed")
+        text = error.strerror or "the backing failed"
+        if opened is None:
+            log.warning("a call of the core: %s", text)
+        elif opened.node.complaint != text:  # a guest can have it fail as often as it likes
+            opened.node.complaint = text
+            log.warning("%s: %s", opened.node.path, text)
+        error = kind(text)
     if not isinstance(error, HcallError):
         log.error("a device model failed", exc_info=error)
         if isinstance(error, Misbehaved | Overrun):

@@ -67,11 +67,17 @@ class Config(_Declared[T]):
     """A key of the device's table in the machine file.
 
     *kind* is bool, int, str, Path (relative to the machine file), or a class with `parse(text, folder)`.  Without a
-    *default*, which is written as in the file, the key must be there.
+    *default*, which is written as in the file, the key must be there.  An int may have *bounds*, such as range(1, 11).
     """
 
-    def __init__(self, kind: type[T], default: object = _REQUIRED, help: str = "") -> None:  # noqa: A002  # as argparse
-        self.kind, self.default, self.help = kind, default, help
+    def __init__(
+        self,
+        kind: type[T],
+        default: object = _REQUIRED,
+        help: str = "",  # noqa: A002  # as argparse
+        bounds: range | None = None,
+    ) -> None:
+        self.kind, self.default, self.help, self.bounds = kind, default, help, bounds
 
     @property
     def required(self) -> bool:
@@ -85,6 +91,8 @@ class Config(_Declared[T]):
                 return "a key is bool, int, str, Path or a class with parse(text, folder)"
             if inspect.isfunction(inspect.getattr_static(self.kind, "parse")):
                 return f"{self.kind.__name__}.parse is a @classmethod, or a @staticmethod"
+        if self.bounds is not None and self.kind is not int:
+            return "only an int has bounds"
         try:
             if not self.required:
                 self.convert(self.default, Path())
@@ -98,6 +106,8 @@ class Config(_Declared[T]):
         wanted = kind if kind in (bool, int, str) else str
         if type(value) is not wanted:
             raise ValueError(f"must be {TOML_NAMES[wanted]}, not {TOML_NAMES.get(type(value), 'that')}")
+        if self.bounds is not None and value not in self.bounds:
+            raise ValueError(f"must be {self.bounds[0]} to {self.bounds[-1]}, not {value}")
         if kind is Path:
             return typing.cast(T, folder / typing.cast(str, value))
         return typing.cast(T, value if kind is wanted else kind.parse(value, folder))

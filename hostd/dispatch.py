@@ -97,7 +97,7 @@ class Dispatcher:
                 return Pending(None, value, None, None, Any)
             return OK, value
         except BaseException as error:  # a model may do anything: sys.exit(), too
-            return failed(error, room, data)
+            return failed(error, room, data, self.opens.get(handle))
 
     def node(self, handle: int) -> Node:
         """The node behind *handle*.  Raises StaleHandle or BadHandle."""

@@ -51,7 +51,7 @@ class Pending:
                 raise outcome
             answer = finished(outcome, self._room, self._data, self._expected)
         except BaseException as error:  # an Overrun, if the model is what gives the answer
-            answer = failed(error, self._room, self._data)
+            answer = failed(error, self._room, self._data, self._opened)
         self._answer(*answer)
         if self._opened is not None:
             self._opened.settled(self)
@@ -180,7 +180,7 @@ def reset(node: Node) -> None:
     assert node.device is not None
     try:
         node.device.reset()
-        node.failed = False
+        node.failed, node.complaint = False, ""
     except BaseException:  # a model may do anything: sys.exit(), too
         fail(node, "reset")
 

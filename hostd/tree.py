@@ -59,6 +59,7 @@ class Node:
         self.leaving = False
         self.gone = False
         self.failed = False  # its device is broken until a reset of it succeeds
+        self.complaint = ""  # of its backing, the last that was logged since the reset
         self.when_closed: list[Callable[[], None]] = []  # called once, when the last open handle is gone
         compatible = device.compatible if device else ()
         self.compatible = (compatible,) if isinstance(compatible, str) else compatible

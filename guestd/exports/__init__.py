@@ -1,7 +1,7 @@
 """Ways to let ordinary programs use a device of a guest: `guestd export NAME URI`.
 
-One file each: a class that says which URIs lead to it, and of what drivers it makes something.  There is no list to
-edit: whatever lies here is found.
+One file each, with classes that say which URIs lead to them, and of what drivers they make something.  There is no
+list to edit: whatever lies here is found.
 """
 
 from __future__ import annotations
@@ -49,17 +49,26 @@ class Export:
 
 def choose(device: str, driver: Driver, uri: str) -> Export:
     """The export that *uri* names, for a device of *driver*.  Raises Failure that lists what is allowed."""
-    fitting = {each.kind: each for each in _known() if isinstance(driver, each.takes)}
+    fitting: dict[Kind, type[Export]] = {}
+    for base in type(driver).__mro__:  # a printer is a stream, too, but is more than that
+        fitting = fitting or {each.kind: each for each in _known() if each.takes is base}
+    fits = [each for each in _known() if each.kind not in fitting and uri.startswith(each.kind.scheme)]
+    hint = f"; {fits[0].kind.scheme} is for a {' or '.join(map(_noun, fits))} device" if fits else ""
     if not fitting:
-        raise Failure(f"{device} cannot be exported: there is none for {type(driver).__name__}", Exit.USAGE)
+        raise Failure(f"{device} cannot be exported{hint}", Exit.USAGE)
     try:
         scheme, rest = endpoint.split(uri, fitting, f"export of {device}")
         return next(each for kind, each in fitting.items() if kind.scheme == scheme)(device, rest)
     except ValueError as error:
-        raise Failure(str(error), Exit.USAGE) from None
+        raise Failure(f"{error}{hint}", Exit.USAGE) from None
+
+
+def _noun(export: type[Export]) -> str:
+    return export.takes.__name__.removesuffix("Driver").lower()
 
 
 @functools.cache
 def _known() -> list[type[Export]]:
     modules = [importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)]
-    return [each for module in modules for each in plugins.of(module, Export) if hasattr(each, "kind")]
+    found = (each for module in modules for each in plugins.of(module, Export))
+    return [each for each in found if hasattr(each, "kind") and hasattr(each, "takes")]  # not the bases of others

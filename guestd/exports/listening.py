@@ -1,4 +1,4 @@
-"""Paths and sockets of exports, which leave nothing behind."""
+"""Where the programs that use an export come to: paths and sockets, of which nothing is left behind."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ import hashlib
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+
+from protocol.endpoint import Kind, host_and_port
+from protocol.stale import remove_stale
+
+from . import Export
 
 
 @contextlib.contextmanager
@@ -35,8 +41,7 @@ def listening_at(path: str) -> Iterator[socket.socket]:
     with claimed(path), socket.socket(socket.AF_UNIX) as listener:
         file = Path(path)
         try:
-            if _is_stale(file):
-                file.unlink()
+            remove_stale(file)
             listener.bind(path)
             file.chmod(0o600)
             listener.listen()
@@ -50,21 +55,6 @@ def listening_at(path: str) -> Iterator[socket.socket]:
             with contextlib.suppress(FileNotFoundError):
                 if file.stat().st_ino == made.st_ino:  # else somebody replaced it
                     file.unlink()
-
-
-def _is_stale(file: Path) -> bool:
-    """Whether *file* is a socket of nobody."""
-    if not file.is_socket():
-        return False
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(str(file))
-        except ConnectionRefusedError:
-            return True
-        except BlockingIOError:  # a full queue is somebody's, too
-            pass
-    return False
 
 
 @contextlib.contextmanager
@@ -86,3 +76,30 @@ def listening_on(host: str, port: int) -> Iterator[socket.socket]:
             raise OSError(error.errno, error.strerror, f"{host}:{port}") from None
         listener.setblocking(False)
         yield listener
+
+
+class AtUnix(Export):
+    """An export at `unix:PATH`, a Unix socket."""
+
+    kind = Kind("unix:", "PATH")
+
+    def opened(self) -> AbstractContextManager[socket.socket]:
+        """The socket that listens.  Raises OSError."""
+        return listening_at(self.rest)
+
+
+class AtTcp(Export):
+    """An export at `tcp:HOST:PORT`; port 0 is any that is free."""
+
+    kind = Kind("tcp:", "HOST:PORT")
+
+    def __init__(self, device: str, rest: str) -> None:
+        super().__init__(device, rest)
+        self._host, self._port = host_and_port(rest)
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[socket.socket]:
+        """The socket that listens.  Raises OSError."""
+        with listening_on(self._host, self._port) as listener:
+            self.rest = f"{self.rest.rpartition(':')[0]}:{listener.getsockname()[1]}"
+            yield listener

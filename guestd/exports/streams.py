@@ -21,14 +21,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
-from protocol.endpoint import host_and_port
 from protocol.errors import IoError
 
 from ..client import AsyncGuest
 from ..driver import Driver
 from ..stream import StreamDriver
 from . import LINGER_SECONDS, Export, Kind
-from .listening import claimed, listening_at, listening_on
+from .listening import AtTcp, AtUnix, claimed
 
 T = TypeVar("T")
 _CHUNK: Final = 64 * 1024  # bytes
@@ -42,7 +41,8 @@ class Line:
         self._incoming, self._outgoing = incoming, outgoing
         self._loop = asyncio.get_running_loop()
         self._waiting: set[asyncio.Future[None]] = set()
-        self._closed = False
+        self.closed: asyncio.Future[None] = self._loop.create_future()
+        self.error: OSError | None = None  # of the last write
 
     async def read(self) -> bytes:
         """What has come; nothing at the end.  Raises OSError."""
@@ -65,11 +65,12 @@ class Line:
         """Whether nobody is there any more, neither to speak nor to listen."""
         poll = select.poll()
         poll.register(self._outgoing, 0)
-        return self._closed or bool(poll.poll(0))
+        return self.closed.done() or bool(poll.poll(0))
 
     def close(self) -> None:
         """Whoever waits for the peer gets a ConnectionError."""
-        self._closed = True
+        if not self.closed.done():
+            self.closed.set_result(None)
         self._loop.remove_reader(self._incoming)  # now: the numbers may soon be somebody else's
         self._loop.remove_writer(self._outgoing)
         for waiter in self._waiting:
@@ -77,7 +78,7 @@ class Line:
                 waiter.set_exception(ConnectionError())
 
     async def _ready(self, fd: int, watch: Callable[..., object], forget: Callable[[int], object]) -> None:
-        if self._closed:
+        if self.closed.done():
             raise ConnectionError
         ready = self._loop.create_future()
         try:
@@ -121,6 +122,7 @@ class _StreamExport(Export, Generic[T]):
         self._moved = asyncio.Event()  # something went to it, or it is gone
         with self.opened() as at:
             ready()
+            self._giving = asyncio.ensure_future(self._give(b""))
             self._showing = asyncio.ensure_future(self._show())
             serving = asyncio.ensure_future(self.serve(at))
             try:
@@ -131,9 +133,10 @@ class _StreamExport(Export, Generic[T]):
                 if serving.done():
                     serving.result()
             finally:
-                for task in (self._showing, serving):
+                tasks = self._showing, serving, self._giving
+                for task in tasks:
                     task.cancel()
-                await asyncio.gather(self._showing, serving, return_exceptions=True)
+                await asyncio.gather(*tasks, return_exceptions=True)
 
     async def talk(self, line: Line) -> None:
         """Until the peer of *line* has gone."""
@@ -141,8 +144,10 @@ class _StreamExport(Export, Generic[T]):
         self._there.set()
         try:
             with contextlib.suppress(OSError):  # it may go in any way it likes
+                await self._given(line)
                 while data := await line.read():
-                    await self._take(data)
+                    self._giving = asyncio.ensure_future(self._give(data))
+                    await self._given(line)
                 await self._linger(line)
         finally:
             self._part(line)
@@ -153,11 +158,21 @@ class _StreamExport(Export, Generic[T]):
             self._there.clear()
         line.close()
 
-    async def _take(self, data: bytes) -> None:
+    async def _give(self, data: bytes) -> None:
         try:
             await self._driver.write_all(data)
         except IoError:  # it has hung up: its last words are still being shown
             await asyncio.wait({self._showing})
+
+    async def _given(self, line: Line) -> None:
+        """Until the device has what was said so far.  Raises ConnectionError if the peer of *line* goes before.
+
+        It may be waiting for somebody to take what it has to say: that is the next peer, which is heard after it.
+        """
+        await asyncio.wait({self._giving, line.closed}, return_when=asyncio.FIRST_COMPLETED)
+        if not self._giving.done():
+            raise ConnectionError
+        self._giving.result()
 
     async def _linger(self, line: Line) -> None:
         """The peer says no more: what still comes is for it."""
@@ -174,7 +189,8 @@ class _StreamExport(Export, Generic[T]):
                     await self._there.wait()
                 try:
                     data = data[await line.write(data) :]
-                except OSError:  # the next peer gets it
+                except OSError as error:  # the next peer gets it
+                    line.error = error
                     self._part(line)
                 self._moved.set()
 
@@ -234,29 +250,12 @@ class _ListeningExport(_StreamExport[socket.socket]):
                 await self.talk(Line(peer.fileno(), peer.fileno()))
 
 
-class UnixExport(_ListeningExport):
-    """`unix:PATH`, a Unix socket."""
-
-    kind = Kind("unix:", "PATH")
-
-    def opened(self) -> AbstractContextManager[socket.socket]:
-        return listening_at(self.rest)
+class UnixExport(AtUnix, _ListeningExport):
+    """`unix:PATH`, for a stream."""
 
 
-class TcpExport(_ListeningExport):
-    """`tcp:HOST:PORT`; port 0 is any that is free."""
-
-    kind = Kind("tcp:", "HOST:PORT")
-
-    def __init__(self, device: str, rest: str) -> None:
-        super().__init__(device, rest)
-        self._host, self._port = host_and_port(rest)
-
-    @contextlib.contextmanager
-    def opened(self) -> Iterator[socket.socket]:
-        with listening_on(self._host, self._port) as listener:
-            self.rest = f"{self.rest.rpartition(':')[0]}:{listener.getsockname()[1]}"
-            yield listener
+class TcpExport(AtTcp, _ListeningExport):
+    """`tcp:HOST:PORT`, for a stream."""
 
 
 class StdioExport(_StreamExport[None]):
@@ -268,4 +267,9 @@ class StdioExport(_StreamExport[None]):
         return contextlib.nullcontext()
 
     async def serve(self, at: None) -> None:
-        await self.talk(Line(sys.stdin.fileno(), sys.stdout.fileno()))
+        line = Line(sys.stdin.fileno(), sys.stdout.fileno())
+        await self.talk(line)
+        if line.error is not None and not isinstance(line.error, ConnectionError):
+            raise OSError(line.error.errno, line.error.strerror, "standard output")
+        if line.error is None:
+            await self._driver.settle()

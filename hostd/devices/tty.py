@@ -12,14 +12,12 @@ class Tty(BackedStream):
 
     compatible = "hostd,tty"
     name = Config(str, "", help="what the port is for, such as gps")
-    baud = Config(int, 115200, help="its speed in bits a second, until a guest sets another")
+    baud = Config(int, 115200, "its speed in bits a second, until a guest sets another", range(1, _MAX_BAUD + 1))
     label = Property(str)  # the key `name`
     current_speed = Property(int)  # Devicetree Specification 0.4, 4.2.1.2
     break_received = Irq()
 
     def start(self) -> None:
-        if not 0 < self.baud <= _MAX_BAUD:
-            raise ValueError(f"baud = {self.baud} is no speed: 1 to {_MAX_BAUD}")
         super().start()
         self.label = self.name
         self._run_at(self.baud)

@@ -28,6 +28,9 @@ backing = "cmd:stty raw -echo; echo ready; exec cat"
 [devices.early]
 model = "console"
 backing = "cmd:stty raw; echo early words; exec cat >/dev/null"
+[devices.stubborn]
+model = "console"
+backing = "cmd:stty raw -echo; head -c 1000000 /dev/zero; exec cat"
 [devices.short]
 model = "console"
 backing = "cmd:echo only this"
@@ -127,6 +130,22 @@ def test_what_a_peer_did_not_take_is_for_the_next(machine: Machine) -> None:
         assert count == 100_000
 
 
+def test_a_peer_that_goes_while_nobody_listens_to_the_device_holds_up_nobody(machine: Machine) -> None:
+    """The device takes nothing before somebody takes what it says: that can only be the next peer."""
+    path = machine.folder / "stubborn.sock"
+    with machine.export("stubborn", f"unix:{path}"):
+        for _ in range(10):
+            with connected(path) as peer:
+                peer.sendall(b"x" * 100_000)
+        with connected(path) as peer:
+            peer.sendall(b"the last")
+            said = b""
+            while not said.endswith(b"the last"):
+                more = peer.recv(65536)
+                assert more
+                said = said[-8:] + more
+
+
 def test_early_words_wait_for_the_first_peer(machine: Machine) -> None:
     path = machine.folder / "early.sock"
     with machine.export("early", f"unix:{path}"), connected(path) as peer:
@@ -164,13 +183,30 @@ def test_standard_input_and_output(machine: Machine) -> None:
     assert done.stdout == READY + data and done.stderr == b"guestd: echo is at stdio:\n"
 
 
+def test_standard_output_that_fails_is_an_error(machine: Machine) -> None:
+    with Path("/dev/full").open("wb") as full:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "guestd", "export", "echo", "stdio:"], stdin=subprocess.PIPE, stdout=full,
+            stderr=subprocess.PIPE, env=machine.environment, cwd=machine.folder,
+        )  # fmt: skip
+        said = process.communicate(timeout=SECONDS)[1]
+    assert process.returncode == 1 and b"guestd: standard output: No space left on device\n" in said
+
+
 @pytest.mark.parametrize(
     ("line", "code", "said"),
     [
-        ("echo nbd:unix:x", 2, "'nbd:unix:x' is no export of echo: pty:PATH, stdio:, tcp:HOST:PORT or unix:PATH"),
-        ("disk pty:x", 2, "'pty:x' is no export of disk: nbd:unix:PATH"),
+        (
+            "echo nbd:unix:x",
+            2,
+            "'nbd:unix:x' is no export of echo: pty:PATH, stdio:, tcp:HOST:PORT or unix:PATH; "
+            "nbd:unix: is for a block device",
+        ),
+        ("disk pty:x", 2, "'pty:x' is no export of disk: nbd:unix:PATH; pty: is for a stream device"),
+        ("disk nbd:x", 2, "'nbd:x' is no export of disk (did you mean 'nbd:unix:'?): nbd:unix:PATH"),
         ("echo tcp:here", 2, "'here' is no HOST:PORT, such as localhost:9100"),
-        ("rng unix:x", 2, "rng cannot be exported: there is none for RngDriver"),
+        ("rng unix:x", 2, "rng cannot be exported; unix: is for a printer or stream device"),
+        ("rng nonsense", 2, "rng cannot be exported"),
         ("nothing unix:x", 4, "no node '/nothing': `hostd ls` shows what there is"),
         ("echo unix:machine.toml", 1, "machine.toml: Address already in use"),
         ("disk nbd:unix:nowhere/x", 1, "nowhere/x: No such file or directory"),

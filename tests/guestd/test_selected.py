@@ -54,7 +54,7 @@ async def test_a_stream_is_shown_as_text_and_never_waited_for(host: hostd.Host) 
         assert notes == ["nothing yet"]
         say('write "ls\\n"', "write hex:04")
         assert prompt.host(lambda: line(host).taken) == b"ls\n\4"
-        assert notes[1:] == ["3 bytes written", "1 bytes written"]
+        assert notes[1:] == ["3 bytes written", "1 byte written"]
         prompt.host(lambda: setattr(line(host), "takes", 4))
         for _ in range(BUFFER // MAX_INLINE):
             say(f"write {'x' * MAX_INLINE}")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 import enum
+import errno
 import itertools
+import os
 import types
 import typing
 from pathlib import Path
@@ -15,6 +17,7 @@ from raw import attached, bystander, served
 
 from hostd.device import Device, Later, call
 from hostd.machine import DeviceSpec
+from protocol import hcall
 from protocol.errors import Status
 
 
@@ -40,6 +43,14 @@ class Number:
 
 class Whole(int):
     """Still an int."""
+
+
+class Failing(Device):
+    compatible = "test,failing"
+
+    @call
+    def fail(self, number: int) -> None:
+        raise OSError(number, os.strerror(number))
 
 
 Pair: typing.TypeAlias = tuple[int, Place]
@@ -149,6 +160,19 @@ async def test_an_answer_of_another_type_is_internal_and_in_the_log(
 ) -> None:
     assert await answers(tmp_path, kind, answer) == [(Status.INTERNAL, f"the device model returned {text}")] * 2
     assert caplog.text.count(f"Misbehaved: the device model returned {text}") == 2
+
+
+async def test_a_backing_that_fails_again_and_again_is_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with served(tmp_path, DeviceSpec("it", "it", Failing, {})) as host, attached(host) as guest:
+        for n in (1, 2):  # opened anew, it is another guest's, or another try
+            handle, calls = await guest.open("/it")
+            for number in (errno.ENOSPC, errno.ENOSPC, errno.EIO, errno.EIO):
+                assert (await guest.call(calls["fail"], handle, number))[1] == os.strerror(number)
+            assert await guest.core(hcall.CLOSE, handle) == 0
+            told = [record.message for record in caplog.records if record.levelname == "WARNING"]
+            assert told == ["/it: No space left on device", "/it: Input/output error"] * n
 
 
 @pytest.mark.parametrize("answer", UNSENDABLE, ids=itertools.count())

@@ -9,6 +9,7 @@ import pytest
 import guestd
 import hostd
 from hostd import Machine, MachineError
+from hostd.machine import read_device
 
 DISK = '[devices.disk]\nmodel = "block"\npath = "a"\n'
 CONSOLE = '[devices.con]\nmodel = "console"\n'
@@ -40,6 +41,9 @@ MISTAKES = [
     (DISK + "create = '1.5G'", "devices.disk.create", ["'1.5G' is no size", "a multiple of 512, such as 4096"]),
     (DISK + "create = '-1'", "devices.disk.create", ["'-1' is no size"]),
     (DISK + "create = '1M '", "devices.disk.create", ["'1M ' is no size"]),
+    ("[devices.card]\nmodel = 'net'\nmtu = 67", "devices.card.mtu", ["must be 68 to 65535, not 67"]),
+    ("[devices.card]\nmodel = 'net'\nmtu = 65536", "devices.card.mtu", ["must be 68 to 65535, not 65536"]),
+    ("[devices.lp]\nmodel = 'printer'\nspool = 'spool:x'\nmax_job = 0", "devices.lp.max_job", ["must be 1 to"]),
     (DISK + "create = 1979-05-27", "devices.disk.create", ["must be a string"]),
     (CONSOLE + "backing = 'tcp:'", "devices.con.backing", ["'tcp:'", "unix:PATH"]),
     ("[devices.'my disk']\nmodel = 'rng'", "devices.my disk", ["'my disk' is no device name", "1 to 31 letters"]),
@@ -93,6 +97,8 @@ model = "tape"
         (b"[machine\n", "line 1"),
         (b"[machine]\nname = 'a'\nname = 'b'\n", "line 3"),
         (b"[machine]\nname = '\xff'\n", "utf-8"),
+        (b"a = " + b"[" * 9999, "nested too deeply"),
+        (b"a = " + b"{a = " * 9999, "nested too deeply"),
     ],
 )
 def test_what_is_no_toml_is_one_line_with_its_position(tmp_path: Path, content: bytes, says: str) -> None:
@@ -101,7 +107,12 @@ def test_what_is_no_toml_is_one_line_with_its_position(tmp_path: Path, content: 
     with pytest.raises(MachineError) as error:
         Machine.load(file)
     (line,) = str(error.value).splitlines()
-    assert line.startswith(f"{file}: ") and says in line
+    assert line.startswith(f"{file}: ") and says in line and error.value.code == 78
+
+
+def test_a_word_that_is_no_toml_is_taken_as_it_is(tmp_path: Path) -> None:
+    for word in "a = b", "[" * 9999:
+        assert read_device("rng", {"model": "rng"}, tmp_path, {"seed": word}).config["seed"] == word
 
 
 @pytest.mark.parametrize(("name", "says"), [("missing.toml", "No such file"), (".", "Is a directory")])

@@ -124,6 +124,8 @@ class Wrong(Device):
     same = Feature(1)  #! a bit of its own, 0 to 63, not 1
     high = Feature(64)  #! a bit of its own, 0 to 63, not 64
     table = Config(dict)  #! a key is bool, int, str, Path or a class with parse(text, folder)
+    bounded = Config(str, "", bounds=range(3))  #! only an int has bounds
+    outside = Config(int, 3, bounds=range(3))  #! its default must be 0 to 2, not 3
     count = Config(int, "3")  #! its default must be a whole number, not a string
     clock = Config(str, "")  #! the name is the base class's own
     offered = Irq()  #! the name is the base class's own
