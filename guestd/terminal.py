@@ -105,10 +105,10 @@ class _Interaction:
     async def run(self) -> None:
         stdin = sys.stdin.fileno()
         reader = self._loop.run_in_executor(None, self._read_pipe, stdin) if not self._pollable(stdin) else None
-        typing, showing = asyncio.ensure_future(self._type()), asyncio.ensure_future(self._show())
         if isinstance(self._driver, ConsoleDriver) and self._terminal:
+            await self._tell_size()  # before a key goes: what that starts may look at once
             self._loop.add_signal_handler(signal.SIGWINCH, self._resize)
-            self._resize()
+        typing, showing = asyncio.ensure_future(self._type()), asyncio.ensure_future(self._show())
         try:
             await asyncio.wait({typing, showing}, return_when=asyncio.FIRST_COMPLETED)
             if typing.done() and not self._terminal:  # the pipe has ended: what still comes is shown
