@@ -1,74 +1,28 @@
-"""The disk with its driver, on real files: every byte against a model, and every way in which an image can fail."""
+"""The disk with its driver, on real files: every byte against a model."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import errno
-import fcntl
 import itertools
 import os
-import resource
-import signal
 import tempfile
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import pytest
 import uvloop
+from disk_end import SIZE, disk, image, pattern, workers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import guestd
 import hostd
 from guestd.drivers.block import BlockDriver
-from hostd import Machine, MachineError
 from hostd.devices.block import _whole
 from protocol import hcall
-from protocol.clock import Clock, ManualClock
-from protocol.errors import BadArgument, IoError, NoSpace, NoSuchCall, ReadOnly
-
-SIZE = 192 * 1024  # of the model's disk: reads and writes both sides of 64 KiB
-Bound: TypeAlias = "tuple[hostd.Host, guestd.AsyncGuest, BlockDriver]"
-
-
-@contextlib.asynccontextmanager
-async def disk(folder: Path, clock: Clock | None = None, **config: object) -> AsyncIterator[Bound]:
-    devices = {"disk": {"model": "block", "path": "disk.img", **config}}
-    machine = Machine.from_tables({"devices": devices}, folder)
-    async with hostd.serve(machine, folder / "run", clock) as host, guestd.attach(host.socket) as guest:
-        driver = await guest.bind("disk")
-        assert isinstance(driver, BlockDriver)
-        yield host, guest, driver
-    for thread in workers():  # an error that a thread has still in its hands keeps guest memory
-        thread.join(5)
-
-
-def workers() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("Block")]
-
-
-def image(folder: Path, content: bytes) -> Path:
-    path = folder / "disk.img"
-    path.write_bytes(content)
-    return path
-
-
-def pattern(count: int, seed: int = 1) -> bytes:
-    return bytes((n * 7 + (n >> 8) + seed) & 255 for n in range(count))
-
-
-@pytest.fixture(params=["tmp_path", "/dev/shm"])
-def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
-    """On a filesystem that reads without waiting, and on one that cannot (tmpfs)."""
-    if request.param == "tmp_path":
-        yield tmp_path
-    else:
-        with tempfile.TemporaryDirectory(dir=request.param) as name:
-            yield Path(name)
-
+from protocol.clock import ManualClock
+from protocol.errors import BadArgument, IoError, NoSuchCall, ReadOnly
 
 # Any sequence of calls, against a bytearray.
 
@@ -308,135 +262,6 @@ async def test_an_image_that_ends_under_a_read_is_an_error_and_not_zeroes(folder
         assert await driver.load(4096) == pattern(4096)
 
 
-# What fails.
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "both"),
-    [(False, False, False), (True, False, False), (False, True, False), (True, True, True)],
-)
-async def test_an_image_has_one_writer_or_many_readers(tmp_path: Path, one: bool, other: bool, both: bool) -> None:
-    path = image(tmp_path, bytes(SIZE))
-    async with disk(tmp_path, read_only=one) as (host, guest, _):
-        table = {"model": "block", "path": str(path), "read_only": other}
-        if both:
-            host.plug_table("second", table)
-            assert await guest["second"].load(SIZE) == bytes(SIZE)
-            return
-        with pytest.raises(MachineError, match=f"{path}: in use by another device or process"):
-            host.plug_table("second", table)
-        await host.unplug("/disk", surprise=True)
-        host.plug_table("second", table)
-
-
-@contextlib.contextmanager
-def as_nobody() -> Iterator[None]:
-    """Root may open everything: be somebody else for a moment."""
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(user)
-
-
-def no_permission(path: Path) -> None:
-    path.touch(mode=0)
-
-
-@pytest.mark.parametrize("read_only", [False, True])
-@pytest.mark.parametrize(
-    ("prepare", "says"),
-    [
-        (lambda path: None, "No such file or directory"),
-        (Path.mkdir, "directory|neither a file nor a block device"),
-        (lambda path: path.symlink_to("/dev/null"), "neither a file nor a block device"),
-        (lambda path: path.symlink_to(path), "Too many levels"),
-        (no_permission, "Permission denied"),
-        (os.mkfifo, "neither a file nor a block device"),
-    ],
-    ids=["missing", "directory", "character device", "loop", "no permission", "pipe"],
-)
-async def test_what_cannot_be_a_disk_is_refused_in_one_line(
-    tmp_path: Path, prepare: Callable[[Path], object], says: str, read_only: bool
-) -> None:
-    path = tmp_path / "disk.img"
-    prepare(path)
-
-    def too_long(*_: object) -> None:
-        raise TimeoutError("the host waits for somebody to write into the pipe")
-
-    before = signal.signal(signal.SIGALRM, too_long)
-    async with hostd.serve(Machine(), tmp_path / "run") as host:
-        signal.setitimer(signal.ITIMER_REAL, 1)
-        try:
-            user = as_nobody() if prepare is no_permission else contextlib.nullcontext()
-            with user, pytest.raises(MachineError, match=says) as error:
-                host.plug_table("disk", {"model": "block", "path": str(path), "read_only": read_only})
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
-        assert str(error.value).startswith(f"plug: devices.disk: {path}: ") and "\n" not in str(error.value)
-        assert not host.tree.root.children
-
-
-async def test_after_a_flush_that_failed_a_disk_stays_failed_and_another_does_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("CRITICAL", "hostd")  # pytest keeps the frames of a logged error, and their guest
-    image(tmp_path, pattern(SIZE))
-    image_of_other = tmp_path / "other.img"
-    image_of_other.write_bytes(bytes(SIZE))
-    async with disk(tmp_path) as (host, guest, driver):
-        host.plug_table("other", {"model": "block", "path": str(image_of_other)})
-
-        def fails(fd: int) -> None:
-            raise OSError(errno.EIO, "the disk is broken")
-
-        # No file at hand fails a flush: that takes a broken disk, or root and a device mapper.
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "fdatasync", fails)
-            with pytest.raises(IoError, match="broken"):
-                await driver.sync()
-        await guest.unbind("disk")
-        again = await guest.bind("disk")  # a reset does not bring back what the kernel has dropped
-        assert isinstance(again, BlockDriver)
-        for call in (again.sync(), again.write(b"x"), again.store(b"x" * 100_000), again.discard(0, 512),
-                     again.write_zeroes(0, 512)):  # fmt: skip
-            with pytest.raises(IoError):
-                await call
-        assert await again.load(SIZE) == pattern(SIZE)
-        await guest["other"].store(b"fine")
-        await guest["other"].sync()
-    assert image_of_other.read_bytes()[:4] == b"fine"
-
-
-@pytest.mark.parametrize("length", [4096, 64 * 1024, 256 * 1024])
-async def test_a_write_that_fails_half_way_is_an_error_and_the_disk_goes_on(
-    tmp_path: Path, length: int, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("CRITICAL", "hostd")
-    limit = 8 << 20
-    path = tmp_path / "disk.img"
-    async with disk(tmp_path, create="16M") as (_, _, driver):
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))  # the kernel cuts a write there, and fails the next
-        try:
-            with pytest.raises(NoSpace):
-                await driver.store(b"x" * length, limit - length // 2)
-            await driver.store(b"before", 0)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        assert await driver.load(length, limit - length // 2) == (b"x" * (length // 2)).ljust(length, b"\0")
-        await driver.store(b"after", limit)
-        await driver.sync()
-    with path.open("rb") as file:
-        assert file.read(6) == b"before"
-        file.seek(limit)
-        assert file.read(6) == b"after\0"
-
-
 async def test_calls_at_once_on_one_disk_do_not_mix(tmp_path: Path) -> None:
     image(tmp_path, bytes(4 << 20))
     async with disk(tmp_path) as (_, guest, driver):
@@ -445,12 +270,3 @@ async def test_calls_at_once_on_one_disk_do_not_mix(tmp_path: Path) -> None:
         nothing: list[Any] = [driver.dev.property("capacity"), guest.nop()]
         loaded = await asyncio.gather(*(driver.load(100_000, n * 100_000) for n in range(30)), *nothing)
         assert loaded[:30] == blocks
-
-
-async def test_stopping_lets_go_of_the_image(tmp_path: Path) -> None:
-    path = image(tmp_path, bytes(SIZE))
-    async with disk(tmp_path):
-        with path.open("rb") as file, pytest.raises(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    with path.open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -10,7 +10,6 @@ import signal
 import stat
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,16 +30,6 @@ from protocol.errors import (
     StaleHandle,
 )
 from protocol.formats.folder import ROOT, Access, Kind, unpack
-
-
-@pytest.fixture(params=["tmp_path", "/dev/shm"])
-def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
-    """On a filesystem that may wait for its disk, and on tmpfs, which never does."""
-    if request.param == "tmp_path":
-        yield tmp_path
-    else:
-        with tempfile.TemporaryDirectory(dir=request.param) as name:
-            yield Path(name)
 
 
 async def test_what_a_guest_does_to_files_is_done_to_the_hosts(folder: Path) -> None:
