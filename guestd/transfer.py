@@ -6,9 +6,10 @@ import os
 import stat
 import sys
 import time
+from collections.abc import Coroutine
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final, Protocol, cast
 
 from protocol.command import Exit, Failure, counted, say
 
@@ -34,14 +35,12 @@ def read(guest: BlockingGuest, device: str, at: int, count: int | None, output: 
         out = output.open("wb") if output else sys.stdout.buffer
         try:
             while left:
-                if isinstance(driver, StreamDriver):
-                    data = guest.run(driver.read_some(left))
-                else:
-                    data = guest.run(driver.load(min(left, _CHUNK), at))
+                flow = _flow(driver)
+                data = guest.run(flow.read_some(left) if flow else driver.load(min(left, _CHUNK), at))
                 if not data:
                     break
                 out.write(data)
-                if isinstance(driver, StreamDriver):
+                if flow:
                     out.flush()  # somebody may be looking
                 at += len(data)
                 left -= len(data)
@@ -52,6 +51,17 @@ def read(guest: BlockingGuest, device: str, at: int, count: int | None, output: 
                 out.close()
 
 
+class _Flow(Protocol):
+    """A driver of what comes when it comes, and has no places."""
+
+    def read_some(self, count: int) -> Coroutine[Any, Any, bytes]:
+        """One byte or more, up to *count*; none at the end."""
+
+
+def _flow(driver: Driver) -> _Flow | None:
+    return cast(_Flow, driver) if hasattr(driver, "read_some") else None
+
+
 def _how_much(driver: Driver, device: str, at: int, count: int | None) -> int:
     """The bytes to read; sys.maxsize is all that comes.  Raises Failure."""
     if at < 0 or (count is not None and count < 0):
@@ -60,7 +70,7 @@ def _how_much(driver: Driver, device: str, at: int, count: int | None) -> int:
         _check_fits(driver, device, at, count or 0)
         return driver.capacity - at if count is None else count
     _check_place(driver, device, at)
-    if count is None and not isinstance(driver, StreamDriver):
+    if count is None and not _flow(driver):
         raise Failure(f"{device} has no end: how many bytes? --count N", Exit.USAGE)
     return sys.maxsize if count is None else count
 
@@ -90,7 +100,7 @@ def _check_fits(disk: BlockDriver, device: str, at: int, count: int) -> None:
 
 
 def _check_place(driver: Driver, device: str, at: int) -> None:
-    if at and isinstance(driver, StreamDriver):
+    if at and _flow(driver):
         raise Failure(f"{device} is a stream: there is no --at in it", Exit.USAGE)
 
 

@@ -33,24 +33,29 @@ class HidDriver(Driver):
         """The LEDs that are on."""
         return codes_of(await self.leds())
 
+    async def read_some(self, count: int = _ROOM) -> bytes:
+        """Records as they are, whole ones up to *count* bytes, as soon as there are any."""
+        while True:
+            try:
+                return await self.read(min(count, _ROOM))
+            except WouldBlock:
+                await self.rx_ready.wait()
+
     async def events(self) -> list[Packet]:
         """One packet or more, as soon as there are any.
 
         One that is `dropped` tells of packets that were lost; after it comes one with all keys that they changed.
         """
-        while True:
-            try:
-                packets = self._packets.feed(await self.read(_ROOM))
-            except WouldBlock:
-                await self.rx_ready.wait()
-                continue
-            if any(packet.dropped for packet in packets):
-                packets += self._caught_up(packets[-1].at, codes_of(await self.keys()))
-            for packet in packets:
-                for event in packet.events:
-                    if event.type == EV_KEY:
-                        (self.pressed.discard if event.value == UP else self.pressed.add)(event.code)
-            return packets
+        packets: list[Packet] = []
+        while not packets:
+            packets = self._packets.feed(await self.read_some())
+        if any(packet.dropped for packet in packets):
+            packets += self._caught_up(packets[-1].at, codes_of(await self.keys()))
+        for packet in packets:
+            for event in packet.events:
+                if event.type == EV_KEY:
+                    (self.pressed.discard if event.value == UP else self.pressed.add)(event.code)
+        return packets
 
     def _caught_up(self, at: int, down: frozenset[int]) -> list[Packet]:
         edges = [Event(EV_KEY, code, UP) for code in sorted(self.pressed - down)]

@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from protocol.formats.input import EV_KEY, Event, Packet, Packets
+from protocol.formats.keycodes import KEYS
+
 SLOW = """
 from hostd.device import Data, Device, Later, Property, Room
 
@@ -34,15 +37,19 @@ class Slow(Device):
         return later
 """
 
+TYPED = b"".join(Packet(at, (Event(EV_KEY, KEYS["KEY_A"], at % 2),)).encode() for at in range(1, 501))
+
 
 @pytest.fixture
 def command(tmp_path: Path) -> Iterator[list[str]]:
     """A host of a slow disk, a fast one and a console, which is around whatever comes after."""
     (tmp_path / "slow.py").write_text(SLOW)
+    (tmp_path / "typed").write_bytes(TYPED)
     (tmp_path / "m.toml").write_text(
         '[devices.slow]\nmodel = "slow.py"\n[devices.rng]\nmodel = "rng"\n'
         '[devices.console]\nmodel = "console"\nbacking = "cmd:cat"\n'
         '[devices.printer]\nmodel = "printer"\nspool = "spool:spool"\n'
+        '[devices.keyboard]\nmodel = "hid"\nreplay = "typed"\ntimed = false\n'
     )
     yield [sys.executable, "-m", "hostd", "run", str(tmp_path / "m.toml"), "--", sys.executable, "-m", "guestd"]
 
@@ -106,3 +113,10 @@ def test_what_is_written_to_a_printer_is_a_job(command: list[str], tmp_path: Pat
     subprocess.run([*command, "write", "printer"], input=text, capture_output=True, timeout=30, check=True)
     (job,) = (tmp_path / "spool").iterdir()
     assert job.read_bytes() == text
+
+
+def test_the_events_of_a_keyboard_are_kept_as_they_come(command: list[str], tmp_path: Path) -> None:
+    line = ["read", "keyboard", "--count", str(len(TYPED)), "-o", str(tmp_path / "kept")]
+    subprocess.run([*command, *line], stdin=subprocess.DEVNULL, timeout=30, check=True)
+    typed, kept = (Packets().feed(data) for data in (TYPED, (tmp_path / "kept").read_bytes()))
+    assert [packet.events for packet in kept] == [packet.events for packet in typed]
