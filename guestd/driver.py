@@ -152,6 +152,9 @@ class Driver:
     async def remove(self) -> None:
         """The device is to be unplugged: finish.  It is closed next."""
 
+    async def attend(self) -> None:
+        """What the device wants of a guest that only holds it, such as pings for a watchdog; until cancelled."""
+
     def number(self, call: str) -> int:
         """The hypercall number of a call.  Raises NoSuchCall."""
         try:

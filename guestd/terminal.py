@@ -51,13 +51,27 @@ def attach_and_follow(socket: str | None, name: str | None, drivers: list[type[D
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, task.cancel)
             said: set[str] = set()
-            with contextlib.suppress(asyncio.CancelledError):
+            attending: dict[Driver, asyncio.Future[None]] = {}
+            try:
                 while True:
                     said = await _bind_and_say(guest, said)
+                    for driver in guest.drivers.values():
+                        if driver not in attending:
+                            attending[driver] = asyncio.ensure_future(_attend(driver))
                     for what, path in await guest.happened():
                         print(f"{path}: {_HAPPENED[what]}", flush=True)
+            except asyncio.CancelledError:  # by the signal: that is how it ends
+                pass
+            finally:
+                for work in attending.values():
+                    work.cancel()
 
     uvloop.run(main())
+
+
+async def _attend(driver: Driver) -> None:
+    with contextlib.suppress(HcallError):  # the device is gone, or the host: whoever follows them hears of it
+        await driver.attend()
 
 
 async def _bind_and_say(guest: AsyncGuest, said: set[str]) -> set[str]:

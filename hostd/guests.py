@@ -156,7 +156,8 @@ class Guests:
 
     def _expel(self, guest: Guest, text: str) -> None:
         """A device wants *guest* reset: soon, since a call of it may be under way."""
-        log.warning("guest %r is reset: %s", guest.name, text)
+        if guest.token in self.by_token:  # else it has gone before
+            log.warning("guest %r is reset: %s", guest.name, text)
         self.loop.call_soon(self.end, guest, Status.RESET, text)
 
     def _left(self) -> None:

@@ -9,6 +9,7 @@ import gc
 import inspect
 import os
 import re
+import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
@@ -125,3 +126,13 @@ async def host(machine_file: Path, tmp_path: Path) -> AsyncIterator[hostd.Host]:
         held = len(host.guests.by_token)
     assert held == 0, "a test left a guest behind"
     assert not list(runtime.glob("*.sock"))
+
+
+@pytest.fixture(params=["tmp_path", "/dev/shm"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """On a filesystem whose reads can be told not to wait for the disk, and on tmpfs, which has no such flag."""
+    if request.param == "tmp_path":
+        yield tmp_path
+    else:
+        with tempfile.TemporaryDirectory(dir=request.param) as name:
+            yield Path(name)

@@ -172,6 +172,17 @@ def test_plug_and_unplug_while_a_guest_looks_on(served: Terminal) -> None:
     assert end(guest) == 0
 
 
+def test_an_attached_guest_ends_when_the_host_commands_it(served: Terminal) -> None:
+    guest = served.start("guestd attach --name polite")
+    assert guest.stdout is not None
+    served.good("hostd plug power sysman")
+    while guest.stdout.readline() != "/power: bound to SysmanDriver\n":
+        assert guest.poll() is None
+    served.good("hostd act power shutdown")
+    assert guest.wait(20) == 3
+    assert guest.communicate()[0] == "guestd: the host ended the session: the guest was shut down\n"
+
+
 def test_a_host_around_one_command(terminal: Terminal) -> None:
     found = terminal.good(f"hostd run m.toml -- {sys.executable} -m guestd probe --json")
     assert len(json.loads(found)) == 4

@@ -57,6 +57,12 @@ class SysmanDriver(StreamDriver):
                     return body
                 self._raise_if_refused(body)
 
+    async def attend(self) -> None:
+        """End this guest when the host wants it to."""
+        while True:
+            if isinstance(await self.event(), Command):
+                await self.respond()
+
     async def respond(self, ready: bool = True) -> None:
         """Answer a Command: if this guest is *ready*, its session ends."""
         await self.write_all(encode(Response(0 if ready else 1)))

@@ -16,6 +16,12 @@ class WatchdogDriver(Driver):
     boot_status = Op[[], int]()  # 0x20: it has fired
     pretimeout = Signal()
 
+    async def attend(self) -> None:
+        """Ping, twice in each timeout."""
+        while True:
+            await self.ping()
+            await self.clock.sleep(await self.get_timeout() / 2)
+
     async def ping(self) -> None:
         """This guest is alive.  It takes back `disarm`."""
         await self.write(b"\0")

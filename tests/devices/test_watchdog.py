@@ -55,6 +55,20 @@ async def host(tmp_path: Path, clock: ManualClock) -> AsyncIterator[hostd.Host]:
         yield host
 
 
+async def test_a_guest_lives_as_long_as_it_attends(tmp_path: Path, clock: ManualClock) -> None:
+    async with served(tmp_path, clock, timeout=10) as host, guestd.attach(host.socket, clock=clock) as guest:
+        watchdog = await bound(guest)
+        attending = asyncio.ensure_future(watchdog.attend())
+        for _ in range(10):
+            for _ in range(4):
+                await guest.nop()  # its two calls have been answered meanwhile
+            assert await watchdog.time_left() == 10
+            clock.turn(5)
+        attending.cancel()
+        clock.turn(10)
+        assert await reason(guest) == "the watchdog fired: no ping for 10 s"
+
+
 async def test_a_guest_that_is_silent_is_reset_on_the_second_and_no_other(host: hostd.Host, clock: ManualClock) -> None:
     async with guestd.attach(host.socket) as other, guestd.attach(host.socket) as guest:
         watchdog = await bound(guest)
