@@ -12,6 +12,7 @@ import inspect
 import typing
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, ParamSpec, TypeVar, overload
 from weakref import WeakValueDictionary
@@ -199,6 +200,18 @@ def action(method: F) -> F:
     return method
 
 
+@dataclass(frozen=True)
+class Ender:
+    """Ends sessions of guests, now or when these have closed the device; two for the same guests are equal."""
+
+    expels: tuple[Callable[[str], None], ...]
+
+    def __call__(self, text: str) -> None:
+        """End them, with a sentence to each."""
+        for expel in self.expels:
+            expel(text)
+
+
 class Device:
     """Base of all models.  A class that is declared wrong raises `Mistakes`, a TypeError, with all of them."""
 
@@ -274,18 +287,9 @@ class Device:
         for vectors in self.openers:
             vectors.fire(vector)
 
-    def ender(self) -> Callable[[str], None]:
-        """A function that ends, with a sentence, the sessions of the guests that have the device open now.
-
-        For a device that resets its guest, as a watchdog does; it may be called later, when they have closed it.
-        """
-        expels = [opened.expel for opened in self.opens]
-
-        def end(text: str) -> None:
-            for expel in expels:
-                expel(text)
-
-        return end
+    def ender(self) -> Ender:
+        """What ends the sessions of the guests that have the device open now: a watchdog resets its guest, say."""
+        return Ender(tuple(opened.expel for opened in self.opens))
 
     def offload(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Later[T]:
         """Run a call that blocks, such as a flush, in a worker thread; its outcome is the answer."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import select
 import socket
+from collections import deque
 from collections.abc import Callable
 from functools import partial
+from time import monotonic  # the clock that is handed in may stand still in a callback, as uvloop's does
 from typing import TYPE_CHECKING, Final
+from weakref import ref
 
 from protocol.errors import BadArgument, ProtocolViolation, Status
 from protocol.messages import CALL, Hello, end
-from protocol.session import READY, HostSession, State
+from protocol.session import READY, HostSession, Message, State
 
 from . import descriptors
 from .dispatch import Dispatcher
@@ -26,52 +30,68 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _FD_BYTES: Final = 4  # a datagram of the fd lane: the id, little-endian, and one descriptor
+_LANE_READS: Final = 1024  # more datagrams than the lane holds; a guest that never stops sending is not waited for
+_TURN_SECONDS: Final = 0.005  # of one guest's calls, and one call more: others wait meanwhile
 
 
 class Guest:
     """Takes a link's bytes, makes the calls in them, and answers in one write."""
 
-    __slots__ = ("_batching", "detached", "dispatcher", "fd_lane", "identity", "link", "lost_at", "name", "session",
-                 "token", "uid")  # fmt: skip
+    __slots__ = ("__weakref__", "_batching", "_calls", "detached", "dispatcher", "fd_lane", "identity", "link",
+                 "lost_at", "name", "session", "token", "uid")  # fmt: skip
 
     def __init__(self, hello: Hello, session: HostSession, uid: int, tree: Tree, limits: Limits,
-                 expel: Callable[[Guest, str], None]) -> None:  # fmt: skip
-        """*expel*(guest, text) ends its session, for a device that resets it."""
+                 expel: Callable[[ref[Guest], str], None]) -> None:  # fmt: skip
+        """*expel*(guest, text) ends its session, for a device that resets it, and may keep that long after its end."""
         self.name = "".join(letter if letter.isprintable() else "?" for letter in hello.name)  # it goes to terminals
         self.token, self.uid, self.session = hello.token, uid, session
-        self.dispatcher = Dispatcher(tree, limits, self._hint, self._take_fd, self._detach, partial(expel, self))
+        self.dispatcher = Dispatcher(tree, limits, self._hint, self._take_fd, self._detach, partial(expel, ref(self)))
         self.identity: set[tuple[int, int, int, int]] = set()  # the memory of its HELLO
         self.fd_lane: socket.socket | None = None
         self.link: Link | None = None
         self.lost_at: float | None = None
         self.detached = False
         self._batching = False
+        self._calls: deque[Message] = deque()  # that came, and have not been made: no more than there are slots
 
     def receive(self, data: bytes) -> ProtocolViolation | None:
-        """The bytes of a link; what is wrong with them, after all before it was done."""
-        session, dispatch = self.session, self.dispatcher.dispatch
+        """The bytes of a link; what is wrong with them."""
+        session, calls = self.session, self._calls
+        waits = bool(calls)
+        for message in session.receive(data):
+            if message[0] == CALL:
+                calls.append(message)
+            elif 0 <= message[2] < MAX_VECTORS:
+                self.dispatcher.acknowledge(message[1], message[2], message[3])
+            else:
+                session.broken = ProtocolViolation(f"there is no vector {message[2]}")
+                break
+        if not waits:
+            self._work()
+        return session.broken
+
+    def _work(self) -> None:
+        """Make the calls that came; those that there is no time for when the other guests had their turn."""
+        session, dispatch, calls = self.session, self.dispatcher.dispatch, self._calls
+        until = monotonic() + _TURN_SECONDS
         self._batching = True
         try:
-            for message in session.receive(data):
-                if message[0] == CALL:
-                    _, slot, seq, number, handle, args, areas = message
-                    answer = dispatch(number, handle, args, areas)
-                    if isinstance(answer, tuple):
-                        status, value = answer
-                        if not session.reply(slot, seq, status, value):
-                            _log_answer(value)
-                    else:
-                        answer.then(partial(self._answer, slot, seq))
-                elif 0 <= message[2] < MAX_VECTORS:
-                    self.dispatcher.acknowledge(message[1], message[2], message[3])
+            while calls:
+                _, slot, seq, number, handle, args, areas = calls.popleft()
+                answer = dispatch(number, handle, args, areas)
+                if isinstance(answer, tuple):
+                    status, value = answer
+                    if not session.reply(slot, seq, status, value):
+                        _log_answer(value)
                 else:
-                    session.broken = ProtocolViolation(f"there is no vector {message[2]}")
+                    answer.then(partial(self._answer, slot, seq))
+                if calls and monotonic() > until:
+                    asyncio.get_running_loop().call_soon(self._work)
                     break
         finally:
             self._batching = False
         if session.out:
             self.flush()
-        return session.broken
 
     def flush(self) -> None:
         """Write what waits, in one piece."""
@@ -107,6 +127,7 @@ class Guest:
             self.dispatcher.memory.regions.clear()  # unmapped now, not when the garbage is collected some day
             then()
 
+        self._calls.clear()
         self.let_go(let_go)
         self.session.end(end(status, text))
         self.flush()
@@ -151,7 +172,9 @@ class Guest:
 
     def _take_fd(self, fd_id: int) -> int:
         """The descriptor with *fd_id*, the caller's to close; those before it on the lane are dropped."""
-        while self.fd_lane is not None:
+        for _ in range(_LANE_READS):
+            if self.fd_lane is None:
+                break
             try:
                 data, fds, cut = descriptors.receive(self.fd_lane, _FD_BYTES + 1, 2)
             except OSError:

@@ -10,6 +10,7 @@ import os
 import socket
 from collections.abc import Callable
 from typing import Final
+from weakref import ref
 
 from protocol.clock import Clock, Timer
 from protocol.errors import Busy, NotAllowed, Status
@@ -146,19 +147,21 @@ class Guests:
 
     def end(self, guest: Guest, status: Status, text: str) -> None:
         """The session of *guest* is over; nothing of it can be resumed."""
-        if self.by_token.pop(guest.token, None) is None:
+        if self.by_token.get(guest.token) is not guest:  # it has ended before; another may have its token now
             return
+        del self.by_token[guest.token]
         log.info("guest %r: %s", guest.name, text)
         self._unwatch(guest)
         self._leaving += 1
         guest.end(status, cut(text), self._left)
         self.changed.set()
 
-    def _expel(self, guest: Guest, text: str) -> None:
-        """A device wants *guest* reset: soon, since a call of it may be under way."""
-        if guest.token in self.by_token:  # else it has gone before
+    def _expel(self, reference: ref[Guest], text: str) -> None:
+        """A device wants a guest reset: soon, since a call of it may be under way."""
+        guest = reference()
+        if guest is not None and self.by_token.get(guest.token) is guest:  # else it has gone before
             log.warning("guest %r is reset: %s", guest.name, text)
-        self.loop.call_soon(self.end, guest, Status.RESET, text)
+            self.loop.call_soon(self.end, guest, Status.RESET, text)
 
     def _left(self) -> None:
         self._leaving -= 1

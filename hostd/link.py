@@ -125,7 +125,7 @@ class Greeting:
             if not data:
                 self.close()
                 return
-            if cut:
+            if cut or len(self._fds) > self._guests.limits.regions + 1:
                 raise ProtocolViolation("more descriptors than HELLO can have")
             hello = self._session.greet(data)
             if hello is not None:

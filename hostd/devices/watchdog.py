@@ -45,7 +45,7 @@ class Watchdog(Device):
         self._left: dict[Callable[[str], None], _Countdown] = {}  # by `expel`: closed, and still running
 
     def ready(self) -> None:
-        expel = self.opens[-1].expel  # ends a session: the same for every handle of one guest, so it stands for it
+        expel = self.ender()  # the same for every handle of one guest, so it stands for it
         running = self._left.pop(expel, None)
         if running is None:
             running = _Countdown(self, expel)
@@ -149,7 +149,7 @@ class _Countdown:
         self.expel, self.timeout, self.pretimeout = expel, device.timeout, 0
         self.is_magic = self.is_over = False
         self._device = device
-        self._timers = [device.clock.call_later(self.timeout, self.expire)]
+        self._cancels: list[Callable[[], None]] = []  # of the timers
         self.ping()
 
     @property
@@ -166,9 +166,10 @@ class _Countdown:
         """Set the timers to what is left."""
         self._cancel()
         later = self._device.clock.call_later
-        self._timers = [later(self.left, self.expire)]
+        self._cancels.append(later(self.left, self.expire).cancel)
         if self.pretimeout:
-            self._timers.append(later(max(0.0, self.left - self.pretimeout), lambda: self._device.warn(self)))
+            warning = later(max(0.0, self.left - self.pretimeout), lambda: self._device.warn(self))
+            self._cancels.append(warning.cancel)
 
     def stop(self) -> None:
         """It no longer counts."""
@@ -182,5 +183,5 @@ class _Countdown:
         self.expel(f"the watchdog fired: no ping for {self.timeout} s")
 
     def _cancel(self) -> None:
-        for timer in self._timers:
-            timer.cancel()
+        while self._cancels:
+            self._cancels.pop()()

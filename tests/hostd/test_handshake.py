@@ -139,6 +139,15 @@ async def test_exactly_the_announced_descriptors_come(host: hostd.Host, count: i
             assert (await guest.ended())[0] == Status.BAD_ARGUMENT
 
 
+async def test_a_hello_that_never_ends_brings_no_more_descriptors_than_one_that_does(host: hostd.Host) -> None:
+    async with bystander(host) as other:
+        with connected(host) as guest, lent(*(memfd() for _ in range(10))) as fds:
+            for letter in hello()[:2]:
+                guest.send(bytes([letter]), fds)
+                await settled(other)
+            assert (await guest.ended())[0] == Status.BAD_ARGUMENT
+
+
 @pytest.mark.parametrize("sort", [socket.SOCK_STREAM, socket.SOCK_DGRAM, None], ids=["stream", "datagram", "a memfd"])
 async def test_the_fd_lane_is_a_seqpacket_socket(host: hostd.Host, sort: socket.SocketKind | None) -> None:
     ends = [end.detach() for end in socket.socketpair(socket.AF_UNIX, sort)] if sort else [memfd()]

@@ -10,12 +10,15 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from weakref import ref
 
 import pytest
 from probe import PROBE, probe
 from raw import ADDRESS, PAGE, attached, bystander, connected, hello, lent, memfd, served, settled, until
 
 import hostd
+from hostd.devices.watchdog import Watchdog
+from hostd.machine import DeviceSpec
 from protocol import hcall
 from protocol.clock import ManualClock
 from protocol.errors import NotAllowed, Status
@@ -149,6 +152,24 @@ async def test_after_detach_the_loss_of_the_link_is_the_end(host: hostd.Host) ->
             assert [await guest.reply(), await guest.reply()] == [(Status.RESET, "the device was reset"), (0, None)]
             assert (await guest.call(calls["bump"], handle))[0] == Status.STALE_HANDLE
         await until(host, lambda: len(host.guests.by_token) == 1)
+
+
+async def test_a_watchdog_that_a_guest_left_does_not_bite_who_has_its_token_now(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    token = os.urandom(16)
+    async with served(tmp_path, DeviceSpec("watchdog", "watchdog", Watchdog, {}), clock=clock) as host:
+        async with attached(host, token=token) as guest:
+            await guest.open("/watchdog")
+            gone = ref(host.guests.by_token[token])
+        gc.collect()
+        assert gone() is None  # the countdown goes on, and keeps nothing of the guest
+        async with attached(host, token=token) as guest:
+            await guest.open("/rng")
+            clock.turn(61)
+            await settled(guest)
+            assert token in host.guests.by_token
+        assert not host.tree.find("/rng").opens
 
 
 async def test_the_token_takes_over_from_a_link_that_looks_alive(host: hostd.Host) -> None:
