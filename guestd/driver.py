@@ -17,7 +17,7 @@ from protocol.wire import MAX_INLINE
 
 from .memory import Buffer, Ram
 
-__all__ = ["Buffer", "Driver", "Op", "Signal"]
+__all__ = ["MAX_INLINE", "Buffer", "Driver", "Op", "Signal"]
 
 _TAKEN = ("clock", "dev", "number", "probe", "remove")
 _CHUNK = 1 << 20  # bytes of guest memory that a large transfer uses

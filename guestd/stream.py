@@ -6,15 +6,14 @@ import weakref
 from typing import Final
 
 from protocol.errors import IoError, WouldBlock
+from protocol.formats.vuart import DISCONNECT, RX, TX, Param
 from protocol.wire import MAX_INLINE
 
 from .driver import Buffer, BusDevice, Driver, Op, Signal
 
 __all__ = ["Op", "Signal", "StreamDriver"]
 
-_TX_TRIGGER, _RX_TRIGGER, _INTERRUPT_MASK, _RX_BUF_SIZE = range(4)  # parameters, see docs/protocol.md
-_TX, _RX, _DISCONNECT = 1, 2, 4
-_QUIET: Final = _RX | _DISCONNECT
+_QUIET: Final = RX | DISCONNECT
 _CHUNK: Final = 64 * 1024  # bytes of guest memory for a transfer, as many as a buffer of the device
 
 
@@ -39,12 +38,12 @@ class StreamDriver(Driver):
 
     async def probe(self) -> None:
         """Receive interrupts only."""
-        await self.set_param(_INTERRUPT_MASK, _QUIET)
+        await self.set_param(Param.INTERRUPT_MASK, _QUIET)
 
     async def set_triggers(self, tx_free: int, rx_waiting: int) -> None:
         """Interrupt when *tx_free* bytes may be written, and when *rx_waiting* bytes, 1 or more, wait to be read."""
-        await self.set_param(_TX_TRIGGER, tx_free)
-        await self.set_param(_RX_TRIGGER, await self.get_param(_RX_BUF_SIZE) - rx_waiting)
+        await self.set_param(Param.TX_TRIGGER, tx_free)
+        await self.set_param(Param.RX_TRIGGER, await self.get_param(Param.RX_BUF_SIZE) - rx_waiting)
 
     async def read_some(self, count: int = MAX_INLINE) -> bytes:
         """One byte or more, up to *count*, as soon as there are any; none at the end of the stream."""
@@ -87,14 +86,14 @@ class StreamDriver(Driver):
                     if not waiting:
                         waiting = True
                         self._writers += 1
-                        await self.set_param(_INTERRUPT_MASK, _QUIET | _TX)
+                        await self.set_param(Param.INTERRUPT_MASK, _QUIET | TX)
                     await self.tx_ready.wait()
         finally:
             self._writers -= waiting
             if buffer is not None:
                 self._give_back(buffer, done == len(data))
         if waiting and not self._writers:  # else another writer still waits for it
-            await self.set_param(_INTERRUPT_MASK, _QUIET)
+            await self.set_param(Param.INTERRUPT_MASK, _QUIET)
 
     async def settle(self) -> None:
         """Until the device has passed on all that was written; what waits in it is lost when it is closed.

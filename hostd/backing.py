@@ -57,8 +57,8 @@ class Backing:
             Kind("connect:unix:", "PATH"): UnixConnection,
             Kind("connect:tcp:", "HOST:PORT"): TcpConnection,
         }
-        scheme, rest = split(text, backings, "backing")
-        return next(backing for kind, backing in backings.items() if kind.scheme == scheme)(rest, folder)
+        kind, rest = split(text, backings, "backing")
+        return backings[kind](rest, folder)
 
     def start(self, port: Port) -> None:
         """Begin.  Raises OSError."""

@@ -95,7 +95,7 @@ def listeners(directory: Path, given: Mapping[str, socket.socket] | None = None)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise AlreadyServed(f"another hostd serves {directory}") from None
+            raise AlreadyServed(f"another hostd serves {directory}: give this one its own --runtime-dir") from None
         bound = dict(given or {})
         for name, mode in _MODES.items():
             if name not in bound:
@@ -110,13 +110,11 @@ def _bound(path: Path, mode: int) -> Iterator[socket.socket]:
     if path.is_socket():
         raise AlreadyServed(f"somebody listens at {path}")
     with socket.socket(socket.AF_UNIX) as listener:
-        umask = os.umask(0o777 & ~mode)  # the socket is never, not for a moment, open to more
         try:
             listener.bind(str(path))
+            path.chmod(mode)  # in time: nobody gets in before it listens
         except OSError as error:
             raise OSError(error.errno, f"{path}: {error.strerror or error}") from None
-        finally:
-            os.umask(umask)
         try:
             listener.listen(4096)  # 1,000 guests may come at once
             yield listener

@@ -7,30 +7,15 @@ DRIVER_OK.  So a driver works until WOULD_BLOCK, and only then waits.
 
 from __future__ import annotations
 
-import enum
 from typing import Final
 
 from protocol.errors import BadArgument, IoError, WouldBlock
+from protocol.formats.vuart import DISCONNECT, RX, TX, Param
 
 from .device import Data, Device, Irq, Room, call
 
-__all__ = ["Param", "Stream"]
+__all__ = ["Stream"]
 
-
-class Param(enum.IntEnum):
-    """The parameters of a port; from RX_BUF_SIZE on they can only be read."""
-
-    TX_TRIGGER = 0  # free bytes in the transmit buffer at which tx_ready is raised
-    RX_TRIGGER = 1  # free bytes in the receive buffer at which, or below, rx_ready is raised
-    INTERRUPT_MASK = 2  # enabled interrupts: TX 1, RX 2, DISCONNECT 4
-    RX_BUF_SIZE = 3
-    RX_BYTES = 4
-    TX_BUF_SIZE = 5
-    TX_BYTES = 6
-    INTERRUPT_STATUS = 7  # conditions that are true, whether enabled or not
-
-
-TX, RX, DISCONNECT = 1, 2, 4
 BUFFER: Final = 64 * 1024  # bytes each way
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 
 _WIDE: Final = 1000  # columns: nothing is cut or wrapped
+_LAST: Final = 20  # columns that a table's last one has at least: a terminal with fewer breaks the lines
+_NUMBERS: Final[dict[type | None, str]] = {int: "a whole number", float: "a number"}
 
 
 class Exit(enum.IntEnum):
@@ -114,9 +116,19 @@ def run(app: App, program: str, arguments: Sequence[str]) -> int:
 
 def _mistake(app: App, program: str, error: CycloptsError) -> str:
     """What is wrong with the command line, in one line."""
-    from cyclopts import UnknownCommandError, UnknownOptionError, UnusedCliTokensError
+    from cyclopts import (
+        CoercionError,
+        MissingArgumentError,
+        UnknownCommandError,
+        UnknownOptionError,
+        UnusedCliTokensError,
+    )
 
     word = error.unused_tokens[0] if error.unused_tokens else ""
+    if isinstance(error, MissingArgumentError) and error.argument:
+        return f"{error.keyword} needs a value" if error.keyword else f"{error.argument.name} is missing"
+    if isinstance(error, CoercionError) and error.token and error.target_type in _NUMBERS:
+        return f'{error.token.keyword} is {_NUMBERS[error.target_type]}, not "{error.token.value}"'
     if isinstance(error, UnknownCommandError):
         near = nearest(word, app)
         if word.startswith("-") and not near:
@@ -174,7 +186,11 @@ def console() -> Console:
     """Where output goes: plain and as wide as need be when it is not a terminal."""
     from rich.console import Console
 
-    return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=_WIDE)
+    class Output(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # which is no failure, see `run`; rich would exit with 1
+
+    return Output(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
 
 
 def counted(number: int, noun: str) -> str:
@@ -196,17 +212,21 @@ def print_json(value: object) -> None:
 
 
 def print_table(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """Aligned columns."""
+    """Aligned columns; the last one is wrapped at a terminal."""
+    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
     out = console()
-    table = Table(*headings, box=None, pad_edge=False, header_style="bold", show_edge=False)
+    cells = [list(headings), *([str(cell) for cell in row] for row in rows)]
+    *others, _ = zip(*cells, strict=True)
+    out.width = max(out.width, sum(max(map(cell_len, column)) + 2 for column in others) + _LAST)
+    table = Table(*cells[0], box=None, pad_edge=False, header_style="bold", show_edge=False)
     for column in table.columns:
         column.overflow = "fold"
         column.no_wrap = not out.is_terminal or column is not table.columns[-1]
-    for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
+    for row in cells[1:]:
+        table.add_row(*map(Text, row))
     with out.capture() as capture:
         out.print(table)
     for line in capture.get().splitlines():
@@ -214,7 +234,9 @@ def print_table(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> No
 
 
 def shown(value: Any) -> str:
-    """A property's value for people."""
+    """A property's value for people, as they would write it."""
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, bytes):
         return value.hex(" ")
     if isinstance(value, list | tuple):

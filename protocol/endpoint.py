@@ -25,14 +25,14 @@ class Kind(NamedTuple):
         return f"{self.scheme}{self.shape}"
 
 
-def split(text: str, kinds: Iterable[Kind], noun: str) -> tuple[str, str]:
-    """(scheme, rest) of *text*, which is one of *kinds*.  Raises ValueError that lists them; *noun* says what it is."""
+def split(text: str, kinds: Iterable[Kind], noun: str) -> tuple[Kind, str]:
+    """(kind, rest) of *text*, which is one of *kinds*.  Raises ValueError that lists them; *noun* says what it is."""
     allowed = sorted(kinds, key=lambda kind: -len(kind.scheme))  # nbd:unix: before unix:
     for kind in allowed:
         if text.startswith(kind.scheme):
             rest = text[len(kind.scheme) :]
             if (rest or kind.shape.startswith("[")) if kind.shape else not rest:
-                return kind.scheme, rest
+                return kind, rest
             break
     *most, last = map(str, sorted(kinds))
     listed = f"{', '.join(most)} or {last}" if most else last

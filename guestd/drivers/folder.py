@@ -10,13 +10,12 @@ import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from guestd.driver import Buffer, Driver, Op
+from guestd.driver import MAX_INLINE, Buffer, Driver, Op
 from protocol.errors import BadArgument, IoError, NoMatch
 from protocol.formats.folder import MAX_PATH, ROOT, Access, Kind, Stat, shown, unpack
 
 AnyPath: TypeAlias = "str | bytes | os.PathLike[str]"
 
-_INLINE = 4096  # bytes that fit into a message
 _CHUNK = 1 << 20  # bytes of guest memory for more
 _LISTING = 32 * 1024
 
@@ -124,7 +123,7 @@ class FolderDriver(Driver):
 
     async def readlink(self, path: AnyPath) -> str:
         """What a symbolic link says."""
-        target: bytes = await self._call("read_link", ROOT, _bytes(path), areas=(_INLINE,))
+        target: bytes = await self._call("read_link", ROOT, _bytes(path), areas=(MAX_INLINE,))
         return os.fsdecode(target)
 
     async def chmod(self, path: AnyPath, mode: int) -> None:
@@ -163,7 +162,7 @@ class File:
 
     async def read(self, count: int, at: int) -> bytes:
         """Up to *count* bytes, 4,096 at most, from *at* on; none is the end."""
-        data: bytes = await self._call("read_file", self.number, at, areas=(min(count, _INLINE),))
+        data: bytes = await self._call("read_file", self.number, at, areas=(min(count, MAX_INLINE),))
         return data
 
     async def read_into(self, buffer: Buffer, at: int) -> int:
@@ -173,8 +172,8 @@ class File:
 
     async def read_all(self) -> bytes:
         """All of it."""
-        if self.size < _INLINE:
-            data = await self.read(_INLINE, 0)
+        if self.size < MAX_INLINE:
+            data = await self.read(MAX_INLINE, 0)
             if len(data) == self.size:
                 return data
         pieces, done = [], 0
@@ -192,7 +191,7 @@ class File:
     async def write_all(self, data: bytes, at: int = 0) -> None:
         """Write all of *data*."""
         done = 0
-        if len(data) <= _INLINE:
+        if len(data) <= MAX_INLINE:
             while done < len(data):
                 done += await self._call("write_file", self.number, at + done, areas=(data[done:],))
             return

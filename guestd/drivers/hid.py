@@ -1,11 +1,10 @@
 """Driver of keyboards and mice."""
 
-from guestd.driver import Driver, Op, Signal
+from guestd.driver import MAX_INLINE, Driver, Op, Signal
 from protocol.errors import WouldBlock
-from protocol.formats.input import DOWN, EV_KEY, EV_SYN, MAX_PACKET, UP, Event, Packet, Packets, codes_of
+from protocol.formats.input import DOWN, EV_KEY, EV_SYN, MAX_PACKET, UP, Event, Packet, Packets, codes_of, press
 
-_ROOM = 4096
-assert _ROOM >= MAX_PACKET
+assert MAX_INLINE >= MAX_PACKET
 
 
 class HidDriver(Driver):
@@ -33,11 +32,11 @@ class HidDriver(Driver):
         """The LEDs that are on."""
         return codes_of(await self.leds())
 
-    async def read_some(self, count: int = _ROOM) -> bytes:
+    async def read_some(self, count: int = MAX_INLINE) -> bytes:
         """Records as they are, whole ones up to *count* bytes, as soon as there are any."""
         while True:
             try:
-                return await self.read(min(count, _ROOM))
+                return await self.read(min(count, MAX_INLINE))
             except WouldBlock:
                 await self.rx_ready.wait()
 
@@ -53,8 +52,7 @@ class HidDriver(Driver):
             packets += self._caught_up(packets[-1].at, codes_of(await self.keys()))
         for packet in packets:
             for event in packet.events:
-                if event.type == EV_KEY:
-                    (self.pressed.discard if event.value == UP else self.pressed.add)(event.code)
+                press(self.pressed, event)
         return packets
 
     def _caught_up(self, at: int, down: frozenset[int]) -> list[Packet]:

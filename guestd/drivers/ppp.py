@@ -2,11 +2,11 @@
 
 from collections import deque
 
+from guestd.driver import MAX_INLINE
 from guestd.stream import Signal, StreamDriver
 from protocol.errors import BadArgument, IoError, NotAllowed, WouldBlock
 from protocol.formats.ppp import Peer
 
-_READ = 4096  # bytes: the most that one message carries
 _PAUSE = 0.05  # seconds between two looks while a timer runs
 _WAITING = 64  # frames of other callers, while one is being written
 
@@ -72,7 +72,7 @@ class PppDriver(StreamDriver):
     async def _step(self) -> None:
         """Take what came, and answer it; wait if it was nothing."""
         try:
-            data = await self.read(_READ)
+            data = await self.read(MAX_INLINE)
         except WouldBlock:
             due = self._peer.deadline
             if due is None:

@@ -57,8 +57,8 @@ def choose(device: str, driver: Driver, uri: str) -> Export:
     if not fitting:
         raise Failure(f"{device} cannot be exported{hint}", Exit.USAGE)
     try:
-        scheme, rest = endpoint.split(uri, fitting, f"export of {device}")
-        return next(each for kind, each in fitting.items() if kind.scheme == scheme)(device, rest)
+        kind, rest = endpoint.split(uri, fitting, f"export of {device}")
+        return fitting[kind](device, rest)
     except ValueError as error:
         raise Failure(f"{error}{hint}", Exit.USAGE) from None
 

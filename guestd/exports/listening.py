@@ -4,32 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
-import os
 import socket
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from protocol.endpoint import Kind, host_and_port
-from protocol.stale import remove_stale
+from protocol.stale import claim, remove_stale
 
 from . import Export
-
-
-@contextlib.contextmanager
-def claimed(path: str) -> Iterator[None]:
-    """No other export is at *path* meanwhile.  Raises OSError.
-
-    The claim is an abstract Unix name, which is free again when its process is killed; what is at the path stays.
-    """
-    digest = hashlib.sha256(os.fsencode(Path(path).absolute())).hexdigest()
-    with socket.socket(socket.AF_UNIX) as claim:
-        try:
-            claim.bind(f"\0guestd export {digest}")
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, path) from None
-        yield
 
 
 @contextlib.contextmanager
@@ -38,8 +21,8 @@ def listening_at(path: str) -> Iterator[socket.socket]:
 
     One that a killed process left is replaced.  Raises OSError, with *path*, if anything else is there.
     """
-    with claimed(path), socket.socket(socket.AF_UNIX) as listener:
-        file = Path(path)
+    file = Path(path)
+    with claim(file), socket.socket(socket.AF_UNIX) as listener:
         try:
             remove_stale(file)
             listener.bind(path)

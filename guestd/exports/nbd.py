@@ -44,7 +44,7 @@ class Disk:
 
     def __init__(self, driver: BlockDriver, name: str) -> None:
         self.driver, self.name = driver, name.strip("/")
-        self.read, self.write = driver.number("read"), driver.number("write")
+        self.read_number, self.write_number = driver.number("read"), driver.number("write")
         features = driver.dev.features
         self.flags = Flag.HAS_FLAGS | Flag.CAN_MULTI_CONN  # all connections are one guest: a flush is everybody's
         self.flags |= Flag.READ_ONLY if driver.read_only else Flag(0)

@@ -200,7 +200,7 @@ class Connection(asyncio.BufferedProtocol):
                     slot = free.pop()
                     slot.cookie = cookie
                     self._start = body
-                    call = self._make(disk.read, offset, slot.first(length).room)
+                    call = self._make(disk.read_number, offset, slot.first(length).room)
                     call.add_done_callback(slot.on_read)
                     continue
                 if command == Command.WRITE and length <= end - body and not disk.flags & Flag.READ_ONLY:
@@ -209,7 +209,7 @@ class Connection(asyncio.BufferedProtocol):
                     part = slot.first(length)
                     self._start = body + length
                     part.view[:] = self._view[body : body + length]
-                    self._make(disk.write, offset, part.data).add_done_callback(slot.on_written)
+                    self._make(disk.write_number, offset, part.data).add_done_callback(slot.on_written)
                     continue
             if not self._take_other(nbd.request(source, start)):
                 return
@@ -295,11 +295,11 @@ class Connection(asyncio.BufferedProtocol):
         try:
             if command == Command.READ:
                 areas = tuple(area for slot in slots for area in slot.part.room)
-                _whole(await self._call(disk.read, (offset,), areas), length)
+                _whole(await self._call(disk.read_number, (offset,), areas), length)
                 views = [slot.part.view for slot in slots]
             elif command == Command.WRITE:
                 areas = tuple(area for slot in slots for area in slot.part.data)
-                _whole(await self._call(disk.write, (offset,), areas), length)
+                _whole(await self._call(disk.write_number, (offset,), areas), length)
             elif command == Command.TRIM:
                 await driver.discard(offset, length)
             elif command == Command.WRITE_ZEROES:
@@ -312,7 +312,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def answer(self, cookie: int, error: int, slots: Iterable[Slot], views: Iterable[memoryview] = ()) -> None:
         """Answer a request, with the bytes of *views*; its *slots* are free again."""
-        self._out.append(nbd.REPLY.pack(nbd.REPLY_MAGIC, error, cookie))
+        self._out.append(nbd.reply(cookie, error))
         self._out += views
         self._answered += slots
         if not self._flushing:

@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Final, Generic, TypeVar
 
 from protocol.errors import IoError
+from protocol.stale import claim, link_terminal, unlink_terminal
 
 from ..client import AsyncGuest
 from ..driver import Driver
 from ..stream import StreamDriver
 from . import LINGER_SECONDS, Export, Kind
-from .listening import AtTcp, AtUnix, claimed
+from .listening import AtTcp, AtUnix
 
 T = TypeVar("T")
 _CHUNK: Final = 64 * 1024  # bytes
@@ -83,7 +84,7 @@ class Line:
         ready = self._loop.create_future()
         try:
             watch(fd, _set, ready)
-        except OSError:  # a file, which is always ready
+        except (OSError, RuntimeError):  # a file, always ready; or a socket that failed, which uvloop has let go of
             return
         self._waiting.add(ready)
         try:
@@ -203,18 +204,17 @@ class PtyExport(_StreamExport[int]):
     @contextlib.contextmanager
     def opened(self) -> Iterator[int]:
         link = Path(self.rest)
-        with claimed(self.rest):
+        with claim(link):
             master, slave = pty.openpty()  # held open: peers come and go, and what waits for them stays
             self._slave, name = slave, os.ttyname(slave)
             try:
                 tty.setraw(slave)
                 os.set_blocking(master, False)
-                _link(link, name)
+                link_terminal(link, name)
                 try:
                     yield master
                 finally:
-                    if link.is_symlink() and str(link.readlink()) == name:
-                        link.unlink()
+                    unlink_terminal(link, name)
             finally:
                 os.close(master)
                 os.close(slave)
@@ -228,16 +228,6 @@ class PtyExport(_StreamExport[int]):
             if not any(fcntl.ioctl(self._slave, termios.FIONREAD, bytes(4))):
                 break
             await asyncio.sleep(_LOOK_SECONDS)  # nothing tells
-
-
-def _link(link: Path, name: str) -> None:
-    """Make *link*, to the terminal *name*.  Raises OSError."""
-    try:
-        if link.is_symlink() and str(link.readlink()).startswith("/dev/pts/"):
-            link.unlink()  # of a process that was killed
-        link.symlink_to(name)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(link)) from None
 
 
 class _ListeningExport(_StreamExport[socket.socket]):

@@ -1,48 +1,28 @@
-"""A folder of the host that nobody gets out of: names to descriptors, by the kernel's own rules (openat2, Linux 5.6).
+"""A folder of the host as a guest knows it: nodes by number, open files, and what is said when something goes wrong.
 
-Nothing here follows a symbolic link, enters another mount or goes up, whoever renames what meanwhile.  A descriptor of
-`reach` opens nothing: no device is touched, no pipe waited for.
+What leads from a name to a descriptor, and never out of the folder, is `beneath`.
 """
 
+from __future__ import annotations
+
 import contextlib
-import ctypes
 import errno
 import os
-import stat
-import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
 from protocol.errors import BadArgument, BadHandle, Busy, HcallError, IoError, NoMatch, NoSpace, NotAllowed, StaleHandle
-from protocol.formats.folder import MAX_PATH, ROOT, Entry, Kind, pack, shown
+from protocol.formats.folder import MAX_PATH, ROOT, shown
+
+from . import beneath
+from .beneath import knows_cached, reach
+from .filesystem import LOCAL, TMPFS, filesystem
 
 T = TypeVar("T")
 
-CACHED: Final = 32  # linux/openat2.h, as the next: raise BlockingIOError if it takes the disk
-_NO_XDEV, _NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH = 1, 2, 4, 8
-_OPENAT2: Final = 437  # its system call, on every machine but alpha
-_HOW: Final = struct.Struct("QQQ")  # flags, mode, resolve: struct open_how, openat2(2)
-_DIRENT: Final = struct.Struct("=QqHB")  # struct linux_dirent64, getdents64(2); the name and a NUL follow
-_TMPFS: Final = 0x01021994  # linux/magic.h
-_LOCAL: Final = {
-    _TMPFS,
-    0xEF53,
-    0x58465342,
-    0x9123683E,
-    0xF2F52010,
-    0x794C7630,
-}  # and ext4, xfs, btrfs, f2fs, overlayfs
 _MAX_NODES: Final = 1024  # of up to 4 KiB each
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.syscall.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t]
-_libc.syscall.restype = ctypes.c_long
-_libc.getdents64.restype = ctypes.c_ssize_t
-_KINDS: Final = {stat.S_IFREG: Kind.FILE, stat.S_IFDIR: Kind.FOLDER, stat.S_IFLNK: Kind.LINK}
-_WRONG: Final[dict[int, int]] = {
-    Kind.FILE: errno.ENOTDIR, Kind.FOLDER: errno.EISDIR, Kind.LINK: errno.ELOOP, Kind.OTHER: errno.ENXIO,
-}  # fmt: skip
 _SAID: Final[dict[int | None, tuple[type[HcallError], str]]] = {
     errno.ENOENT: (NoMatch, "is not there"),
     errno.EEXIST: (NotAllowed, "is there already"),
@@ -130,8 +110,8 @@ class Tree:
 
     def _take(self) -> None:
         self._root = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        kind = _filesystem(self._root)
-        self.memory, self.local = kind == _TMPFS, kind in _LOCAL and _knows_cached(self._root)
+        kind = filesystem(self._root)
+        self.memory, self.local = kind == TMPFS, kind in LOCAL and knows_cached(self._root)
 
     def close(self) -> None:
         """Let go of it."""
@@ -144,7 +124,7 @@ class Tree:
 
     def sync(self) -> None:
         """Until everything that was written to its filesystem is stable.  Raises OSError."""
-        _checked(_libc.syncfs(self._root))
+        beneath.sync(self._root)
 
     @contextlib.contextmanager
     def found(self, at: int, path: bytes, cached: int = 0) -> Iterator[int]:
@@ -229,17 +209,6 @@ def missing(number: int, last: int, what: str) -> HcallError:
     return BadHandle(f"there never was a {what} {number}")
 
 
-def openat2(parent: int, path: bytes, flags: int, mode: int, cached: int) -> int:
-    """A descriptor of *path*, which stays below *parent* and on its filesystem.  Raises OSError."""
-    how = _HOW.pack(flags | os.O_CLOEXEC, mode, _BENEATH | _NO_SYMLINKS | _NO_MAGICLINKS | _NO_XDEV | cached)
-    return _checked(_libc.syscall(_OPENAT2, parent, path, how, len(how)))
-
-
-def reach(base: int, path: bytes, cached: int = 0) -> int:
-    """A descriptor of what is at *path* below *base*, of a link itself, too; it reads and writes nothing."""
-    return openat2(base, path, os.O_PATH | os.O_NOFOLLOW, 0, cached)
-
-
 @contextlib.contextmanager
 def _closing(fd: int) -> Iterator[int]:
     """*fd*, closed in the end."""
@@ -269,73 +238,5 @@ def _either(paths: Sequence[bytes]) -> str:
     return " or ".join(map(shown, filter(None, paths))) or "it"
 
 
-def listing(fd: int, cookie: int, size: int) -> bytes:
-    """The entries of the folder *fd* behind *cookie*, packed, *size* bytes at most.  Raises OSError."""
-    os.lseek(fd, cookie, os.SEEK_SET)
-    buffer = ctypes.create_string_buffer(size)
-    entries: list[Entry] = []
-    while not entries:  # . and .. may be all that comes at first
-        end = _checked(_libc.getdents64(fd, buffer, ctypes.c_size_t(size)))
-        if not end:
-            break
-        entries = list(_entries(fd, buffer.raw[:end]))
-    return pack(entries)
-
-
-def _entries(fd: int, data: bytes) -> Iterator[Entry]:
-    """What getdents64 gave; packed it is shorter."""
-    at = 0
-    while at < len(data):
-        number, cookie, length, sort = _DIRENT.unpack_from(data, at)
-        name = data[at + _DIRENT.size : at + length].partition(b"\0")[0]
-        at += length
-        if name in (b".", b".."):
-            continue
-        mode = sort << 12  # IFTODT of dirent.h
-        if not mode:  # a filesystem that does not know
-            with contextlib.suppress(FileNotFoundError):
-                mode = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode
-        yield Entry(cookie, number, _KINDS.get(stat.S_IFMT(mode), Kind.OTHER), name)
-
-
-def _checked(result: int) -> int:
-    """What a call of the C library returned.  Raises OSError."""
-    if result < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    return result
-
-
-def _filesystem(fd: int) -> int:
-    """Its magic number: who knows how long one over a network takes?"""
-    info = ctypes.create_string_buffer(256)  # struct statfs, statfs(2), whose first field is f_type
-    return 0 if _libc.fstatfs(fd, info) else ctypes.c_long.from_buffer(info).value
-
-
-def _knows_cached(fd: int) -> bool:
-    """Whether the kernel does: Linux 5.12."""
-    try:
-        os.close(reach(fd, b".", CACHED))
-    except OSError as error:
-        return error.errno == errno.EAGAIN
-    return True
-
-
-def itself(fd: int) -> str:
-    """A path that is what *fd* is, whatever its name is now."""
-    return f"/proc/self/fd/{fd}"
-
-
 def _identity(info: os.stat_result) -> tuple[int, int]:
     return info.st_dev, info.st_ino
-
-
-def kind_of(info: os.stat_result) -> int:
-    """What the guest is told that it is, see `Kind`."""
-    return int(_KINDS.get(stat.S_IFMT(info.st_mode), Kind.OTHER))
-
-
-def check_kind(fd: int, wanted: Kind | None = None) -> None:
-    """That *fd* is a file or a folder, or of the *wanted* kind.  Raises OSError, as opening it would."""
-    kind = kind_of(os.fstat(fd))
-    if kind != wanted and (wanted is not None or kind in (Kind.LINK, Kind.OTHER)):
-        raise OSError(_WRONG[kind], os.strerror(_WRONG[kind]))

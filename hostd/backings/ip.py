@@ -26,7 +26,9 @@ from protocol.tap import check_name, open_tun
 
 log = logging.getLogger(__name__)
 
+_ECHO, _ROUTER, _TUN = Kind("echo:", ""), Kind("router:", "NAME"), Kind("tun:", "NAME")
 _AT_ONCE: Final = 32  # packets of one wakeup: others wait meanwhile
+_PACKET: Final = 1 << 16  # bytes: more than any has (RFC 791)
 _KEPT: Final = 500  # packets that the kernel keeps for a tun (drivers/net/tun.c, TUN_READQ_SIZE)
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCSIFADDR, _SIOCSIFDSTADDR, _SIOCSIFMTU = 0x8913, 0x8914, 0x8916, 0x8918, 0x8922
 _IFF_UP: Final = 1
@@ -70,10 +72,10 @@ class Network:
     @classmethod
     def parse(cls, text: str, folder: Path) -> Network:
         """Raises ValueError with what is allowed."""
-        scheme, rest = split(text, (Kind("echo:", ""), Kind("router:", "NAME"), Kind("tun:", "NAME")), "network")
-        if scheme == "echo:":
+        kind, rest = split(text, (_ECHO, _ROUTER, _TUN), "network")
+        if kind is _ECHO:
             return Echo()
-        return Router(rest) if scheme == "router:" else Tun(check_name(rest))
+        return Router(rest) if kind is _ROUTER else Tun(check_name(rest))
 
     def start(self, link: Link) -> None:
         """Begin.  Raises OSError."""
@@ -108,7 +110,7 @@ class Echo(Network):
 
 
 class _Links(dict[IPv4Address, Link]):
-    """The links of one router, by the guest's address; there while one of them is."""
+    """The links of one router, by the guest's address; there while one of them is: `common` holds it weakly."""
 
 
 class Router(Echo):
@@ -188,7 +190,7 @@ class Tun(Network):
             return
         with contextlib.suppress(OSError):  # what the kernel keeps is the last guest's
             for _ in range(_KEPT):
-                os.read(self._fd, 0x10000)
+                os.read(self._fd, _PACKET)
 
     def _close(self) -> None:
         os.close(self._fd)
@@ -201,7 +203,7 @@ class Tun(Network):
                     self._reading = False
                     self._loop.remove_reader(self._fd)
                     return
-                packet = os.read(self._fd, 0x10000)
+                packet = os.read(self._fd, _PACKET)
                 if _is_ipv4(packet):  # the kernel has IPv6 of its own
                     self._link.deliver(packet)
         except BlockingIOError:

@@ -17,11 +17,13 @@ import contextlib
 import ipaddress
 import logging
 import os
+import select
 import socket
 from pathlib import Path
 from typing import Final
 
 from hostd.backing import Backing, Port
+from protocol.command import explain
 from protocol.endpoint import host_and_port
 from protocol.stale import remove_stale
 
@@ -112,6 +114,11 @@ class _Line(Backing):
             self._loop.remove_reader(self._peer)
         elif data := self._receive(min(space, _CHUNK)):
             self._port.send(data)
+            if _has_failed(self._peer):  # uvloop tells that once, though there is more
+                self._reading = False
+                self._loop.remove_reader(self._peer)
+                self._loop.remove_writer(self._peer)
+                self.resume()
 
     def _receive(self, count: int) -> bytes:
         """What the peer has sent; nothing if nothing waits, or if it has gone, and then there is none any more."""
@@ -183,17 +190,15 @@ class UnixListener(_Listener):
 
     def _listen(self) -> socket.socket:
         listener = socket.socket(socket.AF_UNIX)
-        umask = os.umask(0o177)  # never, not for a moment, open to others
         try:
             remove_stale(self._path)
             listener.bind(str(self._path))
             self._made = _identity(self._path)
+            self._path.chmod(0o600)  # in time: nobody gets in before it listens.  A umask would be the workers', too
             listener.listen(_BACKLOG)
         except OSError as error:
             listener.close()
             raise OSError(error.errno, error.strerror, str(self._path)) from None
-        finally:
-            os.umask(umask)
         return listener
 
 
@@ -245,7 +250,7 @@ class _Connection(_Line):
             self._join(peer)
         except (OSError, ValueError) as error:  # of a name that is none, UnicodeError
             if not self._said:
-                log.warning("%s: %s; trying again", self.endpoint, error)
+                log.warning("%s: %s; trying again", self.endpoint, explain(error)[0])
             self._said = True
         finally:
             self._connecting = None
@@ -299,6 +304,13 @@ class TcpConnection(_Connection):
                 peer.close()
                 raise
         raise failed
+
+
+def _has_failed(peer: socket.socket) -> bool:
+    """Whether the connection was reset, say; what came before can still be read."""
+    poll = select.poll()
+    poll.register(peer, 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def _tcp(host: str, port: int) -> str:

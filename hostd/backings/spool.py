@@ -50,8 +50,8 @@ class Spool:
     @classmethod
     def parse(cls, text: str, folder: Path) -> Spool:
         """The spool that *text* names.  Raises ValueError with what is allowed."""
-        scheme, rest = split(text, (_FOLDER, _QUEUE), "spool")
-        if scheme == _FOLDER.scheme:
+        kind, rest = split(text, (_FOLDER, _QUEUE), "spool")
+        if kind is _FOLDER:
             return Folder(folder / rest)
         host, port = host_and_port(rest)
         if not port:
@@ -218,7 +218,8 @@ class _Delivery(asyncio.Protocol):
                 self._transport.write(data)
             else:
                 self._sent = True
-                self._transport.write_eof()
+                with contextlib.suppress(OSError):  # the queue has hung up already: `connection_lost` tells
+                    self._transport.write_eof()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by class

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import fcntl
 import logging
 import os
@@ -17,6 +16,7 @@ import pty
 import re
 import select
 import signal
+import socket
 import struct
 import subprocess
 import termios
@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import Final
 
 from hostd.backing import Backing, Port
+from protocol.errors import IoError
+from protocol.stale import claim, link_terminal, unlink_terminal
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +38,6 @@ _TIOCSIG: Final = 0x40045436  # asm-generic/ioctls.h: signal the terminal's fore
 _SPEEDS: Final = {int(name[1:]): code for name, code in vars(termios).items() if re.fullmatch(r"B\d+", name)}
 _TERMIOS2: Final = struct.Struct("4I20s2I")  # asm-generic/termbits.h: four flags, control characters, two speeds
 _TCGETS2, _TCSETS2, _CBAUD, _BOTHER = 0x802C542A, 0x402C542B, 0o010017, 0o010000
-_links: set[Path] = set()  # symbolic links of this process's consoles
 
 
 class _Terminal(Backing):
@@ -116,6 +117,7 @@ class _Terminal(Backing):
         return columns, rows
 
     def set_winsize(self, columns: int, rows: int) -> None:
+        self._check_there()
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, _WINSIZE.pack(rows, columns, 0, 0))
 
     def set_speed(self, baud: int) -> None:
@@ -127,8 +129,13 @@ class _Terminal(Backing):
 
     def send_break(self) -> None:
         """As a terminal with BRKINT does: what waits is flushed, and the foreground processes get SIGINT."""
+        self._check_there()
         termios.tcflush(self._slave, termios.TCIOFLUSH)
         fcntl.ioctl(self._master, _TIOCSIG, signal.SIGINT)
+
+    def _check_there(self) -> None:
+        if self._master < 0:
+            raise IoError("the terminal is gone")
 
 
 class Pty(_Terminal):
@@ -136,21 +143,18 @@ class Pty(_Terminal):
 
     def __init__(self, rest: str, folder: Path) -> None:
         self._link = folder / rest if rest else None
+        self._claim: socket.socket | None = None  # of the link
 
     def start(self, port: Port) -> None:
         super().start(port)
         tty.setraw(self._slave)
         if self._link is not None:
             try:
-                if self._link in _links:
-                    raise FileExistsError(errno.EEXIST, "another console has this link", str(self._link))
-                if self._link.is_symlink():
-                    self._link.unlink()  # of a host that was killed
-                self._link.symlink_to(self.endpoint)
-            except OSError as error:
-                super().stop()
-                raise OSError(error.errno, error.strerror, str(self._link)) from None
-            _links.add(self._link)
+                self._claim = claim(self._link)
+                link_terminal(self._link, self.endpoint)
+            except OSError:
+                self.stop()
+                raise
 
     def reset(self) -> None:
         """What was typed for one guest is not for the next; a terminal that was hung up on is replaced."""
@@ -162,10 +166,10 @@ class Pty(_Terminal):
                 os.read(self._master, _CHUNK)
 
     def stop(self) -> None:
-        if self._link is not None:
-            _links.discard(self._link)
-            if self._link.is_symlink() and str(self._link.readlink()) == self.endpoint:
-                self._link.unlink()
+        if self._link is not None and self._claim is not None:
+            unlink_terminal(self._link, self.endpoint)
+            self._claim.close()
+            self._claim = None
         super().stop()
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from hostd.backings.filesystem import TMPFS, filesystem
 from hostd.device import Config, Data, Device, Feature, Irq, Later, Property, Room, call
 from protocol.errors import BadArgument, IoError, ReadOnly
 
@@ -24,7 +25,6 @@ _WRITE_NOW = 64 * 1024  # bytes: to write more may wait for the disk
 _ZEROES = bytes(1 << 20)
 _KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 1, 2, 16  # linux/falloc.h
 _MAX_SIZE = 1 << 62
-_TMPFS_MAGIC = 0x01021994  # linux/magic.h
 _SIZE = re.compile(r"(\d+)([KMGT]?)")
 _OPEN = os.O_CLOEXEC | os.O_NONBLOCK  # a pipe, which is refused, would wait for its other end
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -106,7 +106,7 @@ class Block(Device):
         except OSError as error:
             if error.errno != errno.EOPNOTSUPP:
                 raise
-            self._now = 0 if _is_memory(self._fd) else None  # such as NFS: who knows how long it takes
+            self._now = 0 if filesystem(self._fd) == TMPFS else None  # such as NFS: who knows how long it takes
             return self.read(into, at)
         return self.offload(self._read_all, into, at)
 
@@ -184,12 +184,6 @@ class Block(Device):
         if number not in (errno.EOPNOTSUPP, errno.ENODEV, errno.EINVAL):
             raise OSError(number, os.strerror(number))
         return False
-
-
-def _is_memory(fd: int) -> bool:
-    """Whether the file is on tmpfs, where nothing waits for a disk."""
-    info = ctypes.create_string_buffer(256)  # struct statfs, statfs(2), whose first field is f_type
-    return _libc.fstatfs(fd, info) == 0 and ctypes.c_long.from_buffer(info).value == _TMPFS_MAGIC
 
 
 _Transfer: TypeAlias = Callable[[int, Sequence[memoryview], int], int]

@@ -15,8 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
-from hostd.backings import folder as beneath
-from hostd.backings.folder import CACHED, File, Tree
+from hostd.backings import beneath
+from hostd.backings.beneath import CACHED
+from hostd.backings.folder import File, Tree, missing, told
 from hostd.device import Config, Data, Device, Feature, Later, Property, Room, call
 from protocol.errors import BadArgument, Busy, HcallError, NoMatch, ReadOnly
 from protocol.formats.folder import MAX_ENTRY, Access, Kind, check_path, shown
@@ -255,7 +256,7 @@ class Folder(Device):
     def _told(self, work: Callable[[int], T], cached: int, *paths: bytes) -> T:
         """Do *work*; what goes wrong is said of *paths*."""
         try:
-            return beneath.told(partial(work, cached), *paths)
+            return told(partial(work, cached), *paths)
         except NoMatch:
             self._tree.check()
             raise
@@ -263,7 +264,7 @@ class Folder(Device):
     @staticmethod
     def _on_file(opened: File, work: Callable[[int], T]) -> T:
         with opened as fd:
-            return beneath.told(partial(work, fd), opened.path)
+            return told(partial(work, fd), opened.path)
 
     # *cached* is 0, or CACHED: raise BlockingIOError if it takes the disk.
 
@@ -353,7 +354,7 @@ class Folder(Device):
         return opened
 
     def _missing(self, file: int) -> HcallError:
-        return beneath.missing(file, self._last, "file")
+        return missing(file, self._last, "file")
 
     def _check_writable(self) -> None:
         if self.read_only:

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from hostd.backing import Backing
+from hostd.backings.event_queue import EventQueue
 from hostd.backings.recording import Recording
 from hostd.device import Config, Device, Irq, Property, Room, action, call
-from protocol.errors import BadArgument, Busy, NotAllowed, WouldBlock
+from protocol.errors import BadArgument, Busy, NotAllowed
 from protocol.formats import input as evdev
 from protocol.formats.input import EV_KEY, EV_LED, EV_MSC, EV_REL, EV_SYN, Event, Packet
 from protocol.formats.keycodes import AXES, BUTTONS, KEYS, LEDS, WHEEL_NOTCH, typed
 
 log = logging.getLogger(__name__)
 
-QUEUE: Final = 4096  # events, each SYN_REPORT counted
-_INT32: Final = 1 << 31
 _TYPED: Final = typed()
 
 
@@ -46,102 +44,6 @@ class Kind(NamedTuple):
             sends[EV_MSC] = frozenset({evdev.MSC_SCAN})
         leds = frozenset(LEDS.values()) if "keyboard" in names else frozenset()
         return cls(" and ".join(sorted(set(names))), sends, leds)
-
-
-class Queue:
-    """What the guest has not read yet, and the keys that are down: as of now, and as the guest knows them.
-
-    Motion is added up while nothing else has come since.  A queue that is full is emptied, and says so with
-    SYN_DROPPED, as the kernel's does (drivers/input/evdev.c): then the guest knows no key, and asks.
-    """
-
-    def __init__(self) -> None:
-        self.known: set[int] = set()  # keys that are down after what the guest has read
-        self._down: set[int] = set()  # after all that came
-        self._packets: deque[Packet] = deque()
-        self._events = 0
-        self._lost: tuple[int, frozenset[int]] | None = None  # since when, and what was down then
-
-    @property
-    def room(self) -> int:
-        """How many events it takes."""
-        return QUEUE - self._events
-
-    def put(self, packet: Packet, merge: bool = True) -> bool:
-        """Queue what is news of *packet*; whether there was any."""
-        if packet.dropped:
-            self._overflow(packet.at)
-            return True
-        events = tuple(event for event in packet.events if self._is_news(event))
-        if all(event.type == EV_MSC for event in events):  # a scan code belongs to a key
-            return False
-        packet = Packet(packet.at, events)
-        if merge and self._packets and (sums := _added(self._packets[-1], packet)) is not None:
-            self._events -= len(self._packets.pop().events) + 1
-            packet = sums
-        if self.room <= len(packet.events):
-            self._overflow(packet.at)
-        elif packet.events:
-            self._packets.append(packet)
-            self._events += len(packet.events) + 1
-        return True
-
-    def take(self, room: int) -> bytes:
-        """Whole packets, up to *room* bytes.  Errors: WouldBlock, BadArgument if there is no room for one."""
-        if self._lost is not None:  # alone, so that `known` is the state right after it
-            at, down = self._lost
-            data = self._fitting(Packet(at, (evdev.DROPPED,)), room)
-            self._lost, self.known = None, set(down)
-            return data
-        if not self._packets:
-            raise WouldBlock("nothing has happened: wait for rx_ready")
-        taken = self._fitting(self._packets[0], room)
-        pieces: list[bytes] = []
-        while taken and len(taken) <= room:
-            pieces.append(taken)
-            room -= len(taken)
-            packet = self._packets.popleft()
-            self._events -= len(packet.events) + 1
-            for event in packet.events:
-                _press(self.known, event)
-            taken = self._packets[0].encode() if self._packets else b""
-        return b"".join(pieces)
-
-    def _is_news(self, event: Event) -> bool:
-        """As in input_get_disposition, drivers/input/input.c: what changes nothing is no event."""
-        if event.type == EV_KEY:
-            down = event.code in self._down
-            _press(self._down, event)
-            return down if event.value == evdev.REPEATED else down != bool(event.value)
-        return event.type != EV_REL or event.value != 0
-
-    def _overflow(self, at: int) -> None:
-        self._packets.clear()
-        self._events = 0
-        self._lost = (at, frozenset(self._down))
-
-    def _fitting(self, packet: Packet, room: int) -> bytes:
-        data = packet.encode()
-        if len(data) > room:
-            raise BadArgument(f"the next packet has {len(data)} bytes, and there is room for {room}")
-        return data
-
-
-def _press(keys: set[int], event: Event) -> None:
-    if event.type == EV_KEY and event.value != evdev.REPEATED:
-        (keys.add if event.value else keys.discard)(event.code)
-
-
-def _added(one: Packet, other: Packet) -> Packet | None:
-    """Both as one, if they are motion and nothing else, and the sums are no more than 32 bits."""
-    sums: dict[int, int] = {}
-    for event in one.events + other.events:
-        if event.type != EV_REL:
-            return None
-        sums[event.code] = sums.get(event.code, 0) + event.value
-    if any(not -_INT32 <= value < _INT32 for value in sums.values()):
-        return None
-    return Packet(other.at, tuple(Event(EV_REL, code, value) for code, value in sums.items() if value))
 
 
 class Hid(Device):
@@ -202,7 +104,7 @@ class Hid(Device):
         self._quiet = True
 
     def _clear(self) -> None:
-        self._queue = Queue()
+        self._queue = EventQueue()
         self._next = None
         if self._cancel is not None:
             self._cancel()
@@ -249,7 +151,7 @@ class Hid(Device):
         self._quiet = False
         for packet in self._arriving.feed(data):
             for event in self._put(packet._replace(at=self._now())):
-                _press(self._held, event)
+                evdev.press(self._held, event)
         return len(data)
 
     def transmit(self) -> None:
@@ -381,7 +283,7 @@ class Hid(Device):
         for event in (event for packet in packets for event in packet):
             if event.code not in self.kind.sends.get(event.type, ()):
                 raise BadArgument(f"a {self.kind.name} cannot do this")
-            if not -_INT32 <= event.value < _INT32:
+            if not -evdev.INT32 <= event.value < evdev.INT32:
                 raise BadArgument(f"{event.value} is more than an event has room for")
         if not self.openers:
             raise NotAllowed("no guest uses it")

@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from hostd.device import Config, Property, action, call
 from hostd.stream import Stream
@@ -71,6 +71,14 @@ class WallTime:
         return time.time() if self._start is None else self._start + seconds
 
 
+class _Order(NamedTuple):
+    """The guest was commanded to end, and has not answered."""
+
+    tag: int
+    follows: str  # the last word to the guest
+    wanted: bool  # it was the guest that asked for it
+
+
 class Sysman(Stream):
     """Nothing is told before the guest has set attributes; what it writes that is no message hangs up on it."""
 
@@ -96,7 +104,7 @@ class Sysman(Stream):
     def _as_new(self) -> None:
         self._attributes = 0
         self._next: int | None = None  # operation
-        self._commanded: tuple[int, str, bool] | None = None  # its tag, what follows, and whether the guest wanted it
+        self._commanded: _Order | None = None
         self._lights = dict.fromkeys(_LEDS, _STATES[0])
         self._show_lights()
 
@@ -142,15 +150,15 @@ class Sysman(Stream):
             case SetNextOp(operation, partition) if operation in list(Operation) and partition == OTHER_OS:
                 self._next = operation
             case Request(type=1, partition=0):
-                if self._next is None or (self._commanded is not None and self._commanded[2]):
+                if self._next is None or (self._commanded is not None and self._commanded.wanted):
                     return Reason.WRONG_TIME
                 self._command(_SHUT_DOWN if self._next == Operation.SHUTDOWN else _REBOOTED, tag, wanted=True)
             case Response(status):
-                if self._commanded is None or tag not in (0, self._commanded[0]):  # Linux says 0 to any
+                if self._commanded is None or tag not in (0, self._commanded.tag):  # Linux says 0 to any
                     return Reason.WRONG_TIME
-                (_, follows, _), self._commanded = self._commanded, None
+                order, self._commanded = self._commanded, None
                 if status == 0:
-                    self._end(follows)
+                    self._end(order.follows)
             case Command() | Event() | RequestError():
                 return Reason.NO_SUCH_SERVICE  # they go the other way
             case _:
@@ -158,7 +166,7 @@ class Sysman(Stream):
         return None
 
     def _command(self, follows: str, tag: int = 0, wanted: bool = False) -> None:
-        self._commanded = tag, follows, wanted
+        self._commanded = _Order(tag, follows, wanted)
         self.send(encode(Command(SHUTDOWN), tag))
 
     def _tell(self, attribute: Attribute, event: Event) -> str:

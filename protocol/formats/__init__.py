@@ -1,1 +1,1 @@
-"""Pure codecs that both ends need."""
+"""Pure codecs, a file for each format: bytes to what they mean, and back; and the numbers that both ends need."""

@@ -12,12 +12,13 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 # linux/input-event-codes.h: types, and some codes; the names of keys are in keycodes.py.
-EV_SYN, EV_KEY, EV_REL, EV_MSC, EV_LED, EV_REP = 0x00, 0x01, 0x02, 0x04, 0x11, 0x14
+EV_SYN, EV_KEY, EV_REL, EV_MSC, EV_LED = 0x00, 0x01, 0x02, 0x04, 0x11
 EV_CNT: Final = 0x20
 SYN_REPORT, SYN_DROPPED = 0, 3
 MSC_SCAN: Final = 4
 BUS_VIRTUAL: Final = 6  # linux/input.h
 UP, DOWN, REPEATED = 0, 1, 2  # values of a key
+INT32: Final = 1 << 31  # a value is -INT32 to INT32 - 1
 
 RECORD: Final = struct.Struct("=qqHHi")
 MAX_EVENTS: Final = 64  # of a packet; one that goes on is cut there, as the kernel's input core does
@@ -34,6 +35,12 @@ class Event(NamedTuple):
 
 
 DROPPED: Final = Event(EV_SYN, SYN_DROPPED, 0)
+
+
+def press(down: set[int], event: Event) -> None:
+    """Apply *event* to the keys that are *down*."""
+    if event.type == EV_KEY and event.value != REPEATED:
+        (down.add if event.value else down.discard)(event.code)
 
 
 class Packet(NamedTuple):

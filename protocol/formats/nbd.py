@@ -21,6 +21,7 @@ FIXED_NEWSTYLE: Final = 1  # handshake flags, the server's and the client's
 NO_ZEROES: Final = 2
 MAX_OPTION: Final = 16 * 1024  # bytes that follow an option: a name, at most 4,096, and what may be asked about it
 MAX_PAYLOAD: Final = 32 << 20  # bytes of one read or write: what clients may assume that did not ask
+_PREFERRED: Final = 4096  # bytes of a request
 _MAX_NAME: Final = 4096
 _MAX_OPTIONS: Final = 64  # that a client may ask for before it gets to work
 
@@ -224,12 +225,11 @@ class Handshake:
     It is for one export, which is also the default.
     """
 
-    def __init__(self, name: str, size: int, flags: int, preferred: int = 4096) -> None:
-        """*flags* are transmission flags, *size* and the *preferred* size of a request are in bytes."""
+    def __init__(self, name: str, size: int, flags: int) -> None:
+        """*size* is in bytes, *flags* are transmission flags."""
         self.stage = Stage.FLAGS
         self.rest = bytearray()  # what came behind the handshake, once it is over
-        self._name, self._preferred = name, preferred
-        self._size, self._flags = size, flags
+        self._name, self._size, self._flags = name, size, flags
         self._no_zeroes = False
         self._options = 0
 
@@ -283,6 +283,6 @@ class Handshake:
             return option_reply(number, OptionReply.UNKNOWN, f"there is {self._name}, the default".encode())
         if number == Option.GO:
             self.stage = Stage.TRANSMISSION
-        infos = info_export(self._size, self._flags), info_block_size(1, self._preferred, MAX_PAYLOAD)
+        infos = info_export(self._size, self._flags), info_block_size(1, _PREFERRED, MAX_PAYLOAD)
         replies = [option_reply(number, OptionReply.INFO, info) for info in infos]
         return b"".join([*replies, option_reply(number, OptionReply.ACK)])

@@ -17,6 +17,7 @@ from port_end import End
 import hostd
 from hostd import Machine, MachineError
 from hostd.backing import Backing
+from protocol.stale import claim
 
 ALLOWED = (
     "cmd:COMMAND, connect:tcp:HOST:PORT, connect:unix:PATH, file:PATH, pty: or pty:LINK, tcp:HOST:PORT or unix:PATH"
@@ -72,6 +73,26 @@ async def test_a_stale_link_is_replaced(tmp_path: Path) -> None:
     async with hostd.serve(machine(tmp_path, "pty:tty"), tmp_path / "run"):
         os.close(exclusively(str(link)))
     assert target(link) is None
+
+
+async def test_a_link_of_a_host_that_lives_is_not_taken(tmp_path: Path) -> None:
+    link = tmp_path / "tty"
+    link.symlink_to("/dev/pts/of-another-host")
+    with claim(link), pytest.raises(MachineError) as error:
+        async with hostd.serve(machine(tmp_path, "pty:tty"), tmp_path / "run"):
+            pytest.fail("it was served")
+    assert str(error.value) == f"machine: devices.console: {link}: Address already in use"
+    assert target(link) == "/dev/pts/of-another-host"
+
+
+async def test_a_link_that_leads_to_no_terminal_stays_and_is_named(tmp_path: Path) -> None:
+    link = tmp_path / "tty"
+    link.symlink_to("/dev/null")
+    with pytest.raises(MachineError) as error:
+        async with hostd.serve(machine(tmp_path, "pty:tty"), tmp_path / "run"):
+            pytest.fail("it was served")
+    assert str(error.value) == f"machine: devices.console: {link}: File exists"
+    assert target(link) == "/dev/null"
 
 
 async def test_a_file_in_the_place_of_the_link_stays_and_is_named(tmp_path: Path) -> None:

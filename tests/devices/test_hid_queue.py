@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hostd.devices.hid import QUEUE, Queue
+from hostd.backings.event_queue import QUEUE, EventQueue
 from protocol.errors import BadArgument, WouldBlock
 from protocol.formats.input import DROPPED, EV_KEY, EV_MSC, EV_REL, Event, Packet, Packets
 
@@ -68,11 +68,11 @@ def news(packets: list[Packet]) -> list[Packet]:
     return passed
 
 
-def take(queue: Queue, room: int = 1 << 20) -> list[Packet]:
+def take(queue: EventQueue, room: int = 1 << 20) -> list[Packet]:
     return Packets().feed(queue.take(room))
 
 
-def drain(queue: Queue) -> list[Packet]:
+def drain(queue: EventQueue) -> list[Packet]:
     found = []
     while True:
         try:
@@ -83,7 +83,7 @@ def drain(queue: Queue) -> list[Packet]:
 
 @given(STEPS)
 def test_every_edge_comes_in_its_order_with_the_motion_between(steps: list[Packet | int]) -> None:
-    queue = Queue()
+    queue = EventQueue()
     sent: list[Packet] = []
     received: list[Packet] = []
     for step in steps:
@@ -112,7 +112,7 @@ def test_after_an_overflow_the_state_is_told_and_what_comes_then_follows_it(
     before: list[Packet], after: list[Packet]
 ) -> None:
     sent = [*before, *(key(B, n % 2) for n in range(QUEUE)), *after]
-    queue = Queue()
+    queue = EventQueue()
     for packet in sent:
         queue.put(packet)
     assert take(queue) == [Packet(1, (DROPPED,))]
@@ -125,7 +125,7 @@ def test_after_an_overflow_the_state_is_told_and_what_comes_then_follows_it(
 
 
 def test_a_full_queue_is_emptied_and_says_so_once() -> None:
-    queue = Queue()
+    queue = EventQueue()
     fits = QUEUE // 3  # two events and a report each
     for n in range(fits):
         assert queue.put(key(A, (n + 1) % 2))
@@ -139,14 +139,14 @@ def test_a_full_queue_is_emptied_and_says_so_once() -> None:
 
 
 def test_motion_never_fills_the_queue() -> None:
-    queue = Queue()
+    queue = EventQueue()
     for _ in range(10 * QUEUE):
         queue.put(motion(x=3, y=-2))
     assert drain(queue) == [motion(x=30 * QUEUE, y=-20 * QUEUE)]
 
 
 def test_motion_there_and_back_is_none() -> None:
-    queue = Queue()
+    queue = EventQueue()
     queue.put(motion(x=5))
     queue.put(motion(x=-5))
     with pytest.raises(WouldBlock):
@@ -155,7 +155,7 @@ def test_motion_there_and_back_is_none() -> None:
 
 
 def test_motion_that_has_been_read_is_not_added_to() -> None:
-    queue = Queue()
+    queue = EventQueue()
     queue.put(motion(x=1))
     assert take(queue) == [motion(x=1)]
     queue.put(motion(x=2))
@@ -163,7 +163,7 @@ def test_motion_that_has_been_read_is_not_added_to() -> None:
 
 
 def test_sums_stop_where_a_record_has_no_more_room() -> None:
-    queue = Queue()
+    queue = EventQueue()
     most = (1 << 31) - 1
     for n in (most, 1, most - 1, 5, -most, -most - 1):
         queue.put(motion(x=n))
@@ -172,7 +172,7 @@ def test_sums_stop_where_a_record_has_no_more_room() -> None:
 
 @pytest.mark.parametrize("room", [0, 1, 24, 71])
 def test_a_packet_is_never_cut_and_stays_if_there_is_no_room(room: int) -> None:
-    queue = Queue()
+    queue = EventQueue()
     queue.put(key(A, 1))
     with pytest.raises(BadArgument, match="72 bytes"):
         queue.take(room)
@@ -180,7 +180,7 @@ def test_a_packet_is_never_cut_and_stays_if_there_is_no_room(room: int) -> None:
 
 
 def test_read_gives_all_whole_packets_that_fit() -> None:
-    queue = Queue()
+    queue = EventQueue()
     for n in range(10):
         queue.put(key(A, (n + 1) % 2))
     assert [len(take(queue, 4 * 72 + 71)), len(take(queue, 1 << 20))] == [4, 6]
@@ -190,7 +190,7 @@ def test_read_gives_all_whole_packets_that_fit() -> None:
     "packet", [key(A, 0), key(A, 2), motion(x=0), Packet(1, ()), Packet(1, (Event(EV_MSC, 4, 1),))]
 )
 def test_what_changes_nothing_is_no_event(packet: Packet) -> None:
-    queue = Queue()
+    queue = EventQueue()
     assert not queue.put(packet)
     with pytest.raises(WouldBlock):
         queue.take(4096)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 import pytest
 from input_ends import A, bound, edges, encoded, key, model, panel, served, way
 
-from hostd.devices.hid import QUEUE
+from hostd.backings.event_queue import QUEUE
 from hostd.machine import MachineError
 from protocol.clock import ManualClock
 from protocol.errors import WouldBlock

@@ -118,6 +118,34 @@ async def test_a_queue_that_hangs_up_fails_the_job_which_is_not_sent_again(tmp_p
     assert queue.jobs == [b"next"]
 
 
+@pytest.mark.parametrize("steps", range(6))
+async def test_a_queue_that_hangs_up_at_any_step_of_the_connection_fails_the_job(
+    tmp_path: Path, steps: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop = asyncio.get_running_loop()
+
+    def close(peer: socket.socket, later: int) -> None:
+        if later:
+            loop.call_soon(close, peer, later - 1)
+        else:
+            peer.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def hang_up() -> None:
+            peer, _ = listener.accept()
+            close(peer, steps)
+
+        async with printing(tmp_path, listener.getsockname()[1]) as printer:
+            loop.add_reader(listener, hang_up)
+            try:
+                with pytest.raises(IoError, match="job 1"):
+                    await printer.print_job(b"lost")
+            finally:
+                loop.remove_reader(listener)
+    assert not [record for record in caplog.records if record.name == "asyncio"]
+
+
 async def test_a_queue_that_says_its_end_before_the_jobs_end_has_failed_it(tmp_path: Path) -> None:
     queue = Queue(opened=asyncio.Event())
     queue.ends_first = True

@@ -218,6 +218,29 @@ async def test_the_socket_is_its_users_alone_and_gone_at_the_end(tmp_path: Path)
     assert not path.exists()
 
 
+async def test_nobody_gets_in_before_it_is_its_users_alone_and_other_files_are_made_as_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other"
+
+    class Watched(socket.socket):
+        def bind(self, address: str) -> None:
+            super().bind(address)
+            other.touch()  # as a worker thread of a shared folder may
+            with socket.socket(socket.AF_UNIX) as peer, pytest.raises(ConnectionRefusedError):
+                peer.connect(address)
+
+    umask = os.umask(0o022)
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(socket, "socket", Watched)
+            async with started("unix:line.sock", tmp_path):
+                pass
+    finally:
+        os.umask(umask)
+    assert stat.S_IMODE(other.stat().st_mode) == 0o644
+
+
 async def test_a_socket_that_a_killed_host_left_is_replaced(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(tmp_path / "line.sock"))

@@ -19,9 +19,9 @@ import hostd
 from guestd.drivers.tty import TtyDriver
 from hostd import Machine, MachineError
 from hostd.devices.tty import Tty
-from hostd.stream import Param
 from protocol import hcall
 from protocol.errors import BadArgument, NoSuchCall, StaleHandle, WouldBlock
+from protocol.formats.vuart import Param
 
 SECONDS = 10  # after which a test says that something hangs
 SPEEDS = [(9600, termios.B9600), (115200, termios.B115200), (4_000_000, termios.B4000000)]

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hostd.irq import Vectors
-from hostd.stream import Param, Stream
+from hostd.stream import Stream
 from protocol.errors import BadArgument, IoError, WouldBlock
+from protocol.formats.vuart import Param
 from protocol.memory import InlineRoom, Memory
 
 SIZE = 65536  # of each buffer, as the protocol's parameters 3 and 5 say

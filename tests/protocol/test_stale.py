@@ -1,13 +1,15 @@
-"""A socket is stale when nobody has it any more, and only then it is removed."""
+"""A socket is stale when nobody has it any more, and only then it is removed; a claim ends with its process."""
 
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from protocol.stale import remove_stale
+from protocol.stale import claim, remove_stale
 
 KINDS = [socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET]
 
@@ -48,3 +50,20 @@ def test_what_is_no_socket_stays(tmp_path: Path) -> None:
     for name in ("file", "folder", "link"):
         remove_stale(tmp_path / name)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "left.sock", "link"]
+
+
+def test_a_path_is_claimed_once_until_its_process_is_killed_and_nothing_is_made_there(tmp_path: Path) -> None:
+    path = tmp_path / "tty"
+    other = "import pathlib, protocol.stale; c = protocol.stale.claim(pathlib.Path('tty')); print(); input()"
+    with subprocess.Popen(
+        [sys.executable, "-uc", other], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with pytest.raises(OSError, match="Address already in use") as error:
+            claim(path)
+        assert error.value.filename == str(path)
+        process.kill()
+    with claim(path), claim(tmp_path / "other"):
+        assert not list(tmp_path.iterdir())
+    claim(path).close()
