@@ -158,9 +158,10 @@ def copy(
     *,
     reach: Reach = DEFAULT_REACH,
 ) -> None:
-    """Copy a file, or a folder with all that is in it, into a shared folder or out of it.
+    """Copy files and folders into a shared folder, or out of it.
 
-    NAME is that of the device, or its tag.  A folder that is there gets the copy under its own name, as with `cp -r`.
+    A folder goes with all that is in it.  NAME is that of the device, or its tag.  A folder that is there gets the copy
+    under its own name, as with `cp -r`.
 
     $ guestd copy shared:/results .
     """

@@ -11,14 +11,14 @@ import textwrap
 from collections.abc import Callable
 from typing import Final, NamedTuple, TextIO, TypeVar
 
-from protocol.command import Exit, Failure, counted, suggest
+from protocol.command import Exit, Failure, counted, shown, suggest
 from protocol.errors import HcallError
 from protocol.wire import MAX_INLINE
 
 from .blocking import BlockingGuest
 from .driver import Driver
 from .selected import Selected
-from .words import Word, bytes_of, count_of, hexdump, plain, printable, seconds_of, split, value_of, with_hex
+from .words import Word, bytes_of, count_of, hexdump, printable, seconds_of, split, value_of, with_hex
 
 F = TypeVar("F", bound=Callable[..., None])
 
@@ -135,7 +135,7 @@ class Shell:
         children = self.here.children(self.here.at.path)
         width = max((len(child.name) for child in children), default=0)
         for child in children:
-            self._print(f"{child.node:016x}  {child.name:{width}}  {plain(child.compatible)}".rstrip())
+            self._print(f"{child.node:016x}  {child.name:{width}}  {shown(child.compatible)}".rstrip())
 
     @_command(".properties")
     def properties(self) -> None:
@@ -143,7 +143,7 @@ class Shell:
         found = self.here.properties()
         width = max(map(len, found))
         for name, value in found.items():
-            self._print(f"{name:{width}}  {with_hex(value)}")
+            self._print(f"{name:{width}}  {with_hex(value)}".rstrip())
 
     # The words.
 
@@ -209,7 +209,7 @@ class Shell:
         if isinstance(result, bytes):
             self._print(*hexdump(result))
         elif result is not None:
-            self._print(plain(result))
+            self._print(shown(result))
 
     @_command("read [COUNT [AT]]")
     def read(self, count: Word | None = None, at: Word | None = None) -> None:

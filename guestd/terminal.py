@@ -45,28 +45,31 @@ def attach_and_follow(socket: str | None, name: str | None, drivers: list[type[D
     """Bind what there is, follow what comes and goes, and say so, until SIGINT or SIGTERM."""
 
     async def main() -> None:
-        async with _attached(socket, drivers, name) as guest:
-            task = asyncio.current_task()
-            assert task is not None
-            for number in (signal.SIGINT, signal.SIGTERM):
-                asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-            said: set[str] = set()
-            attending: dict[Driver, asyncio.Future[None]] = {}
-            try:
-                while True:
-                    said = await _bind_and_say(guest, said)
-                    for driver in guest.drivers.values():
-                        if driver not in attending:
-                            attending[driver] = asyncio.ensure_future(_attend(driver))
-                    for what, path in await guest.happened():
-                        print(f"{path}: {_HAPPENED[what]}", flush=True)
-            except asyncio.CancelledError:  # by the signal: that is how it ends
-                pass
-            finally:
-                for work in attending.values():
-                    work.cancel()
+        task = asyncio.current_task()
+        assert task is not None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        with contextlib.suppress(asyncio.CancelledError):  # by the signal, perhaps a second one: that is how it ends
+            async with _attached(socket, drivers, name) as guest:
+                await _follow(guest)
 
     uvloop.run(main())
+
+
+async def _follow(guest: AsyncGuest) -> None:
+    said: set[str] = set()
+    attending: dict[Driver, asyncio.Future[None]] = {}
+    try:
+        while True:
+            said = await _bind_and_say(guest, said)
+            for driver in guest.drivers.values():
+                if driver not in attending:
+                    attending[driver] = asyncio.ensure_future(_attend(driver))
+            for what, path in await guest.happened():
+                print(f"{path}: {_HAPPENED[what]}", flush=True)
+    finally:
+        for work in attending.values():
+            work.cancel()
 
 
 async def _attend(driver: Driver) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Final, Protocol, cast
@@ -31,24 +32,31 @@ def read(guest: BlockingGuest, device: str, at: int, count: int | None, output: 
     left = _how_much(driver, device, at, count)
     if output is None and sys.stdout.isatty() and not isinstance(driver, StreamDriver):
         raise Failure("these bytes are not for a terminal: pipe them to xxd, or name a file with -o", Exit.USAGE)
-    with TransferProgress(f"reading {device}", None if left == sys.maxsize else left) as progress:
-        out = output.open("wb") if output else sys.stdout.buffer
-        try:
-            while left:
-                flow = _flow(driver)
-                data = guest.run(flow.read_some(left) if flow else driver.load(min(left, _CHUNK), at))
-                if not data:
-                    break
-                out.write(data)
-                if flow:
-                    out.flush()  # somebody may be looking
-                at += len(data)
-                left -= len(data)
-                progress.moved(len(data))
+    total = None if left == sys.maxsize else left
+    with TransferProgress(f"reading {device}", total) as progress, _opened(output) as out:
+        while left:
+            flow = _flow(driver)
+            data = guest.run(flow.read_some(left) if flow else driver.load(min(left, _CHUNK), at))
+            if not data:
+                break
+            out.write(data)
+            if flow:
+                out.flush()  # somebody may be looking
+            at += len(data)
+            left -= len(data)
+            progress.moved(len(data))
+
+
+@contextlib.contextmanager
+def _opened(output: Path | None) -> Iterator[IO[bytes]]:
+    """The file, or standard output; an error says that it was this, and not the device."""
+    try:
+        with output.open("wb") if output else contextlib.nullcontext(sys.stdout.buffer) as out:
+            yield out
             out.flush()
-        finally:
-            if output:
-                out.close()
+    except OSError as error:
+        error.filename = error.filename or str(output or "standard output")
+        raise
 
 
 class _Flow(Protocol):
@@ -63,7 +71,7 @@ def _flow(driver: Driver) -> _Flow | None:
 
 
 def _how_much(driver: Driver, device: str, at: int, count: int | None) -> int:
-    """The bytes to read; sys.maxsize is all that comes.  Raises Failure."""
+    """The bytes to read; sys.maxsize is all that comes.  Raises Failure, NoSuchCall."""
     if at < 0 or (count is not None and count < 0):
         raise Failure("--at and --count are 0 or more", Exit.USAGE)
     if isinstance(driver, BlockDriver):
@@ -71,6 +79,7 @@ def _how_much(driver: Driver, device: str, at: int, count: int | None) -> int:
         return driver.capacity - at if count is None else count
     _check_place(driver, device, at)
     if count is None and not _flow(driver):
+        driver.number("read")  # one that has none is not asked how much
         raise Failure(f"{device} has no end: how many bytes? --count N", Exit.USAGE)
     return sys.maxsize if count is None else count
 

@@ -89,13 +89,6 @@ def seconds_of(text: str) -> float:
     raise Failure(f"{text!r} is no number of seconds", Exit.USAGE)
 
 
-def plain(value: object) -> str:
-    """A value for people, as they would write it."""
-    if isinstance(value, tuple):
-        return ", ".join(map(plain, value))
-    return str(value).lower() if isinstance(value, bool) else shown(value)
-
-
 def hexdump(data: bytes, at: int = 0) -> Iterator[str]:
     """Lines as xxd has them; *at* is the address of the first byte."""
     for start in range(0, len(data), 16):
@@ -112,4 +105,4 @@ def printable(data: bytes) -> str:
 
 def with_hex(value: object) -> str:
     """A property's value: a number is shown both ways."""
-    return f"{value} ({value:#x})" if type(value) is int and value > 9 else plain(value)
+    return f"{value} ({value:#x})" if type(value) is int and value > 9 else shown(value)

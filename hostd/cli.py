@@ -284,7 +284,7 @@ def act(
     socket: Socket = None,
     as_json: Json = False,
 ) -> None:
-    """Do something at a device's front panel: press a button, take the paper out.
+    """Do something at a device's front panel, such as press a button.
 
     $ hostd act power press power
     """
@@ -296,6 +296,8 @@ def act(
     elif action is None:
         for each in answer:
             print(each["signature"])
+        if not answer:
+            say("hostd", f"{path} has no actions")
     elif answer is not None:
         print(shown(answer))
 

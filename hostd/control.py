@@ -175,7 +175,8 @@ async def _status(host: Host, request: _Nothing) -> Answer:
     return {
         "machine": host.machine.name, "file": str(host.machine.file.absolute()) if host.machine.file else None,
         "pid": os.getpid(), "epoch": host.epoch, "uptime": round(host.clock.time() - host.started, 3),
-        "socket": str(host.socket), "devices": sum(node.device is not None for node in host.tree.nodes.values()),
+        "socket": str(host.socket.absolute()),
+        "devices": sum(node.device is not None for node in host.tree.nodes.values()),
         "limits": msgspec.to_builtins(host.guests.limits), "guests": guests,
     }  # fmt: skip
 

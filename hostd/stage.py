@@ -33,7 +33,7 @@ class Stage:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None:
+        if kind is not None and not issubclass(kind, KeyboardInterrupt | BrokenPipeError):
             self._log.seek(0)
             sys.stderr.write(self._log.read())
         self._log.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -183,6 +184,34 @@ def test_an_attached_guest_ends_when_the_host_commands_it(served: Terminal) -> N
     assert guest.communicate()[0] == "guestd: the host ended the session: the guest was shut down\n"
 
 
+def test_an_attached_guest_does_not_wait_for_a_host_that_hangs_once_it_is_told_twice(served: Terminal) -> None:
+    guest = served.start("guestd attach --name hasty")
+    served.good("hostd wait --guest hasty")
+    host = served.json("hostd status")["pid"]
+    os.kill(host, signal.SIGSTOP)
+    try:
+        while guest.poll() is None:
+            guest.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                guest.wait(0.1)
+    finally:
+        os.kill(host, signal.SIGCONT)
+    said = guest.communicate()[0]
+    assert guest.returncode == 0 and "Traceback" not in said, said
+
+
+@pytest.mark.parametrize("line", ["hostd ls", "hostd tree", "hostd demo"])
+def test_it_is_no_failure_if_nobody_reads_on(served: Terminal, line: str) -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with open(theirs, "wb") as closed:  # noqa: PTH123  # a descriptor, not a path
+        done = subprocess.run(
+            [sys.executable, "-m", *line.split()], stdout=closed, stderr=subprocess.PIPE, env=served.environment,
+            timeout=20, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_a_host_around_one_command(terminal: Terminal) -> None:
     found = terminal.good(f"hostd run m.toml -- {sys.executable} -m guestd probe --json")
     assert len(json.loads(found)) == 4
@@ -225,13 +254,13 @@ def test_check_says_what_a_machine_file_has(terminal: Terminal) -> None:
         ("hostd wait --timeout 0.1", 6, "it did not happen within 0.1 s"),
         ("hostd serve missing.toml", 78, "missing.toml: No such file or directory"),
         ("hostd frobnicate", 2, 'Unknown command "frobnicate"'),
-        ("hostd serve", 2, "MACHINE.toml requires an argument"),
+        ("hostd serve", 2, "MACHINE.toml is missing"),
         ("hostd run m.toml", 2, "which command?"),
         ("hostd serve m.toml --ready-fd 99", 2, "--ready-fd. 99 is no descriptor that can be written"),
         ("hostd serve m.toml --ready-fd -1", 2, "-1 is no descriptor"),
         (f"hostd serve m.toml --ready-fd {1 << 70}", 2, "is no descriptor"),
-        ("guestd read disk --at x", 2, "unable to convert"),
-        ("guestd read", 2, "requires an argument"),
+        ("guestd read disk --at x", 2, '--at is a whole number, not "x"'),
+        ("guestd read", 2, "DEVICE is missing"),
     ],
 )
 def test_wrong_input_gets_one_line_and_its_exit_code(terminal: Terminal, line: str, code: int, said: str) -> None:
@@ -248,6 +277,7 @@ def test_wrong_input_gets_one_line_and_its_exit_code(terminal: Terminal, line: s
         ("guestd read nothing", 4, "no node '/nothing'"),
         ("hostd unplug nothing", 4, "no node 'nothing'"),
         ("guestd read rng", 2, "rng has no end: how many bytes? --count N"),
+        ("guestd read rng --count 9 -o /dev/full", 1, "guestd: /dev/full: No space left on device"),
         ("guestd read disk --at 1048576 --count 1", 2, "disk has 1048576 bytes, 0 from byte 1048576 on"),
         ("guestd read disk --at 99999999", 2, "disk has 1048576 bytes, 0 from byte 99999999 on"),
         ("guestd read disk --at 48576 --count 1000001", 2, "disk has 1048576 bytes, 1000000 from byte 48576 on"),
@@ -269,6 +299,14 @@ def test_wrong_input_to_a_host_that_is_there(served: Terminal, line: str, code: 
     (answer,) = done.stderr.decode().splitlines()
     assert done.returncode == code and done.stdout == b"" and said.format(run=served.runtime) in answer
     assert len(served.json("hostd ls")) == 3
+
+
+def test_a_device_that_cannot_do_what_is_asked_for_says_so(served: Terminal) -> None:
+    served.good("hostd plug dog watchdog")
+    done = served.type("guestd read dog")
+    assert done.returncode == 1 and done.stderr.startswith(b"guestd: dog has no call 'read'")
+    done = served.type("hostd act dog")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"hostd: dog has no actions\n")
 
 
 @pytest.mark.parametrize("kind", [OSError, NoHost])

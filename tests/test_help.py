@@ -18,7 +18,7 @@ import guestd
 import guestd.cli
 import hostd
 import hostd.cli
-from protocol.command import run, sized
+from protocol.command import run, shown, sized
 
 PROGRAMS = {"hostd": hostd.cli.app, "guestd": guestd.cli.app}
 COMMANDS = [(name, command) for name, program in PROGRAMS.items() for command in program if command[0] != "-"]
@@ -104,6 +104,17 @@ def test_headings_are_bold_at_a_terminal(variable: str, bold: bool) -> None:
     assert ("\x1b[1mOptions:\x1b[m\r\n" in seen) is bold and ("\x1b" in seen) is bold
 
 
+def test_a_narrow_terminal_costs_no_column_of_a_table() -> None:
+    ours, theirs = pty.openpty()
+    try:
+        typed("hostd", "check", "block", stdout=theirs, env=os.environ | {"COLUMNS": "40"})
+        seen = os.read(ours, 65536).decode()
+    finally:
+        os.close(theirs)
+        os.close(ours)
+    assert re.search(r"^discard\(at: int, length: int\) -> None +needs DISCARD", seen, re.MULTILINE)
+
+
 def test_help_does_not_wait_for_what_it_does_not_need() -> None:
     script = "import sys, {0}.cli as c; c.run(c.app, '{0}', ['--help']); print(*sys.modules)"
     for name in PROGRAMS:
@@ -129,7 +140,10 @@ def test_the_version_is_the_package_s(name: str, capsys: pytest.CaptureFixture[s
         ("hostd ls --no-json", 'Unknown option "--no-json": did you mean "--json"? (see hostd ls --help)'),
         ("hostd ls -x", 'Unknown option "-x" (see hostd ls --help)'),
         ("hostd ls extra", 'Unexpected argument "extra" (see hostd ls --help)'),
-        ("hostd wait --timeout", 'Command "wait" parameter --timeout requires an argument (see hostd wait --help)'),
+        ("hostd wait --timeout", "--timeout needs a value (see hostd wait --help)"),
+        ("hostd wait --timeout 1s", '--timeout is a number, not "1s" (see hostd wait --help)'),
+        ("guestd read disk --count=4K", '--count is a whole number, not "4K" (see guestd read --help)'),
+        ("guestd copy notes", "TARGET is missing (see guestd copy --help)"),
     ],
 )
 def test_a_mistyped_word_gets_one_line(line: str, answer: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -150,6 +164,10 @@ def test_debug_shows_tracebacks_and_is_not_for_the_command_after_the_dashes(tmp_
 SIZES = {0: "0 B", 1: "1 B", 1023: "1023 B", 1024: "1 KiB", 1536: "1.5 KiB", 64 << 20: "64 MiB", 5 << 50: "5120 TiB"}
 
 
+def test_a_truth_is_shown_as_a_machine_file_has_it() -> None:
+    assert shown([True, False, 1, "True"]) == "true, false, 1, True"
+
+
 @pytest.mark.parametrize(("count", "text"), SIZES.items())
 def test_bytes_for_people(count: int, text: str) -> None:
     assert sized(count) == text
@@ -162,6 +180,7 @@ async def test_status_says_how_much_memory_and_how_long(host: hostd.Host) -> Non
     assert re.search(rb"^uptime:   0:00:\d\d$", done.stdout, re.MULTILINE)
 
 
-def test_the_demo_fits_80_columns() -> None:
-    story = typed("hostd", "demo", env=os.environ | {"TMPDIR": "/tmp"}).stdout.decode()
+@pytest.mark.parametrize("words", [(), ("--all",)])
+def test_the_demo_fits_80_columns(words: tuple[str, ...]) -> None:
+    story = typed("hostd", "demo", *words, env=os.environ | {"TMPDIR": "/tmp"}).stdout.decode()
     assert story and max(map(len, story.splitlines())) <= 80

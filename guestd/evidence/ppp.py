@@ -25,4 +25,4 @@ async def show(guest: AsyncGuest, folder: Path) -> str:
         came = zlib.crc32(data, came)
     await line.down()
     await guest.unbind("ppp")
-    return f"{mine} to {host}: {_COUNT} datagrams of {_SIZE} bytes came back, CRC {came:08x}"
+    return f"{_COUNT} datagrams of {_SIZE} bytes from {mine} came back, CRC {came:08x}"

@@ -16,4 +16,4 @@ async def show(guest: AsyncGuest, folder: Path) -> str:
     chi_squared = sum((first.count(value) - _COUNT / 256) ** 2 for value in range(256)) / (_COUNT / 256)
     assert 130 < chi_squared < 400, f"chi squared {chi_squared:.0f}"  # 255 degrees of freedom: 22.6 standard deviation
     assert len(zlib.compress(first)) >= _COUNT, "it can be compressed"
-    return f"2 MiB, chi squared {chi_squared:.0f} with 255 degrees of freedom, nothing to compress"
+    return f"2 MiB, chi squared {chi_squared:.0f} of 255 degrees of freedom, nothing to compress"

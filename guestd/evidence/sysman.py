@@ -38,4 +38,4 @@ async def show(guest: AsyncGuest, folder: Path) -> str:
         assert "the guest was shut down" in str(error), f"it ended otherwise: {error}"
     else:
         raise AssertionError("it goes on after its shutdown")
-    return f"power pressed and released; {leds}; clock {off * 1000:.0f} ms off; shut down in order"
+    return f"a button; {leds}; clock {off * 1000:.0f} ms off; shut down"
