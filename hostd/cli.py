@@ -246,6 +246,7 @@ def unplug(
         socket, "unplug", patience=timeout + PATIENCE_SECONDS,
         path=path, surprise=surprise, timeout=timeout, if_free=if_free,
     )  # fmt: skip
+    path = f"/{path.strip('/')}"
     if as_json:
         print_json(answer)
     elif answer["willing"]:

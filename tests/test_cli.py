@@ -168,7 +168,7 @@ def test_plug_and_unplug_while_a_guest_looks_on(served: Terminal) -> None:
     assert served.json("hostd unplug extra") == {"willing": True}
     assert guest.stdout.readline().strip() == "/extra: given back, to be unplugged"
     served.good("hostd wait --gone extra")
-    served.good("hostd unplug disk --surprise")
+    assert served.type("hostd unplug disk --surprise").stderr == b"hostd: /disk is unplugged\n"
     assert guest.stdout.readline().strip() == "/disk: unplugged"
     assert end(guest) == 0
 
