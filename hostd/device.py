@@ -113,8 +113,9 @@ class Config(_Declared[T]):
             return typing.cast(T, folder / typing.cast(str, value))
         return typing.cast(T, value if kind is wanted else kind.parse(value, folder))
 
-    def __set__(self, device: Device, value: T) -> None:
-        device.__dict__[self.name] = value
+    if TYPE_CHECKING:  # with a real one every read would come here, and not to the instance at once
+
+        def __set__(self, device: Device, value: T) -> None: ...
 
 
 TOML_NAMES: Final = {

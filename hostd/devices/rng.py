@@ -26,7 +26,7 @@ class Rng(Device):
     def read(self, into: Room, at: int) -> int:
         wanted = into.nbytes
         count = wanted if wanted <= _AT_ONCE else _AT_ONCE
-        return into.put(self._replayed(count) if self.seeded else os.urandom(count))
+        return into.put(self._replayed(count) if self.seed else os.urandom(count))
 
     def _replayed(self, count: int) -> bytes:
         """The next *count* bytes of SHA-512(seed, n) for n = 0, 1, ...; n has 64 bits, the lowest first."""
