@@ -23,7 +23,7 @@ from protocol.session import ENDED, READY, State
 
 from .bus import OpenDevice
 from .driver import BoundSignal, Driver
-from .guest import PAUSE_SECONDS, WELCOME_SECONDS, Guest, NoHost, Options, silent
+from .guest import DETACH_SECONDS, PAUSE_SECONDS, WELCOME_SECONDS, Guest, NoHost, Options, silent
 
 T = TypeVar("T")
 _READ = 65536  # four times that is half as fast: the buffer is made anew for each read
@@ -110,7 +110,9 @@ class BlockingGuest(Guest[Pending]):
     def detach(self) -> None:
         """Give back all devices and end the session."""
         if self._lost is None and self.session.state is READY:
-            with contextlib.suppress(HcallError):
+            assert self._sock is not None
+            self._sock.settimeout(DETACH_SECONDS)
+            with contextlib.suppress(HcallError, TimeoutError):
                 self.run(self.core(0, hcall.DETACH))
         self._end(LinkLost("this guest was detached"))
         self._release()
@@ -262,8 +264,9 @@ class BlockingGuest(Guest[Pending]):
             hello, fds = self._hello()
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # refused already: why is there to be read
                 socket.send_fds(sock, [self.session.greet(hello)], fds)
-            sock.settimeout(WELCOME_SECONDS)
+            deadline = time.monotonic() + WELCOME_SECONDS
             while self.session.state is not READY:
+                sock.settimeout(max(0.001, deadline - time.monotonic()))  # 0 would not wait, which is another error
                 data = sock.recv(_READ)
                 if not data:
                     raise _NoWelcome(errno.ECONNRESET, "it hangs up")

@@ -73,9 +73,12 @@ class OpenDevice:
         """Mask these vectors, a bit set, and no others; the mask before."""
         return self.guest.core(self.handle, hcall.SET_MASK, vectors)
 
-    def property(self, name: str) -> Awaitable[Any]:
-        """A property of the device's node.  Errors: NoMatch."""
-        return self.guest.core(self.found.node, hcall.GETPROP, name)
+    async def property(self, name: str, kind: type | None = None) -> Any:
+        """A property of the device's node, of this *kind* if one is given.  Errors: NoMatch; IoError for another."""
+        value = await self.guest.core(self.found.node, hcall.GETPROP, name)
+        if kind is not None and type(value) is not kind:
+            raise IoError(f"{self.name}: its property {name!r} is a {type(value).__name__}, and no {kind.__name__}")
+        return value
 
     def close(self) -> Awaitable[int]:
         """Give the device back; its calls under way are answered with RESET."""

@@ -19,7 +19,7 @@ from protocol.session import ENDED, READY, State
 
 from .bus import OpenDevice
 from .driver import Driver
-from .guest import PAUSE_SECONDS, WELCOME_SECONDS, Guest, NoHost, Options, silent
+from .guest import DETACH_SECONDS, PAUSE_SECONDS, WELCOME_SECONDS, Guest, NoHost, Options, silent
 from .probers import Found
 
 T = TypeVar("T")
@@ -63,8 +63,9 @@ class AsyncGuest(Guest[Waiter]):
     async def detach(self) -> None:
         """Give back all devices and end the session."""
         if self._lost is None and self.session.state is READY:
-            with contextlib.suppress(HcallError):
-                await self.core(0, hcall.DETACH)
+            with contextlib.suppress(HcallError, TimeoutError):
+                async with asyncio.timeout(DETACH_SECONDS):
+                    await self.core(0, hcall.DETACH)
         self._end(LinkLost("this guest was detached"))
         for task in [*self._tasks, *self._binding.values()]:
             task.cancel()
@@ -212,15 +213,16 @@ class AsyncGuest(Guest[Waiter]):
                 waiter = self._interrupted.pop((device, vector), None)
                 if waiter is not None and not waiter.done():
                     waiter.set_result(None)
-        if self._nodes:
+        if self._nodes and not self._following.locked():
             self._spawn(self._follow())
 
     async def _follow(self) -> None:
         async with self._following:
-            with contextlib.suppress(HcallError):
-                happened = await self.follow()
-                self._happened += happened
-        self._happening.set()
+            while self._nodes:  # more came meanwhile
+                with contextlib.suppress(HcallError):
+                    happened = await self.follow()
+                    self._happened += happened  # in one line, it would be the list from before the wait
+                self._happening.set()
 
     async def happened(self) -> list[tuple[int, str]]:
         """What was plugged and unplugged, see `follow`; waits until there is something.  Raises LinkLost."""
@@ -271,12 +273,17 @@ class AsyncGuest(Guest[Waiter]):
         while True:
             try:
                 await self._connect()
-                return
+                break
             except OSError as error:
                 if self._loop.time() > self._deadline:
                     self._end(LinkLost(f"no host at {self.path}: {error.strerror}"))
                     return
                 await asyncio.sleep(PAUSE_SECONDS)
+        link, deadline = self._link, self._loop.time() + WELCOME_SECONDS
+        while self._link is link and self.session.state is State.GREETING:
+            if self._loop.time() > deadline:
+                self._end(LinkLost(silent(self.path).strerror))
+            await asyncio.sleep(PAUSE_SECONDS)
 
     def _end(self, error: LinkLost) -> None:
         if self._lost is not None:

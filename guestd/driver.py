@@ -56,8 +56,8 @@ class BusDevice(Protocol):
     def set_mask(self, vectors: int) -> Awaitable[int]:
         """Mask these vectors, a bit set, and no others; the mask before."""
 
-    def property(self, name: str) -> Awaitable[Any]:
-        """A property of the device's node.  Errors: NoMatch."""
+    def property(self, name: str, kind: type | None = None) -> Awaitable[Any]:
+        """A property of the device's node, of this *kind* if one is given.  Errors: NoMatch; IoError for another."""
 
 
 class Op(Generic[P, R]):
@@ -233,6 +233,6 @@ class Driver:
 
     def _moved(self, count: int) -> int:
         """*count*, if it is any progress.  Raises IoError."""
-        if count < 1:
+        if type(count) is not int or count < 1:
             raise IoError(f"{self.dev.name} takes nothing")
         return count

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, Final, Generic, TypedDict, TypeVar, Unpack
 
 from protocol import hcall, rendezvous
-from protocol.errors import HcallError, LinkLost, NoMatch, StaleHandle
+from protocol.errors import HcallError, IoError, LinkLost, NoMatch, StaleHandle
 from protocol.messages import FD_LANE, HELLO, MAGIC, TOKEN_BYTES, VERSION, Areas, Args, Hello
 from protocol.session import GuestSession, Message
 from protocol.wire import MAX_TEXT
 
+from .answers import checked
 from .bus import OpenDevice, known_drivers, match
 from .driver import Driver, Sleeper
 from .memory import Ram
@@ -25,6 +26,7 @@ from .probers import Found, tree
 
 RAM_BYTES: Final = 64 << 20  # untouched pages cost nothing
 WELCOME_SECONDS: Final = 5.0
+DETACH_SECONDS: Final = 5.0  # for the host to take leave, before a guest goes without it
 PAUSE_SECONDS: Final = 0.05  # between attempts to reach the host
 PATIENCE_SECONDS: Final = 2.0  # for a host that does not answer before the session is given up
 
@@ -97,9 +99,9 @@ class Guest(Generic[W]):
 
     # The core.
 
-    def core(self, handle: int, number: int, *args: object) -> Awaitable[Any]:
-        """Make a call of the core, see `protocol.hcall`."""
-        return self.call(handle, number, args)
+    async def core(self, handle: int, number: int, *args: object) -> Any:
+        """Make a call of the core, see `protocol.hcall`.  Errors: IoError if the answer is none to that."""
+        return checked(number, await self.call(handle, number, args))
 
     async def found(self, path: str) -> Found:
         """The node at *path*, `/` in front or not.  Errors: NoMatch."""
@@ -112,6 +114,8 @@ class Guest(Generic[W]):
         values: dict[str, Any] = {}
         name = await self.core(node, hcall.NEXTPROP, "")
         while name:
+            if name in values:
+                raise IoError(f"the host goes round in circles: the property {name!r} again")
             values[name] = await self.core(node, hcall.GETPROP, name)
             name = await self.core(node, hcall.NEXTPROP, name)
         return values
@@ -201,7 +205,10 @@ class Guest(Generic[W]):
         self._nodes.clear()
         happened: list[tuple[int, str]] = []
         while True:
-            self._since, changes = await self.core(0, hcall.CHANGES, self._since)
+            since = self._since
+            self._since, changes = await self.core(0, hcall.CHANGES, since)
+            if changes != () and self._since <= since:
+                raise IoError("the host goes round in circles: the same changes again")
             if changes is None:  # too much: look at what is bound
                 changes = [(hcall.REMOVED, device.found.node, 0) for device in list(self._devices.values())
                            if not await self._is_there(device.found.node)]  # fmt: skip
@@ -242,6 +249,8 @@ class Guest(Generic[W]):
         names: list[str] = []
         try:
             while parent := await self.core(node, hcall.PARENT):
+                if parent >= node:
+                    raise IoError("the host goes round in circles: a node that is below itself")
                 names.append((await self.core(node, hcall.INFO))[0])
                 node = parent
         except StaleHandle:

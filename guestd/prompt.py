@@ -14,6 +14,7 @@ from protocol.errors import LinkLost
 
 from .blocking import BlockingGuest
 from .shell import Shell
+from .words import harmless
 
 _PROMPT: Final = "ok "
 _HISTORY: Final = 1000  # lines
@@ -57,7 +58,7 @@ def _talk(shell: Shell) -> None:
             except LinkLost:
                 raise
             except Exception as error:
-                print(explain(error)[0], file=sys.stderr)
+                print(harmless(explain(error)[0]), file=sys.stderr)  # it may be the host's
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from protocol.wire import MAX_INLINE
 from .blocking import BlockingGuest
 from .driver import Driver
 from .selected import Selected
-from .words import Word, bytes_of, count_of, hexdump, printable, seconds_of, split, value_of, with_hex
+from .words import Word, bytes_of, count_of, harmless, hexdump, printable, seconds_of, split, value_of, with_hex
 
 F = TypeVar("F", bound=Callable[..., None])
 
@@ -291,7 +291,7 @@ class Shell:
 
     def _print(self, *lines: str) -> None:
         for line in lines:
-            print(line, file=self.out)
+            print(harmless(line), file=self.out)  # it may be the host's
 
     def _note(self, line: str) -> None:
         self.out.flush()

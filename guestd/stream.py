@@ -75,13 +75,13 @@ class StreamDriver(Driver):
             while done < len(data):
                 try:
                     if buffer is None:
-                        done += await self.write(data[done : done + MAX_INLINE])
+                        done += self._moved(await self.write(data[done : done + MAX_INLINE]))
                         continue
                     if done == end:
                         start, end = end, min(end + _CHUNK, len(data))
                         buffer.view[: end - start] = data[start:end]
                     rest = buffer if end - done == buffer.size else buffer.part(done - start, end - done)
-                    done += await self.write_from(rest)
+                    done += self._moved(await self.write_from(rest))
                 except WouldBlock:
                     if not waiting:
                         waiting = True

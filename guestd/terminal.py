@@ -15,8 +15,8 @@ from collections.abc import AsyncIterator, Iterator
 import uvloop
 
 from protocol import hcall
-from protocol.command import Exit, Failure, explain, no_host, say
-from protocol.errors import HcallError
+from protocol.command import Exit, Failure, explain, no_host, say, shown
+from protocol.errors import HcallError, LinkLost, Reset, StaleHandle
 
 from .client import AsyncGuest, attach
 from .driver import Driver
@@ -62,19 +62,23 @@ async def _follow(guest: AsyncGuest) -> None:
     try:
         while True:
             said = await _bind_and_say(guest, said)
-            for driver in guest.drivers.values():
+            for path, driver in guest.drivers.items():
                 if driver not in attending:
-                    attending[driver] = asyncio.ensure_future(_attend(driver))
-            for what, path in await guest.happened():
-                print(f"{path}: {_HAPPENED[what]}", flush=True)
+                    attending[driver] = asyncio.ensure_future(_attend(path, driver))
+            for what, changed in await guest.happened():
+                print(f"{shown(changed)}: {_HAPPENED[what]}", flush=True)
     finally:
         for work in attending.values():
             work.cancel()
 
 
-async def _attend(driver: Driver) -> None:
-    with contextlib.suppress(HcallError):  # the device is gone, or the host: whoever follows them hears of it
+async def _attend(path: str, driver: Driver) -> None:
+    try:
         await driver.attend()
+    except (LinkLost, Reset, StaleHandle):
+        pass  # the host is gone, or the device: whoever follows them hears of it
+    except Exception as error:  # the driver's: the next device is not concerned
+        print(shown(f"{path}: {explain(error)[0]}"), flush=True)
 
 
 async def _bind_and_say(guest: AsyncGuest, said: set[str]) -> set[str]:
@@ -87,7 +91,7 @@ async def _bind_and_say(guest: AsyncGuest, said: set[str]) -> set[str]:
         else:
             line = f"{path}: bound to {type(outcome).__name__}"
         if line not in said:
-            print(line, flush=True)
+            print(shown(line), flush=True)
         lines.add(line)
     return lines
 

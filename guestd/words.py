@@ -99,7 +99,11 @@ def hexdump(data: bytes, at: int = 0) -> Iterator[str]:
 
 def printable(data: bytes) -> str:
     """*data* as text that does nothing to a terminal."""
-    text = data.decode(errors="backslashreplace").replace("\r\n", "\n")
+    return harmless(data.decode(errors="backslashreplace").replace("\r\n", "\n"))
+
+
+def harmless(text: str) -> str:
+    """*text* so that it does nothing to a terminal."""
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -110,7 +110,7 @@ def run(app: App, program: str, arguments: Sequence[str]) -> int:
             raise
         text, code = explain(error)
         for line in text.splitlines():
-            say(program, line)
+            say(program, shown(line))  # the peer's, perhaps
         return code
 
 
@@ -218,7 +218,7 @@ def print_table(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> No
     from rich.text import Text
 
     out = console()
-    cells = [list(headings), *([str(cell) for cell in row] for row in rows)]
+    cells = [list(headings), *([shown(str(cell)) for cell in row] for row in rows)]
     *others, _ = zip(*cells, strict=True)
     out.width = max(out.width, sum(max(map(cell_len, column)) + 2 for column in others) + _LAST)
     table = Table(*cells[0], box=None, pad_edge=False, header_style="bold", show_edge=False)
@@ -241,5 +241,5 @@ def shown(value: Any) -> str:
         return value.hex(" ")
     if isinstance(value, list | tuple):
         return ", ".join(map(shown, value))
-    text = str(value)  # which may have come from a guest: it does nothing to a terminal
+    text = str(value)  # which may have come from the peer: it does nothing to a terminal
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

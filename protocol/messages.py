@@ -78,6 +78,8 @@ class Welcome(NamedTuple):
         """*message* as a Welcome, its shape checked.  Raises ProtocolViolation."""
         if tuple(map(type, message)) != (int, int, int, int, int, bool) or not 0 < message[4] <= MAX_SLOTS:  # type: ignore[operator]  # an int, as was just seen
             raise ProtocolViolation("WELCOME is [5, version, features, epoch, slots, resumed]")
+        if message[1] != VERSION:
+            raise ProtocolViolation(f"this guest speaks version {VERSION} only, not {message[1]}")
         return cls._make(message)
 
 

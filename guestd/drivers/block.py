@@ -19,7 +19,7 @@ class BlockDriver(Driver):
 
     async def look(self) -> int:
         """The capacity as it is now, in bytes: after `resized`, too."""
-        self.capacity = await self.dev.property("capacity")
+        self.capacity = await self.dev.property("capacity", int)
         return self.capacity
 
     @property

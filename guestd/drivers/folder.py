@@ -44,7 +44,7 @@ class FolderDriver(Driver):
 
     async def probe(self) -> None:
         try:
-            self.tag = await self.dev.property("mount-tag")
+            self.tag = await self.dev.property("mount-tag", str)
         except NoMatch:
             self.tag = self.dev.name
 
@@ -148,6 +148,8 @@ class FolderDriver(Driver):
             except ValueError as error:
                 raise IoError(f"{self.dev.name} lists what it must not: {error}") from None
             items += [Item(os.fsdecode(entry.name), Kind(entry.kind), entry.id) for entry in entries]
+            if entries[-1].cookie == cookie:
+                raise IoError(f"{self.dev.name} lists the same again and again")
             cookie = entries[-1].cookie
         return items
 
@@ -158,7 +160,8 @@ class File:
     def __init__(self, folder: FolderDriver, number: int, size: int, mode: int) -> None:
         """*size* and *mode* are what it had when it was opened."""
         self.number, self.size, self.mode = number, size, mode
-        self._folder, self._ram, self._call = folder, folder.dev.ram, folder._call
+        self._folder, self._ram = folder, folder.dev.ram
+        self._call, self._moved = folder._call, folder._moved
 
     async def read(self, count: int, at: int) -> bytes:
         """Up to *count* bytes, 4,096 at most, from *at* on; none is the end."""
@@ -193,13 +196,13 @@ class File:
         done = 0
         if len(data) <= MAX_INLINE:
             while done < len(data):
-                done += await self._call("write_file", self.number, at + done, areas=(data[done:],))
+                done += self._moved(await self._call("write_file", self.number, at + done, areas=(data[done:],)))
             return
         with self._ram.alloc(min(len(data), _CHUNK)) as buffer:
             while done < len(data):
                 piece = data[done : done + buffer.size]
                 buffer.view[: len(piece)] = piece
-                done += await self.write_from(buffer.part(0, len(piece)), at + done)
+                done += self._moved(await self.write_from(buffer.part(0, len(piece)), at + done))
 
     async def truncate(self, size: int) -> None:
         """Make it so long."""

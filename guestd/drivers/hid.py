@@ -1,7 +1,7 @@
 """Driver of keyboards and mice."""
 
 from guestd.driver import MAX_INLINE, Driver, Op, Signal
-from protocol.errors import WouldBlock
+from protocol.errors import IoError, WouldBlock
 from protocol.formats.input import DOWN, EV_KEY, EV_SYN, MAX_PACKET, UP, Event, Packet, Packets, codes_of, press
 
 assert MAX_INLINE >= MAX_PACKET
@@ -47,7 +47,10 @@ class HidDriver(Driver):
         """
         packets: list[Packet] = []
         while not packets:
-            packets = self._packets.feed(await self.read_some())
+            data = await self.read_some()
+            if not data:
+                raise IoError(f"{self.dev.name} has ended")
+            packets = self._packets.feed(data)
         if any(packet.dropped for packet in packets):
             packets += self._caught_up(packets[-1].at, codes_of(await self.keys()))
         for packet in packets:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from guestd.driver import Buffer, Driver, Signal
-from protocol.errors import WouldBlock
-from protocol.formats.frames import MAX_BATCH, OVERHEAD, Bytes, pack_into, parse_mac, split
+from protocol.errors import IoError, WouldBlock
+from protocol.formats.frames import MAX_BATCH, OVERHEAD, AnyBatch, Bytes, pack_into, parse_mac, split
 
 
 class Statistics(NamedTuple):
@@ -35,8 +35,8 @@ class NetDriver(Driver):
     async def probe(self) -> None:
         self._free: list[Buffer] = []  # guest memory between two calls
         self._told = False  # that there are frames, which nobody has read yet: perhaps there was no memory
-        self.mac = parse_mac(await self.dev.property("mac-address"))
-        self.max_frame = await self.dev.property("max-frame-size")
+        self.mac = parse_mac(await self.dev.property("mac-address", str))
+        self.max_frame = await self.dev.property("max-frame-size", int)
         self.mtu = self.max_frame - OVERHEAD
 
     async def remove(self) -> None:
@@ -45,7 +45,7 @@ class NetDriver(Driver):
 
     async def link_up(self) -> bool:
         """Whether the cable is plugged in."""
-        up: bool = await self.dev.property("link-up")
+        up: bool = await self.dev.property("link-up", bool)
         return up
 
     async def statistics(self) -> Statistics:
@@ -72,7 +72,7 @@ class NetDriver(Driver):
         """One frame or more, as soon as there are any."""
         lent = await self.borrow()
         try:
-            return split(bytes(lent.batch))  # one large copy and slices of it: faster than a copy of each view
+            return _split(bytes(lent.batch))  # one large copy and slices of it: faster than a copy of each view
         finally:
             lent.give_back()
 
@@ -118,8 +118,19 @@ class Borrowed:
         self._free.append(self._buffer)
 
     def __enter__(self) -> list[memoryview]:
-        self._frames = split(self.batch)
+        try:
+            self._frames = _split(self.batch)
+        except IoError:
+            self.give_back()
+            raise
         return self._frames
 
     def __exit__(self, *_: object) -> None:
         self.give_back()
+
+
+def _split(batch: AnyBatch) -> list[AnyBatch]:
+    try:
+        return split(batch)
+    except ValueError as error:
+        raise IoError(f"what came is no batch of frames: {error}") from None

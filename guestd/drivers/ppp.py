@@ -21,7 +21,7 @@ class PppDriver(StreamDriver):
 
     async def probe(self) -> None:
         await super().probe()
-        self.max_packet_size = await self.dev.property("max-packet-size")
+        self.max_packet_size = await self.dev.property("max-packet-size", int)
         self._peer = Peer(self.clock.time, mru=self.max_packet_size)
         self._packets: deque[bytes] = deque()
         self._writing = False

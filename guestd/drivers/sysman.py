@@ -117,11 +117,12 @@ class SysmanDriver(StreamDriver):
     async def _message(self) -> tuple[int, Body]:
         """Tag and body of the next message that can be understood."""
         while True:
-            for message in messages(self._came):
-                try:
-                    return message.tag, message.body()
-                except ValueError:
-                    continue  # a service of later times
+            try:
+                for message in messages(self._came):
+                    with contextlib.suppress(ValueError):  # a service of later times
+                        return message.tag, message.body()
+            except ValueError as error:
+                raise IoError(f"{self.dev.name} says what is no message: {error}") from None
             data = await self.read_some()
             if not data:
                 raise IoError(f"{self.dev.name} hung up: what it was told was no message")

@@ -15,9 +15,9 @@ class TtyDriver(StreamDriver):
 
     async def probe(self) -> None:
         await super().probe()
-        self.label = await self.dev.property("label")
+        self.label = await self.dev.property("label", str)
 
     async def baud(self) -> int:
         """The speed as it is now, in bits a second."""
-        speed: int = await self.dev.property("current-speed")
+        speed: int = await self.dev.property("current-speed", int)
         return speed

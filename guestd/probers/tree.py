@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable
 from typing import Any, Protocol
 
 from protocol import hcall
-from protocol.errors import StaleHandle
+from protocol.errors import IoError, StaleHandle
 
 from . import Found
 
@@ -33,14 +33,16 @@ async def _below(core: Core, node: int, folder: str, ceiling: int) -> AsyncItera
         name, compatible, ids = await core(node, hcall.INFO)
         path = folder and f"{folder.rstrip('/')}/{name}"
         yield Found(node, path or "/", name, compatible, ids)
-        last, child = 0, await core(node, hcall.CHILD)
+        last, child = node, await core(node, hcall.CHILD)  # a node is older than what is below it
         while child and child < ceiling:
             if child > last:
                 async for found in _below(core, child, path or "/", ceiling):
                     yield found
                 last = child
             try:
-                child = await core(child, hcall.NEXT)
+                before, child = child, await core(child, hcall.NEXT)
+                if child and child <= before:
+                    raise IoError(f"the host goes round in circles at {path or '/'}")
             except StaleHandle:  # it went: begin again, and pass over what was seen
                 child = await core(node, hcall.CHILD)
     except StaleHandle:

@@ -83,5 +83,10 @@ def test_each_place_of_welcome_and_end_has_its_type(kind: type[Welcome] | type[E
             kind.check(wrong_size)
 
 
+def test_a_host_that_welcomes_in_another_version_is_refused() -> None:
+    with pytest.raises(ProtocolViolation, match="version 1 only, not 2"):
+        Welcome.check((5, 2, 1, 7, 64, False))
+
+
 def test_the_kinds_are_those_of_the_wire() -> None:
     assert (HELLO, WELCOME, END) == (4, 5, 6)

@@ -1,0 +1,96 @@
+"""A host that lies: it speaks the wire as it should, but answers some calls as the test says."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from threading import Thread
+from typing import Any, Final
+
+from protocol import hcall
+from protocol.messages import REPLY, VERSION, WELCOME, Welcome
+from protocol.wire import Decoder, encode
+
+ROOT, NODE, OPEN = 1, 2, 3  # the handles of its tree, which has one device, and of that
+NOW: Final = 1000  # no handle is greater
+READ, WRITE, FIRST_OWN = 0x10440001, 0x10440002, 0x10440010
+NAME: Final = "thing"
+
+Answer = Callable[..., Any]  # (handle, *args) -> the value; or for a device's call (areas, *args)
+
+
+class FakeHost:
+    """Serves one guest after the other, from a thread; *lies* by hypercall number, a value or a function."""
+
+    def __init__(self, folder: Path, compatible: str, calls: Mapping[str, int], lies: Mapping[int, Any]) -> None:
+        self.path = folder / "fake.sock"
+        self._properties: dict[str, Any] = {}
+        self._truth: dict[int, Any] = {
+            hcall.FIRST: ROOT,
+            hcall.CHILD: lambda node: NODE if node == ROOT else 0,
+            hcall.NEXT: 0,
+            hcall.PARENT: lambda node: ROOT if node == NODE else 0,
+            hcall.FIND: NODE,
+            hcall.INFO: lambda node: (NAME, (compatible,), (1, 2)) if node == NODE else ("", (), (0, 0)),
+            hcall.NEXTPROP: "",
+            hcall.CHANGES: lambda _, since: (NOW, None if since == 0 else ()),
+            hcall.OPEN: (OPEN, dict(calls), {"rx_ready": 0}, {}),
+            hcall.SET_STATUS: lambda _, status: status,
+            hcall.GET_FEATURES: 0,
+        }
+        self._lies = lies
+        self.mute = False  # takes HELLO, and says nothing
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(self.path))
+        self._listener.listen()
+        self._sock = self._listener
+        self._thread = Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                self._sock, _ = self._listener.accept()
+                with self._sock as sock, contextlib.suppress(ConnectionError):
+                    sock.recv(65536)
+                    while self.mute and sock.recv(65536):
+                        pass
+                    sock.sendall(encode(Welcome(WELCOME, VERSION, 0, 1, 64, False)))
+                    decoder = Decoder()
+                    while data := sock.recv(65536):
+                        for message in decoder.feed(data):
+                            sock.sendall(self._answer(message))
+
+    def _answer(self, message: Any) -> bytes:
+        if len(message) != 7:
+            return b""  # ACK
+        _, slot, seq, number, handle, args, areas = message
+        told = self._lies[number] if number in self._lies else self._truth.get(number)
+        if callable(told):
+            told = told(handle if number >> hcall.CLASS_SHIFT == 0 else areas, *args)
+        return bytes(told) if type(told) is bytearray else encode((REPLY, slot, seq, 0, told))  # bytes as they are
+
+    def cut(self) -> None:
+        """Hang up on the guest."""
+        self._sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        for sock in (self._listener, self._sock):
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
+
+
+@contextlib.contextmanager
+def lying(
+    folder: Path, lies: Mapping[int, Any], compatible: str = "test,thing", calls: Mapping[str, int] | None = None
+) -> Iterator[FakeHost]:
+    """A host whose one device, /thing, has read and write, and *calls*."""
+    host = FakeHost(folder, compatible, {"read": READ, "write": WRITE} | dict(calls or {}), lies)
+    try:
+        yield host
+    finally:
+        host.close()
