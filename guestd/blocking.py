@@ -17,13 +17,13 @@ from types import CoroutineType
 from typing import Any, TypeVar, Unpack
 
 from protocol import hcall
-from protocol.errors import HcallError, LinkLost, StaleHandle, failure
+from protocol.errors import HcallError, LinkLost, NoHost, StaleHandle, failure
 from protocol.messages import Areas, Args
 from protocol.session import ENDED, READY, State
 
 from .bus import OpenDevice
 from .driver import BoundSignal, Driver
-from .guest import DETACH_SECONDS, PAUSE_SECONDS, WELCOME_SECONDS, Guest, NoHost, Options, silent
+from .guest import DETACH_SECONDS, PAUSE_SECONDS, WELCOME_SECONDS, Guest, Options, silent
 
 T = TypeVar("T")
 _READ = 65536  # four times that is half as fast: the buffer is made anew for each read

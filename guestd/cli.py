@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from protocol.command import no_host, print_json, print_table, run, shown
+from protocol.command import print_json, print_table, run, shown
 from protocol.options import Json, ReadyFd, Socket
 from protocol.program import new_program
 
@@ -49,13 +49,9 @@ DEFAULT_REACH = Reach()
 @contextmanager
 def _guest(reach: Reach) -> Iterator[BlockingGuest]:
     from .blocking import attach_blocking
-    from .guest import NoHost
 
-    try:
-        with attach_blocking(reach.socket, drivers=reach.drivers()) as guest:
-            yield guest
-    except NoHost as error:
-        raise no_host(error.filename, error) from None
+    with attach_blocking(reach.socket, drivers=reach.drivers()) as guest:
+        yield guest
 
 
 def _device_names(context: CompletionContext) -> list[str]:

@@ -13,13 +13,13 @@ from typing import Any, TypeAlias, TypeVar, Unpack, cast
 
 from protocol import hcall
 from protocol.clock import Clock
-from protocol.errors import HcallError, LinkLost, StaleHandle, failure
+from protocol.errors import HcallError, LinkLost, NoHost, StaleHandle, failure
 from protocol.messages import Areas, Args
 from protocol.session import ENDED, READY, State
 
 from .bus import OpenDevice
 from .driver import Driver
-from .guest import DETACH_SECONDS, PAUSE_SECONDS, WELCOME_SECONDS, Guest, NoHost, Options, silent
+from .guest import DETACH_SECONDS, PAUSE_SECONDS, WELCOME_SECONDS, Guest, Options, silent
 from .probers import Found
 
 T = TypeVar("T")

@@ -15,7 +15,7 @@ from typing import IO, Final
 
 import uvloop
 
-from protocol.command import Exit, Failure, counted, no_host, say
+from protocol.command import Exit, Failure, counted, say
 from protocol.errors import BadArgument, NoMatch, NotAllowed, Reset, StaleHandle
 from protocol.formats.folder import Access, Kind
 from protocol.wire import MAX_INLINE
@@ -23,7 +23,6 @@ from protocol.wire import MAX_INLINE
 from .client import AsyncGuest, attach
 from .driver import Driver
 from .drivers.folder import FolderDriver
-from .guest import NoHost
 from .transfer import TransferProgress
 
 _DEPTH: Final = 16  # files under way at a time
@@ -207,8 +206,6 @@ def copy(socket: str | None, source: str, target: str, drivers: list[type[Driver
                     return copied
         except (StaleHandle, Reset):
             raise StaleHandle(f"{remote[0]} was unplugged") from None
-        except NoHost as error:
-            raise no_host(error.filename, error) from None
 
     copied = uvloop.run(main())
     for name in copied.left_out[:_SHOWN]:

@@ -34,10 +34,6 @@ W = TypeVar("W")
 log = logging.getLogger(__name__)
 
 
-class NoHost(OSError):
-    """Nobody can be reached at the socket `filename`."""
-
-
 def silent(path: Path) -> TimeoutError:
     """What to raise when the host at *path* does not say WELCOME."""
     return TimeoutError(errno.ETIMEDOUT, f"the host at {path} did not answer within {WELCOME_SECONDS:.0f} s")

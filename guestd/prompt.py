@@ -9,12 +9,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from protocol.command import Exit, Failure, explain, say
+from protocol.command import Exit, Failure, explain, harmless, say
 from protocol.errors import LinkLost
 
 from .blocking import BlockingGuest
 from .shell import Shell
-from .words import harmless
 
 _PROMPT: Final = "ok "
 _HISTORY: Final = 1000  # lines

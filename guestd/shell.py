@@ -11,14 +11,14 @@ import textwrap
 from collections.abc import Callable
 from typing import Final, NamedTuple, TextIO, TypeVar
 
-from protocol.command import Exit, Failure, counted, shown, suggest
+from protocol.command import Exit, Failure, counted, harmless, shown, suggest
 from protocol.errors import HcallError
 from protocol.wire import MAX_INLINE
 
 from .blocking import BlockingGuest
 from .driver import Driver
 from .selected import Selected
-from .words import Word, bytes_of, count_of, harmless, hexdump, printable, seconds_of, split, value_of, with_hex
+from .words import Word, bytes_of, count_of, hexdump, printable, seconds_of, split, value_of, with_hex
 
 F = TypeVar("F", bound=Callable[..., None])
 

@@ -10,35 +10,23 @@ import signal
 import sys
 import termios
 import tty
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import uvloop
 
 from protocol import hcall
-from protocol.command import Exit, Failure, explain, no_host, say, shown
+from protocol.command import Exit, Failure, explain, say, shown
 from protocol.errors import HcallError, LinkLost, Reset, StaleHandle
 
 from .client import AsyncGuest, attach
 from .driver import Driver
 from .drivers.console import ConsoleDriver
-from .guest import NoHost
 from .stream import StreamDriver
 
 _LEAVE = b"\x1d"  # Ctrl-], as telnet has it
 _END_OF_INPUT = b"\x04"
 _LINGER_SECONDS = 1.0  # for what still comes after the end of piped input
 _HAPPENED = {hcall.ADDED: "plugged", hcall.LEAVING: "given back, to be unplugged", hcall.REMOVED: "unplugged"}
-
-
-@contextlib.asynccontextmanager
-async def _attached(
-    socket: str | None, drivers: list[type[Driver]], name: str | None = None
-) -> AsyncIterator[AsyncGuest]:
-    try:
-        async with attach(socket, name=name, drivers=drivers) as guest:
-            yield guest
-    except NoHost as error:
-        raise no_host(error.filename, error) from None
 
 
 def attach_and_follow(socket: str | None, name: str | None, drivers: list[type[Driver]]) -> None:
@@ -50,7 +38,7 @@ def attach_and_follow(socket: str | None, name: str | None, drivers: list[type[D
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
         with contextlib.suppress(asyncio.CancelledError):  # by the signal, perhaps a second one: that is how it ends
-            async with _attached(socket, drivers, name) as guest:
+            async with attach(socket, name=name, drivers=drivers) as guest:
                 await _follow(guest)
 
     uvloop.run(main())
@@ -100,7 +88,7 @@ def interact(socket: str | None, device: str, drivers: list[type[Driver]]) -> in
     """Connect this terminal, or pipe, with the stream *device*; the exit code."""
 
     async def main() -> int:
-        async with _attached(socket, drivers) as guest:
+        async with attach(socket, drivers=drivers) as guest:
             driver = await guest.bind(device)
             if not isinstance(driver, StreamDriver):
                 raise Failure(f"{device} is no console", Exit.USAGE)

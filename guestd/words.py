@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from protocol.command import Exit, Failure, shown
+from protocol.command import Exit, Failure, harmless, shown
 
 _PIECE: Final = re.compile(r""" "((?:[^"\\]|\\.)*)" | '([^']*)' | ((?:[^\s"'\\]|\\.?)+) """, re.VERBOSE)
 _FLOAT: Final = re.compile(r"[+-]?\d+(\.\d+([eE][+-]?\d+)?|[eE][+-]?\d+)")
@@ -100,11 +100,6 @@ def hexdump(data: bytes, at: int = 0) -> Iterator[str]:
 def printable(data: bytes) -> str:
     """*data* as text that does nothing to a terminal."""
     return harmless(data.decode(errors="backslashreplace").replace("\r\n", "\n"))
-
-
-def harmless(text: str) -> str:
-    """*text* so that it does nothing to a terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 def with_hex(value: object) -> str:

@@ -7,7 +7,8 @@ import socket
 from typing import Any, Final
 
 from protocol import rendezvous
-from protocol.command import Exit, Failure, no_host
+from protocol.command import Exit, Failure, explain
+from protocol.errors import NoHost
 
 PATIENCE_SECONDS: Final = 60.0  # for an answer: a reload may load models, and wait for guests and workers
 
@@ -23,7 +24,7 @@ def ask(named: str | None, do: str, *, patience: float = PATIENCE_SECONDS, **fie
         try:
             sock.connect(str(path))
         except OSError as error:
-            raise no_host(path, error) from None
+            raise Failure(*explain(NoHost(error.errno, error.strerror, str(path)))) from None
         try:
             sock.sendall(json.dumps({"do": do, **fields}).encode() + b"\n")
             with sock.makefile("rb") as lines:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
-from .errors import Busy, HcallError, LinkLost, NoMatch, StaleHandle
+from .errors import Busy, HcallError, LinkLost, NoHost, NoMatch, StaleHandle
 
 if TYPE_CHECKING:
     from cyclopts import App, CycloptsError
@@ -56,18 +56,17 @@ class Failure(Exception):
         self.code = code
 
 
-def no_host(path: object, error: OSError) -> Failure:
-    """What to say when nobody answers at the socket *path*."""
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return Failure(f"you may not connect to {path}: it is another user's; name yours with --socket", Exit.NO_HOST)
-    text = f"no hostd answers at {path}: start one with `hostd serve MACHINE.toml`, or name it with --socket"
-    return Failure(text, Exit.NO_HOST)
-
-
 def explain(error: BaseException) -> tuple[str, int]:
     """What to tell the user about *error*, and the exit code."""
     if isinstance(error, Failure):
         return str(error), error.code
+    if isinstance(error, NoHost):
+        if error.errno in (errno.EACCES, errno.EPERM):
+            text = f"you may not connect to {error.filename}: it is another user's; name yours with --socket"
+        else:
+            text = f"no hostd answers at {error.filename}: start one with `hostd serve MACHINE.toml`"
+            text += ", or name it with --socket"
+        return text, Exit.NO_HOST
     if isinstance(error, LinkLost):
         return str(error), Exit.NO_HOST
     if isinstance(error, NoMatch | StaleHandle):
@@ -241,5 +240,9 @@ def shown(value: Any) -> str:
         return value.hex(" ")
     if isinstance(value, list | tuple):
         return ", ".join(map(shown, value))
-    text = str(value)  # which may have come from the peer: it does nothing to a terminal
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return harmless(str(value), "")  # which may have come from the peer
+
+
+def harmless(text: str, keep: str = "\n\t") -> str:
+    """*text* so that it does nothing to a terminal, but for the control characters in *keep*."""
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)

@@ -141,6 +141,10 @@ def failure(status: int, text: object) -> HcallError:
     return HcallError.by_status.get(status, Internal)(text)
 
 
+class NoHost(OSError):
+    """Nobody can be reached at the socket `filename`."""
+
+
 class ProtocolViolation(Exception):
     """The peer broke a rule of the wire: its session ends, nothing else does.
 

@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 from conftest import MACHINE
 
-from guestd.guest import NoHost
 from hostd import models
 from hostd.shipped import shipped
-from protocol.command import explain, no_host
+from protocol.command import explain
+from protocol.errors import NoHost
 
 
 class Terminal:
@@ -309,11 +309,10 @@ def test_a_device_that_cannot_do_what_is_asked_for_says_so(served: Terminal) -> 
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"hostd: dog has no actions\n")
 
 
-@pytest.mark.parametrize("kind", [OSError, NoHost])
-def test_a_socket_of_somebody_else_is_told_from_one_that_nobody_answers(kind: type[OSError]) -> None:
-    text, code = explain(no_host("x.sock", kind(errno.EACCES, "Permission denied", "x.sock")))
+def test_a_socket_of_somebody_else_is_told_from_one_that_nobody_answers() -> None:
+    text, code = explain(NoHost(errno.EACCES, "Permission denied", "x.sock"))
     assert "you may not connect to x.sock" in text and code == 3
-    text, code = explain(no_host("x.sock", kind(errno.ECONNREFUSED, "Connection refused", "x.sock")))
+    text, code = explain(NoHost(errno.ECONNREFUSED, "Connection refused", "x.sock"))
     assert "no hostd answers at x.sock" in text and code == 3
 
 

@@ -9,12 +9,11 @@ import signal
 import uvloop
 
 from protocol import hcall
-from protocol.command import no_host, say
+from protocol.command import say
 from protocol.errors import StaleHandle
 
 from ..client import AsyncGuest, attach
 from ..driver import Driver
-from ..guest import NoHost
 from . import choose
 
 
@@ -38,8 +37,6 @@ def export(socket: str | None, device: str, uri: str, drivers: list[type[Driver]
                 chosen = choose(device, driver, uri)
                 serving = asyncio.ensure_future(chosen.run(guest, driver, lambda: ready(chosen.where)))
                 await _first(serving, asyncio.ensure_future(_unplugged(guest, device)))
-        except NoHost as error:
-            raise no_host(error.filename, error) from None
         except asyncio.CancelledError:  # by the signal: that is how it ends
             pass
 

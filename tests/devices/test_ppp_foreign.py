@@ -19,6 +19,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
+from pump import pumped
 
 import guestd
 import hostd
@@ -115,7 +116,6 @@ async def served(folder: Path, **keys: str) -> AsyncIterator[hostd.Host]:
 async def test_slirp_as_the_guest_of_our_host(tmp_path: Path) -> None:
     """A datagram of the kernel's goes through slirp over the line to the host's echo, and back."""
     port = free_port()
-    loop = asyncio.get_running_loop()
     with slirp(tmp_path, f"redir udp {port} {OURS}:7") as master:
         async with (
             served(tmp_path, local=str(OURS), remote=str(SLIRPS)) as host,
@@ -123,29 +123,12 @@ async def test_slirp_as_the_guest_of_our_host(tmp_path: Path) -> None:
         ):
             driver = await guest.bind("ppp")
             assert isinstance(driver, RawLine)
-            said: asyncio.Queue[bytes] = asyncio.Queue()
-            loop.add_reader(master, lambda: said.put_nowait(os.read(master, 4096)))
-
-            async def to_the_host() -> None:
-                while True:
-                    await driver.write_all(await said.get())
-
-            async def to_slirp() -> None:
-                while True:
-                    os.write(master, await driver.read_some())
-
-            tasks = [asyncio.create_task(to_the_host()), asyncio.create_task(to_slirp())]
-            try:
+            async with pumped(master, driver.write_all, driver.read_some):
                 while await driver.dev.property("state") != "open":
                     await guest.nop()
                 assert await driver.dev.property("addresses") == (str(OURS), str(SLIRPS))
                 sent = [number.to_bytes(4) + os.urandom(900) for number in range(50)]
                 assert await asyncio.to_thread(exchange, ("127.0.0.1", port), sent) == sent
-            finally:
-                loop.remove_reader(master)
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def exchange(address: tuple[str, int], sent: list[bytes]) -> list[bytes]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pump import pumped
 
 import guestd
 import hostd
@@ -203,7 +204,7 @@ async def test_two_kernels_of_tcp_move_a_megabyte_each_way_at_once(tmp_path: Pat
     """The host's stack is behind the device, a namespace's behind the guest: all they share is the slow network."""
     if shutil.which("socat") is None:
         pytest.skip("socat is not installed")
-    loop, data = asyncio.get_running_loop(), os.urandom(1 << 20)
+    data = os.urandom(1 << 20)
     elsewhere, socat = f"{TUN}g", ("socat", "-t", str(SECONDS))
     pieces = ("-b", str(select.PIPE_BUF))  # larger ones could make it wait for itself
     echo = (*socat, *pieces, f"TCP-LISTEN:{PORT},bind={HOST},reuseaddr", "PIPE")
@@ -211,24 +212,7 @@ async def test_two_kernels_of_tcp_move_a_megabyte_each_way_at_once(tmp_path: Pat
     async with attached(tmp_path) as (_, guest):
         driver = await opened(guest)
         with interface_elsewhere(elsewhere) as fd:
-            packets: asyncio.Queue[bytes] = asyncio.Queue()
-            loop.add_reader(fd, lambda: packets.put_nowait(os.read(fd, 2000)))
-
-            async def to_the_host() -> None:
-                while True:
-                    await driver.send(await packets.get())
-
-            async def to_the_namespace() -> None:
-                while True:
-                    os.write(fd, await driver.receive())
-
-            tasks = [asyncio.create_task(to_the_host()), asyncio.create_task(to_the_namespace())]
-            try:
+            async with pumped(fd, driver.send, driver.receive):
                 async with running(*echo), running(*client, pipe=subprocess.PIPE) as process:
                     came, _ = await process.communicate(data)
                 assert came == data
-            finally:
-                loop.remove_reader(fd)
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
