@@ -7,18 +7,15 @@ import errno
 import logging
 import types
 import typing
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
 from protocol.errors import HcallError, IoError, NoSpace, NotAllowed, ReadOnly, Status
 from protocol.memory import InlineRoom
-from protocol.wire import MAX_TEXT
+from protocol.wire import cut
 
 from .handlers import type_name
-
-if TYPE_CHECKING:
-    from .opened import Open
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +25,16 @@ _OS_ERRORS: Final[dict[int | None, type[HcallError]]] = {
     errno.EACCES: NotAllowed, errno.EPERM: NotAllowed,
 }  # fmt: skip
 _BYTES: Final = (bytes, bytearray, memoryview)  # not what base64 in a string stands for
+
+
+class Place(Protocol):
+    """Where the device of a call stands."""
+
+    complaint: str  # of its backing, the last that was logged
+
+    @property
+    def path(self) -> str:
+        """Its path in the tree."""
 
 
 class Misbehaved(Exception):
@@ -73,8 +80,8 @@ def _is(value: object, expected: Any) -> bool:
     return True
 
 
-def failed(error: BaseException, room: Any, data: Any, opened: Open | None) -> tuple[int, str]:
-    """The answer of a handler that raised *error*; its areas are released.  *opened* is None for a call of the core.
+def failed(error: BaseException, room: Any, data: Any, place: Place | None) -> tuple[int, str]:
+    """The answer of a handler that raised *error*; its areas are released.  *place* is None for a call of the core.
 
     The guest gets a status and one sentence, the log gets the traceback of what a model did not mean to raise.
     """
@@ -85,11 +92,11 @@ def failed(error: BaseException, room: Any, data: Any, opened: Open | None) -> t
     if isinstance(error, OSError):
         kind = _OS_ERRORS.get(error.errno, IoError)
         text = error.strerror or "the backing failed"
-        if opened is None:
+        if place is None:
             log.warning("a call of the core: %s", text)
-        elif opened.node.complaint != text:  # a guest can have it fail as often as it likes
-            opened.node.complaint = text
-            log.warning("%s: %s", opened.node.path, text)
+        elif place.complaint != text:  # a guest can have it fail as often as it likes
+            place.complaint = text
+            log.warning("%s: %s", place.path, text)
         error = kind(text)
     if not isinstance(error, HcallError):
         log.error("a device model failed", exc_info=error)
@@ -97,8 +104,3 @@ def failed(error: BaseException, room: Any, data: Any, opened: Open | None) -> t
             return Status.INTERNAL, str(error)
         return Status.INTERNAL, f"the device model raised {type(error).__name__}"
     return error.status, cut(str(error))
-
-
-def cut(text: str) -> str:
-    """*text*, as much as one string of the wire holds."""
-    return text if len(text) * 4 <= MAX_TEXT else text.encode(errors="replace")[:MAX_TEXT].decode(errors="ignore")

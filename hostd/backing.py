@@ -1,14 +1,10 @@
-"""What stands behind a stream on the host, and the text that names it: `pty:`, `cmd:/bin/sh`, `unix:console.sock`.
-
-docs/endpoints.md says what each is; backings/ has them.
-"""
+"""What stands behind a stream on the host, and the device's end of it.  backings/ has them, backings/named.py their names."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Protocol
 
-from protocol.endpoint import Kind, split
 from protocol.errors import NoSuchCall
 
 
@@ -39,26 +35,6 @@ class Backing:
 
     def __init__(self, rest: str, folder: Path) -> None:
         """May raise ValueError; takes hold of nothing yet."""
-
-    @classmethod
-    def parse(cls, text: str, folder: Path) -> Backing:
-        """The backing that *text* names; paths are relative to *folder*.  Raises ValueError with what is allowed."""
-        # Here, since they stand on this module.
-        from .backings.files import LogFile
-        from .backings.sockets import TcpConnection, TcpListener, UnixConnection, UnixListener
-        from .backings.terminal import Command, Pty
-
-        backings: dict[Kind, type[Backing]] = {
-            Kind("pty:", "[LINK]"): Pty,
-            Kind("cmd:", "COMMAND"): Command,
-            Kind("file:", "PATH"): LogFile,
-            Kind("unix:", "PATH"): UnixListener,
-            Kind("tcp:", "HOST:PORT"): TcpListener,
-            Kind("connect:unix:", "PATH"): UnixConnection,
-            Kind("connect:tcp:", "HOST:PORT"): TcpConnection,
-        }
-        kind, rest = split(text, backings, "backing")
-        return backings[kind](rest, folder)
 
     def start(self, port: Port) -> None:
         """Begin.  Raises OSError."""

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from protocol import hcall
 from protocol.errors import BadArgument, NoMatch
 
+from .account import Account
 from .irq import MAX_VECTORS
 from .later import Later
 from .tree import Change
 
-if TYPE_CHECKING:
-    from .dispatch import Dispatcher
-
-#: By number: the function, called with the guest's dispatcher and the body's handle, and the types of its arguments.
+#: By number: the function, called with the guest's account and the body's handle, and the types of its arguments.
 CORE: Final[dict[int, tuple[Callable[..., Any], tuple[type, ...]]]] = {}
 F = TypeVar("F", bound=Callable[..., Any])
 OpenReply: TypeAlias = tuple[int, dict[str, int], dict[str, int], dict[str, int]]
@@ -32,46 +30,46 @@ def _call(number: int) -> Callable[[F], F]:
 
 
 @_call(hcall.NOP)
-def _nop(guest: Dispatcher, handle: int) -> None:
+def _nop(guest: Account, handle: int) -> None:
     return None
 
 
 @_call(hcall.FIRST)
-def _first(guest: Dispatcher, handle: int) -> int:
+def _first(guest: Account, handle: int) -> int:
     return guest.tree.root.handle
 
 
 @_call(hcall.CHILD)
-def _child(guest: Dispatcher, handle: int) -> int:
+def _child(guest: Account, handle: int) -> int:
     child = guest.node(handle).first_child
     return child.handle if child else 0
 
 
 @_call(hcall.NEXT)
-def _next(guest: Dispatcher, handle: int) -> int:
+def _next(guest: Account, handle: int) -> int:
     following = guest.node(handle).next
     return following.handle if following else 0
 
 
 @_call(hcall.PARENT)
-def _parent(guest: Dispatcher, handle: int) -> int:
+def _parent(guest: Account, handle: int) -> int:
     parent = guest.node(handle).parent
     return parent.handle if parent else 0
 
 
 @_call(hcall.FIND)
-def _find(guest: Dispatcher, handle: int, path: str) -> int:
+def _find(guest: Account, handle: int, path: str) -> int:
     return guest.tree.find(path).handle
 
 
 @_call(hcall.INFO)
-def _info(guest: Dispatcher, handle: int) -> tuple[str, tuple[str, ...], tuple[int, int]]:
+def _info(guest: Account, handle: int) -> tuple[str, tuple[str, ...], tuple[int, int]]:
     node = guest.node(handle)
     return node.name, node.compatible, node.ids
 
 
 @_call(hcall.GETPROP)
-def _getprop(guest: Dispatcher, handle: int, name: str) -> object:
+def _getprop(guest: Account, handle: int, name: str) -> object:
     node = guest.node(handle)
     try:
         return node.properties()[name]
@@ -80,7 +78,7 @@ def _getprop(guest: Dispatcher, handle: int, name: str) -> object:
 
 
 @_call(hcall.NEXTPROP)
-def _nextprop(guest: Dispatcher, handle: int, name: str) -> str:
+def _nextprop(guest: Account, handle: int, name: str) -> str:
     node = guest.node(handle)
     names = ["", *node.properties(), ""]
     if name not in names:
@@ -89,13 +87,13 @@ def _nextprop(guest: Dispatcher, handle: int, name: str) -> str:
 
 
 @_call(hcall.CHANGES)
-def _changes(guest: Dispatcher, handle: int, since: int) -> tuple[int, tuple[Change, ...] | None]:
+def _changes(guest: Account, handle: int, since: int) -> tuple[int, tuple[Change, ...] | None]:
     guest.watch()
     return guest.tree.changes(since)
 
 
 @_call(hcall.OPEN)
-def _open(guest: Dispatcher, handle: int, cookie: int) -> OpenReply:
+def _open(guest: Account, handle: int, cookie: int) -> OpenReply:
     node = guest.node(handle)
     opened = guest.open(node, cookie)
     device = guest.opens[opened].device
@@ -104,45 +102,45 @@ def _open(guest: Dispatcher, handle: int, cookie: int) -> OpenReply:
 
 
 @_call(hcall.CLOSE)
-def _close(guest: Dispatcher, handle: int) -> int | Later[int]:
+def _close(guest: Account, handle: int) -> int | Later[int]:
     return guest.opened(handle).close()
 
 
 @_call(hcall.GET_STATUS)
-def _get_status(guest: Dispatcher, handle: int) -> int:
+def _get_status(guest: Account, handle: int) -> int:
     return guest.opened(handle).negotiation.status
 
 
 @_call(hcall.SET_STATUS)
-def _set_status(guest: Dispatcher, handle: int, status: int) -> int | Later[int]:
+def _set_status(guest: Account, handle: int, status: int) -> int | Later[int]:
     return guest.opened(handle).write_status(status)
 
 
 @_call(hcall.GET_FEATURES)
-def _get_features(guest: Dispatcher, handle: int) -> int:
+def _get_features(guest: Account, handle: int) -> int:
     return guest.opened(handle).negotiation.offered
 
 
 @_call(hcall.SET_FEATURES)
-def _set_features(guest: Dispatcher, handle: int, features: int) -> None:
+def _set_features(guest: Account, handle: int, features: int) -> None:
     guest.opened(handle).negotiation.accept(features)
 
 
 @_call(hcall.SET_MASK)
-def _set_mask(guest: Dispatcher, handle: int, vectors: int) -> int:
+def _set_mask(guest: Account, handle: int, vectors: int) -> int:
     if not 0 <= vectors < 1 << MAX_VECTORS:
         raise BadArgument(f"a mask has {MAX_VECTORS} bits")
     return guest.opened(handle).vectors.set_mask(vectors)
 
 
 @_call(hcall.POLL)
-def _poll(guest: Dispatcher, handle: int, after: int) -> tuple[tuple[int, tuple[int, ...]], ...]:
+def _poll(guest: Account, handle: int, after: int) -> tuple[tuple[int, tuple[int, ...]], ...]:
     chosen = sorted(opened for opened in guest.opens if opened > after)[: hcall.POLL_LIMIT]
     return tuple((opened, guest.opens[opened].counts) for opened in chosen)
 
 
 @_call(hcall.ADD_MEMORY)
-def _add_memory(guest: Dispatcher, handle: int, address: int, size: int, fd_id: int) -> None:
+def _add_memory(guest: Account, handle: int, address: int, size: int, fd_id: int) -> None:
     fd = guest.take_fd(fd_id)
     try:
         guest.memory.add(address, size, fd)
@@ -151,12 +149,12 @@ def _add_memory(guest: Dispatcher, handle: int, address: int, size: int, fd_id: 
 
 
 @_call(hcall.REMOVE_MEMORY)
-def _remove_memory(guest: Dispatcher, handle: int, address: int) -> None:
+def _remove_memory(guest: Account, handle: int, address: int) -> None:
     guest.memory.remove(address)
 
 
 @_call(hcall.DETACH)
-def _detach(guest: Dispatcher, handle: int) -> Later[None]:
+def _detach(guest: Account, handle: int) -> Later[None]:
     guest.detach()
     later: Later[None] = Later()
     guest.close(lambda: later.done(None))

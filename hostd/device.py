@@ -10,11 +10,11 @@ import asyncio
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, ParamSpec, Protocol, TypeVar, overload
 from weakref import WeakValueDictionary
 
 from protocol.clock import Clock
@@ -24,9 +24,6 @@ from protocol.plugins import Mistakes
 from .handlers import Handler, find, find_actions
 from .irq import MAX_VECTORS, Vectors
 from .later import Later
-
-if TYPE_CHECKING:
-    from .opened import Open
 
 __all__ = ["Config", "Data", "Device", "Feature", "Irq", "Later", "Property", "Room", "action", "call"]
 
@@ -213,6 +210,12 @@ class Ender:
             expel(text)
 
 
+class Holder(Protocol):
+    """Whoever has the device open."""
+
+    expel: Callable[[str], None]
+
+
 class Device:
     """Base of all models.  A class that is declared wrong raises `Mistakes`, a TypeError, with all of them."""
 
@@ -227,7 +230,7 @@ class Device:
     properties: ClassVar[tuple[str, ...]] = ()
     features: ClassVar[dict[str, int]] = {}
 
-    opens: list[Open]  # its node's: each open handle, for `ender`
+    opens: Sequence[Holder]  # its node's: each open handle, for `ender`
     openers: list[Vectors]  # of each open handle that is ready for interrupts
     clock: Clock  # given before `start`
     common: WeakValueDictionary[Hashable, Any]  # given before `start`: what devices of one host share, while one has it

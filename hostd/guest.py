@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from time import monotonic  # the clock that is handed in may stand still in a callback, as uvloop's does
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 from weakref import ref
 
 from protocol.errors import BadArgument, ProtocolViolation, Status
@@ -24,14 +24,26 @@ from .irq import MAX_VECTORS
 from .limits import Limits
 from .tree import Tree
 
-if TYPE_CHECKING:
-    from .link import Link
-
 log = logging.getLogger(__name__)
 
 _FD_BYTES: Final = 4  # a datagram of the fd lane: the id, little-endian, and one descriptor
 _LANE_READS: Final = 1024  # more datagrams than the lane holds; a guest that never stops sending is not waited for
 _TURN_SECONDS: Final = 0.005  # of one guest's calls, and one call more: others wait meanwhile
+
+
+class Connection(Protocol):
+    """What carries a guest's session for the moment."""
+
+    partial_since: float | None  # when a message began that has not ended
+
+    def write(self, out: list[bytes]) -> None:
+        """Send all of *out*, in one write, and empty it."""
+
+    def close(self) -> None:
+        """Close when what was written has gone out."""
+
+    def abort(self) -> None:
+        """Cut it."""
 
 
 class Guest:
@@ -48,7 +60,7 @@ class Guest:
         self.dispatcher = Dispatcher(tree, limits, self._hint, self._take_fd, self._detach, partial(expel, ref(self)))
         self.identity: set[tuple[int, int, int, int]] = set()  # the memory of its HELLO
         self.fd_lane: socket.socket | None = None
-        self.link: Link | None = None
+        self.link: Connection | None = None
         self.lost_at: float | None = None
         self.detached = False
         self._batching = False
@@ -98,7 +110,7 @@ class Guest:
         if self.link is not None:
             self.link.write(self.session.out)
 
-    def attach(self, link: Link) -> None:
+    def attach(self, link: Connection) -> None:
         """*link* carries the session from now on."""
         self.link = link
         self.lost_at = None

@@ -16,8 +16,8 @@ from protocol.clock import Clock, Timer
 from protocol.errors import Busy, NotAllowed, Status
 from protocol.messages import Hello
 from protocol.session import HostSession
+from protocol.wire import cut
 
-from .answers import cut
 from .guest import Guest
 from .limits import Limits
 from .link import Greeting, Link

@@ -11,7 +11,7 @@ import operator
 import types
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from protocol.hcall import FIRST_CALL, VERBS
 from protocol.memory import Data, Room
@@ -23,6 +23,10 @@ _NO_HANDLER: Final = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_AS
 _VERBS: Final = {
     "read": ((Room, int), int), "write": ((Data, int), int), "sync": ((), type(None)), "map": ((int, int, int), Any),
 }  # fmt: skip
+
+
+#: A call as dispatch makes it: method, argument types, which areas it takes, the answer's type.
+Entry: TypeAlias = tuple[Callable[..., Any], tuple[type, ...], int, Any]
 
 
 class Handler(NamedTuple):

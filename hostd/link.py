@@ -8,8 +8,9 @@ import logging
 import os
 import socket
 import struct
-from typing import TYPE_CHECKING, Final, cast
+from typing import Any, Final, Protocol, cast
 
+from protocol.clock import Clock
 from protocol.errors import HcallError, ProtocolViolation, Status
 from protocol.messages import FD_LANE, FEATURES, VERSION, WELCOME, Hello, Welcome, end
 from protocol.session import HostSession
@@ -17,14 +18,36 @@ from protocol.wire import MAX_MESSAGE, encode
 
 from . import descriptors
 from .guest import Guest
-
-if TYPE_CHECKING:
-    from .guests import Guests
+from .limits import Limits
 
 log = logging.getLogger(__name__)
 
 _HIGH_WATER, _LOW_WATER = 256 * 1024, 64 * 1024  # bytes that wait for a guest: stop, and go on, reading from it
 _PEERCRED: Final = struct.Struct("3i")  # pid, uid, gid
+
+
+class Reception(Protocol):
+    """Who lets guests in, and hears of their links."""
+
+    limits: Limits
+    clock: Clock
+    epoch: int
+    loop: asyncio.AbstractEventLoop
+    changed: asyncio.Event
+    links: set[Any]
+    greetings: set[Any]
+
+    def admit(self, hello: Hello, session: HostSession, uid: int, fds: list[int]) -> tuple[Guest, bool]:
+        """The guest of *hello*, new, or known by its token; and whether it was known."""
+
+    def connect(self, link: Link, sock: socket.socket) -> None:
+        """Give *sock* to *link*."""
+
+    def lost(self, guest: Guest) -> None:
+        """The link of *guest* broke."""
+
+    def end(self, guest: Guest, status: Status, text: str) -> None:
+        """The session of *guest* is over."""
 
 
 class Link(asyncio.Protocol):
@@ -33,7 +56,7 @@ class Link(asyncio.Protocol):
     __slots__ = ("_guest", "_guests", "_receive", "_session", "_transport", "_welcome", "closing_since", "full_since",
                  "partial_since")  # fmt: skip
 
-    def __init__(self, guests: Guests, guest: Guest, welcome: bytes) -> None:
+    def __init__(self, guests: Reception, guest: Guest, welcome: bytes) -> None:
         self._guests, self._guest, self._welcome = guests, guest, welcome
         self._session, self._receive = guest.session, guest.receive
         self._transport: asyncio.Transport | None = None
@@ -109,7 +132,7 @@ class Greeting:
 
     __slots__ = ("_fds", "_guests", "_session", "_sock", "since")
 
-    def __init__(self, guests: Guests, sock: socket.socket) -> None:
+    def __init__(self, guests: Reception, sock: socket.socket) -> None:
         self._guests, self._sock = guests, sock
         self._session = HostSession(guests.limits.slots)
         self._fds: list[int] = []

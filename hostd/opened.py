@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from protocol.errors import HcallError, IoError, NoSuchCall, NotAllowed
 from protocol.features import DeviceStatus, Negotiation
@@ -12,13 +12,13 @@ from protocol.memory import Data, Room
 
 from .answers import Misbehaved, failed, finished
 from .device import Device
+from .handlers import Entry
 from .irq import Vectors
 from .later import Later
 from .tree import Node
 
 log = logging.getLogger(__name__)
 
-Entry: TypeAlias = tuple[Callable[..., Any], tuple[type, ...], int, Any]  # method, argument types, areas, answer
 NO_AREA, ROOM, DATA, BOTH = range(4)
 _AREAS: Final[dict[tuple[type, ...], int]] = {(): NO_AREA, (Room,): ROOM, (Data,): DATA, (Room, Data): BOTH}
 
@@ -51,7 +51,7 @@ class Pending:
                 raise outcome
             answer = finished(outcome, self._room, self._data, self._expected)
         except BaseException as error:  # an Overrun, if the model is what gives the answer
-            answer = failed(error, self._room, self._data, self._opened)
+            answer = failed(error, self._room, self._data, self._opened.node if self._opened else None)
         self._answer(*answer)
         if self._opened is not None:
             self._opened.settled(self)

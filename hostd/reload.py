@@ -12,7 +12,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import msgspec
 
@@ -20,14 +20,34 @@ from protocol.errors import NoMatch
 
 from .machine import DeviceSpec, Machine, MachineError
 from .notify import Notifier
-from .tree import Node
-
-if TYPE_CHECKING:
-    from .host import Host
+from .tree import Node, Tree
 
 log = logging.getLogger(__name__)
 
 _STOP_SECONDS = 5.0  # that a worker thread has for what it does on a device that is gone
+
+
+class Host(Protocol):
+    """What is changed: a machine that runs."""
+
+    machine: Machine
+    tree: Tree
+
+    @property
+    def summary(self) -> str:
+        """What it does, in one line."""
+
+    def spec(self, node: Node) -> DeviceSpec | None:
+        """What *node* was plugged from."""
+
+    def plug(self, spec: DeviceSpec) -> Node:
+        """Start the device of *spec*.  Raises MachineError."""
+
+    async def unplug(self, path: str) -> bool:
+        """Take the node at *path* out.  Raises NoMatch."""
+
+    async def closed(self, node: Node) -> None:
+        """Until nobody has *node* open."""
 
 
 class Outcome(msgspec.Struct):

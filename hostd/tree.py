@@ -9,18 +9,16 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from protocol.command import suggest
 from protocol.errors import BadHandle, HcallError, NoMatch, StaleHandle
 from protocol.hcall import ADDED, CHANGES_LIMIT, CLASS_SHIFT, FIRST_ASSIGNED_CLASS, LEAVING, REMOVED
+from protocol.wire import cut
 
-from .answers import cut
 from .device import Device
-from .handlers import Handler
-
-if TYPE_CHECKING:
-    from .opened import Entry, Open
+from .handlers import Entry, Handler
+from .later import Later
 
 NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9,._+-]{0,30}")  # IEEE 1275, 3.2.1.1: 1 to 31 characters
 _LOG: Final = 256  # changes that are kept for CHANGES
@@ -44,6 +42,26 @@ class Handles:
         return BadHandle(f"handle {handle:#x} was never given")
 
 
+class Waiting(Protocol):
+    """A call that is answered later."""
+
+    since: float
+    later: Later[Any]
+
+
+class Hold(Protocol):
+    """One guest's hold on the device of a node, from OPEN to CLOSE."""
+
+    expel: Callable[[str], None]
+    pending: set[Any]
+
+    def close(self, then: Callable[[], None] | None = None) -> object:
+        """Give the device back."""
+
+    def break_down(self) -> None:
+        """The device has failed: nothing but a reset, or CLOSE, works from now on."""
+
+
 class Node:
     """A place in the tree, with a device or without.  Lists of children are linked: NEXT costs the same everywhere."""
 
@@ -52,7 +70,7 @@ class Node:
         self.children: dict[str, Node] = {}
         self.next: Node | None = None
         self.previous: Node | None = None
-        self.opens: list[Open] = []
+        self.opens: list[Hold] = []
         if device is not None:
             device.opens = self.opens
         self.tables: dict[int | None, dict[int, Entry]] = {}  # of `Open`, by accepted features

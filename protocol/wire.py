@@ -60,6 +60,11 @@ def fits(value: object) -> bool:
     return True
 
 
+def cut(text: str) -> str:
+    """*text*, as much as one string of the wire holds."""
+    return text if len(text) * 4 <= MAX_TEXT else text.encode(errors="replace")[:MAX_TEXT].decode(errors="ignore")
+
+
 class Decoder:
     """The messages in the bytes of one connection.
 

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 
 from protocol.errors import HcallError, IoError
 from protocol.formats import nbd
@@ -19,9 +19,7 @@ from protocol.formats.nbd import BadMessage, Command, Error, Flag, Handshake, Re
 from protocol.messages import Areas
 
 from ..driver import Buffer
-
-if TYPE_CHECKING:
-    from .nbd import Disk
+from .nbd_disk import Disk
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 import logging
 
-from hostd.backing import Backing
+from hostd.backings.named import AnyBacking
 from hostd.device import Config, Property, call
 from hostd.stream import Stream
 from protocol.errors import IoError, WouldBlock
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 class BackedStream(Stream):
     """Gives its backing what the guest writes, and the guest what the backing has; a reset is one of both."""
 
-    backing = Config(Backing, "pty:", help="pty:, cmd:COMMAND, unix:PATH, tcp:HOST:PORT, ...: see docs/endpoints.md")
+    backing = Config(AnyBacking, "pty:", help="pty:, cmd:COMMAND, unix:PATH, tcp:HOST:PORT, ...: see docs/endpoints.md")
     endpoint = Property(str)
     _syncing = False  # the guest waits until nothing does in the transmit buffer
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from hostd.backing import Backing
 from hostd.backings.event_queue import EventQueue
+from hostd.backings.named import AnyBacking
 from hostd.backings.recording import Recording
 from hostd.device import Config, Device, Irq, Property, Room, action, call
 from protocol.errors import BadArgument, Busy, NotAllowed
@@ -51,7 +51,7 @@ class Hid(Device):
 
     compatible, ids = "hostd,hid", (0x1AF4, 0x1052)  # the device id of virtio-input
     kind = Config(Kind, "keyboard, mouse", help='"keyboard", "mouse" or "keyboard, mouse"')
-    events = Config(Backing, "file:/dev/null", help="evdev records come from here, and those of LEDs go there")
+    events = Config(AnyBacking, "file:/dev/null", help="evdev records come from here, and those of LEDs go there")
     replay = Config(Path, "/dev/null", help="a file of evdev records, which each guest gets from its beginning")
     timed = Config(bool, True, help="the replay takes as long as the recording; false: as fast as the guest reads")
     endpoint = Property(str)

@@ -8,7 +8,7 @@ import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from hostd.backing import Backing
+from hostd.backings.named import AnyBacking as Backing
 
 SECONDS = 10  # after which a test says that something hangs
 

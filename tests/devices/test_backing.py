@@ -16,7 +16,7 @@ from port_end import End
 
 import hostd
 from hostd import Machine, MachineError
-from hostd.backing import Backing
+from hostd.backings.named import AnyBacking as Backing
 from protocol.stale import claim
 
 ALLOWED = (

@@ -14,7 +14,7 @@ from port_end import End, leave, receive, started, until, write_all
 
 import hostd
 from hostd import Machine, MachineError
-from hostd.backing import Backing
+from hostd.backings.named import AnyBacking as Backing
 from protocol.endpoint import host_and_port
 
 KEPT = 65536  # bytes that a backing keeps for a peer, as docs/endpoints.md says

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from port_end import SECONDS, leave, receive, started, until
 
-from hostd.backing import Backing
+from hostd.backings.named import AnyBacking as Backing
 
 
 async def said_once(backing: Backing, caplog: pytest.LogCaptureFixture) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from raw import attached, served, settled
 
-from hostd.backing import Backing
+from hostd.backings.named import AnyBacking as Backing
 from hostd.devices.tty import Tty
 from hostd.machine import DeviceSpec
 from protocol.memory import InlineRoom
