@@ -8,11 +8,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .blocking import BlockingGuest, attach_blocking
-    from .client import AsyncGuest, attach
+    from .clients.asynchronous import AsyncGuest, attach
+    from .clients.blocking import BlockingGuest, attach_blocking
 
 __all__ = ["AsyncGuest", "BlockingGuest", "attach", "attach_blocking"]
-_HOMES = {"AsyncGuest": "client", "BlockingGuest": "blocking", "attach": "client", "attach_blocking": "blocking"}
+_HOMES = {
+    "AsyncGuest": "clients.asynchronous", "BlockingGuest": "clients.blocking", "attach": "clients.asynchronous",
+    "attach_blocking": "clients.blocking",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

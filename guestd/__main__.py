@@ -6,7 +6,7 @@ import sys
 def main() -> None:
     """The entry point: Ctrl-C is quiet even while the command is still being imported."""
     try:
-        from .cli import main as run
+        from .commands.cli import main as run
 
         run()
     except KeyboardInterrupt:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar, Generic, ParamSpec, Protocol, TypeVar, get_origin, overload
 
-from protocol.command import suggest
-from protocol.errors import IoError, NoSuchCall
-from protocol.messages import Areas, Args
-from protocol.plugins import Mistakes
-from protocol.wire import MAX_INLINE
+from hcall.errors import IoError, NoSuchCall
+from hcall.messages import Areas, Args
+from hcall.programs.command import suggest
+from hcall.programs.plugins import Mistakes
+from hcall.wire import MAX_INLINE
 
 from .memory import Buffer, Ram
 

@@ -9,9 +9,9 @@ import os
 from collections.abc import Callable
 from typing import Final
 
-from protocol.errors import BadArgument
-from protocol.memory import F_ADD_SEALS, PAGE, SEALS, TO_DEVICE, TO_GUEST
-from protocol.messages import Areas
+from hcall.errors import BadArgument
+from hcall.memory import F_ADD_SEALS, PAGE, SEALS, TO_DEVICE, TO_GUEST
+from hcall.messages import Areas
 
 START: Final = 0x4000_0000  # where the first region lies; nothing depends on it
 

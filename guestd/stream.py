@@ -5,9 +5,9 @@ from __future__ import annotations
 import weakref
 from typing import Final
 
-from protocol.errors import IoError, WouldBlock
-from protocol.formats.vuart import DISCONNECT, RX, TX, Param
-from protocol.wire import MAX_INLINE
+from hcall.errors import IoError, WouldBlock
+from hcall.formats.vuart import DISCONNECT, RX, TX, Param
+from hcall.wire import MAX_INLINE
 
 from .driver import Buffer, BusDevice, Driver, Op, Signal
 

@@ -7,12 +7,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .daemon import serve
-    from .host import Host
-    from .machine import Machine, MachineError
+    from .machine.file import Machine, MachineError
+    from .machine.host import Host
+    from .service.serve import serve
 
 __all__ = ["Host", "Machine", "MachineError", "serve"]
-_HOMES = {"Host": "host", "Machine": "machine", "MachineError": "machine", "serve": "daemon"}
+_HOMES = {"Host": "machine.host", "Machine": "machine.file", "MachineError": "machine.file", "serve": "service.serve"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,11 +1,14 @@
-"""What stands behind a stream on the host, and the device's end of it.  backings/ has them, backings/named.py their names."""
+"""What stands behind a stream on the host, and the device's end of it.
+
+backings/ has them, backings/named.py the texts that name them.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Protocol
 
-from protocol.errors import NoSuchCall
+from hcall.errors import NoSuchCall
 
 
 class Port(Protocol):

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, ParamSpec, Protocol, TypeVar, overload
 from weakref import WeakValueDictionary
 
-from protocol.clock import Clock
-from protocol.memory import Data, Room
-from protocol.plugins import Mistakes
+from hcall.clock import Clock
+from hcall.memory import Data, Room
+from hcall.programs.plugins import Mistakes
 
-from .handlers import Handler, find, find_actions
-from .irq import MAX_VECTORS, Vectors
-from .later import Later
+from .calls.vectors import MAX_VECTORS, Vectors
+from .model.handlers import Handler, find, find_actions
+from .model.later import Later
 
 __all__ = ["Config", "Data", "Device", "Feature", "Irq", "Later", "Property", "Room", "action", "call"]
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from protocol.errors import BadArgument, IoError, WouldBlock
-from protocol.formats.vuart import DISCONNECT, RX, TX, Param
+from hcall.errors import BadArgument, IoError, WouldBlock
+from hcall.formats.vuart import DISCONNECT, RX, TX, Param
 
 from .device import Data, Device, Irq, Room, call
 

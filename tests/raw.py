@@ -12,18 +12,19 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequen
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
 
+from hcall import numbers
+from hcall.clock import Clock
+from hcall.errors import Status
+from hcall.memory import F_ADD_SEALS, SEALS
+from hcall.messages import CALL, END, FD_LANE, HELLO, IRQ, MAGIC, REPLY, WELCOME
+from hcall.wire import Decoder, encode
+
 import guestd
 import hostd
-from guestd.guest import Guest
+from guestd.clients.guest import Guest
+from hostd.calls.limits import Limits
 from hostd.devices.rng import Rng
-from hostd.limits import Limits
-from hostd.machine import DeviceSpec
-from protocol import hcall
-from protocol.clock import Clock
-from protocol.errors import Status
-from protocol.memory import F_ADD_SEALS, SEALS
-from protocol.messages import CALL, END, FD_LANE, HELLO, IRQ, MAGIC, REPLY, WELCOME
-from protocol.wire import Decoder, encode
+from hostd.machine.file import DeviceSpec
 
 T = TypeVar("T")
 Message: TypeAlias = tuple[Any, ...]
@@ -145,11 +146,11 @@ class RawGuest:
 
     async def open(self, path: str, cookie: int = 0, features: int = 0) -> tuple[int, dict[str, int]]:
         """Open and negotiate the device at *path*: (open handle, calls)."""
-        handle, calls, _, _ = await self.core(hcall.OPEN, await self.core(hcall.FIND, 0, path), cookie)
+        handle, calls, _, _ = await self.core(numbers.OPEN, await self.core(numbers.FIND, 0, path), cookie)
         for status in LIVE:
             if status == 11:
-                await self.core(hcall.SET_FEATURES, handle, features)
-            await self.core(hcall.SET_STATUS, handle, status)
+                await self.core(numbers.SET_FEATURES, handle, features)
+            await self.core(numbers.SET_STATUS, handle, status)
         return handle, calls
 
     def close(self) -> None:
@@ -201,7 +202,7 @@ async def bystander(host: hostd.Host) -> AsyncIterator[RawGuest]:
 async def settled(guest: RawGuest) -> None:
     """Whatever was sent before has reached the host: it takes its sockets in turn, and has come round to this one."""
     for _ in range(4):
-        await guest.core(hcall.NOP)
+        await guest.core(numbers.NOP)
 
 
 async def until(host: hostd.Host, condition: Callable[[], bool]) -> None:

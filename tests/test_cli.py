@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 from conftest import MACHINE
+from hcall.errors import NoHost
+from hcall.programs.command import explain
 
-from hostd import models
-from hostd.shipped import shipped
-from protocol.command import explain
-from protocol.errors import NoHost
+from hostd.commands.shipped import shipped
+from hostd.machine import models
 
 
 class Terminal:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import hostd
-from hostd import models
+from hostd.machine import models
 
 # What bash does at the Tab key: it calls the function that was registered for the program.
 TAB = """

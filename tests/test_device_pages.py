@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hostd import models
-from hostd.inspected import describe
+from hostd.machine import models
+from hostd.machine.description import describe
 
 PAGES = Path(__file__).parents[1] / "docs" / "devices"
 MODELS = models.names()

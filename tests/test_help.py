@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hcall.programs.command import run, shown, sized
 
 import guestd
-import guestd.cli
+import guestd.commands.cli
 import hostd
-import hostd.cli
-from protocol.command import run, shown, sized
+import hostd.commands.cli
 
-PROGRAMS = {"hostd": hostd.cli.app, "guestd": guestd.cli.app}
+PROGRAMS = {"hostd": hostd.commands.cli.app, "guestd": guestd.commands.cli.app}
 COMMANDS = [(name, command) for name, program in PROGRAMS.items() for command in program if command[0] != "-"]
 
 
@@ -116,7 +116,7 @@ def test_a_narrow_terminal_costs_no_column_of_a_table() -> None:
 
 
 def test_help_does_not_wait_for_what_it_does_not_need() -> None:
-    script = "import sys, {0}.cli as c; c.run(c.app, '{0}', ['--help']); print(*sys.modules)"
+    script = "import sys, {0}.commands.cli as c; c.run(c.app, '{0}', ['--help']); print(*sys.modules)"
     for name in PROGRAMS:
         done = subprocess.run([sys.executable, "-c", script.format(name)], capture_output=True, check=True, timeout=20)
         loaded = set(done.stdout.decode().splitlines()[-1].split())

@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from hcall.programs.command import Exit
 
-import guestd.cli
-import hostd.cli
-from protocol.command import Exit
+import guestd.commands.cli
+import hostd.commands.cli
 
 ROOT = Path(__file__).parents[1]
-PROGRAMS = {"hostd": hostd.cli.app, "guestd": guestd.cli.app}
+PROGRAMS = {"hostd": hostd.commands.cli.app, "guestd": guestd.commands.cli.app}
 
 
 def test_the_pages_are_those_of_the_programs(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_every_exit_code_is_there(page: tuple[str, str]) -> None:
 
 
 def test_every_variable_that_is_looked_at_is_there() -> None:
-    files = [file for folder in ("protocol", "hostd", "guestd") for file in (ROOT / folder).rglob("*.py")]
+    files = [file for folder in ("protocol/hcall", "hostd", "guestd") for file in (ROOT / folder).rglob("*.py")]
     looked_at = {name for file in files for name in re.findall(r'environ(?:\.\w+\(|\[)"(\w+)"', file.read_text())}
     written = "".join(file.read_text() for file in (ROOT / "docs/man").iterdir()).replace(r"\fB", "")
     assert len(looked_at) > 5

@@ -6,16 +6,16 @@ import re
 from pathlib import Path
 
 import pytest
+from hcall import errors, messages, numbers, wire
+from hcall.messages import Hello, Welcome
+from hcall.session import HostSession
+from hcall.wire import Decoder, encode
 
-from hostd import guests
-from hostd.guest import Guest
-from hostd.limits import Limits
-from hostd.models import load
-from hostd.tree import Tree
-from protocol import errors, hcall, messages, wire
-from protocol.messages import Hello, Welcome
-from protocol.session import HostSession
-from protocol.wire import Decoder, encode
+from hostd.calls.limits import Limits
+from hostd.guests import guests
+from hostd.guests.guest import Guest
+from hostd.machine.models import load
+from hostd.tree.tree import Tree
 
 TEXT = (Path(__file__).parents[1] / "docs" / "protocol.md").read_text()
 
@@ -65,7 +65,7 @@ def test_the_worked_exchange_is_what_happens() -> None:
 
 CORE = {
     name: value
-    for name, value in vars(hcall).items()
+    for name, value in vars(numbers).items()
     if isinstance(value, int) and value >= 16 and name.isupper() and name not in ("FIRST_CALL", "CLASS_SHIFT")
     and name != "FIRST_ASSIGNED_CLASS" and not name.endswith("_LIMIT")
 }  # fmt: skip
@@ -97,8 +97,8 @@ def test_every_status_has_its_row() -> None:
         ("| a message after its first byte | within {:.0f} s |", guests.MESSAGE_SECONDS),
         ("| a session without a link | {:.0f} s |", guests.RESUME_SECONDS),
         ("after {:.0f} s, or at 1 MiB, it cuts the link", guests.UNREAD_SECONDS),
-        ("for those greater than *after*, at most {}:", hcall.POLL_LIMIT),
-        ("parent: int], ...]`, at most {}:", hcall.CHANGES_LIMIT),
+        ("for those greater than *after*, at most {}:", numbers.POLL_LIMIT),
+        ("parent: int], ...]`, at most {}:", numbers.CHANGES_LIMIT),
         ("| {0.slots}, {0.handles:,}, {0.regions}, 4 GiB; {0.guests:,};", Limits()),
     ],
     ids=lambda value: None if isinstance(value, str) else "",

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from conftest import MACHINE
 
-from hostd.limits import Limits
+from hostd.calls.limits import Limits
 
 UNITS = Path(__file__).parents[1] / "systemd"
 SERVICES = ("hostd.service", "guestd@.service")

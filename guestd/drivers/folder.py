@@ -10,9 +10,10 @@ import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+from hcall.errors import BadArgument, IoError, NoMatch
+from hcall.formats.folder import MAX_PATH, ROOT, Access, Kind, Stat, shown, unpack
+
 from guestd.driver import MAX_INLINE, Buffer, Driver, Op
-from protocol.errors import BadArgument, IoError, NoMatch
-from protocol.formats.folder import MAX_PATH, ROOT, Access, Kind, Stat, shown, unpack
 
 AnyPath: TypeAlias = "str | bytes | os.PathLike[str]"
 

@@ -1,8 +1,9 @@
 """Driver of keyboards and mice."""
 
+from hcall.errors import IoError, WouldBlock
+from hcall.formats.input import DOWN, EV_KEY, EV_SYN, MAX_PACKET, UP, Event, Packet, Packets, codes_of, press
+
 from guestd.driver import MAX_INLINE, Driver, Op, Signal
-from protocol.errors import IoError, WouldBlock
-from protocol.formats.input import DOWN, EV_KEY, EV_SYN, MAX_PACKET, UP, Event, Packet, Packets, codes_of, press
 
 assert MAX_INLINE >= MAX_PACKET
 

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from hcall.errors import IoError, WouldBlock
+from hcall.formats.frames import MAX_BATCH, OVERHEAD, AnyBatch, Bytes, pack_into, parse_mac, split
+
 from guestd.driver import Buffer, Driver, Signal
-from protocol.errors import IoError, WouldBlock
-from protocol.formats.frames import MAX_BATCH, OVERHEAD, AnyBatch, Bytes, pack_into, parse_mac, split
 
 
 class Statistics(NamedTuple):

@@ -1,7 +1,8 @@
 """Driver of the printer."""
 
+from hcall.errors import HcallError, IoError, WouldBlock
+
 from guestd.stream import Op, Signal, StreamDriver
-from protocol.errors import HcallError, IoError, WouldBlock
 
 
 class PrinterDriver(StreamDriver):

@@ -4,9 +4,8 @@ import contextlib
 from collections import deque
 from collections.abc import Iterator
 
-from guestd.stream import Op, StreamDriver
-from protocol.errors import Busy, IoError, LinkLost, NotAllowed
-from protocol.formats.sysmgmt import (
+from hcall.errors import Busy, IoError, LinkLost, NotAllowed
+from hcall.formats.sysmgmt import (
     Attribute,
     Body,
     Command,
@@ -21,6 +20,8 @@ from protocol.formats.sysmgmt import (
     encode,
     messages,
 )
+
+from guestd.stream import Op, StreamDriver
 
 
 class SysmanDriver(StreamDriver):

@@ -12,11 +12,11 @@ import pkgutil
 from collections.abc import Callable
 from typing import ClassVar, Final
 
-from protocol import endpoint, plugins
-from protocol.command import Exit, Failure
-from protocol.endpoint import Kind
+from hcall.programs import endpoint, plugins
+from hcall.programs.command import Exit, Failure
+from hcall.programs.endpoint import Kind
 
-from ..client import AsyncGuest
+from ..clients.asynchronous import AsyncGuest
 from ..driver import Driver
 
 __all__ = ["LINGER_SECONDS", "Export", "Kind", "choose"]

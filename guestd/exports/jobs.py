@@ -8,10 +8,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Final
 
-from protocol.command import say
-from protocol.errors import HcallError, LinkLost, StaleHandle
+from hcall.errors import HcallError, LinkLost, StaleHandle
+from hcall.programs.command import say
 
-from ..client import AsyncGuest
+from ..clients.asynchronous import AsyncGuest
 from ..driver import Driver
 from ..drivers.printer import PrinterDriver
 from . import Export

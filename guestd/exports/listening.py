@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from protocol.endpoint import Kind, host_and_port
-from protocol.stale import claim, remove_stale
+from hcall.kernel.claims import claim, remove_stale
+from hcall.programs.endpoint import Kind, host_and_port
 
 from . import Export
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from ..client import AsyncGuest
+from ..clients.asynchronous import AsyncGuest
 from ..driver import Driver
 from ..drivers.block import BlockDriver
 from . import Export, Kind

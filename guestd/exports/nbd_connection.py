@@ -13,10 +13,10 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final, cast
 
-from protocol.errors import HcallError, IoError
-from protocol.formats import nbd
-from protocol.formats.nbd import BadMessage, Command, Error, Flag, Handshake, Request, Stage
-from protocol.messages import Areas
+from hcall.errors import HcallError, IoError
+from hcall.formats import nbd
+from hcall.formats.nbd import BadMessage, Command, Error, Flag, Handshake, Request, Stage
+from hcall.messages import Areas
 
 from ..driver import Buffer
 from .nbd_disk import Disk

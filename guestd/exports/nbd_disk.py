@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from protocol.formats import nbd
-from protocol.formats.nbd import Command, Error, Flag, Request
+from hcall.formats import nbd
+from hcall.formats.nbd import Command, Error, Flag, Request
 
 from ..drivers.block import BlockDriver
 

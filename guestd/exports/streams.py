@@ -21,10 +21,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
-from protocol.errors import IoError
-from protocol.stale import claim, link_terminal, unlink_terminal
+from hcall.errors import IoError
+from hcall.kernel.claims import claim, link_terminal, unlink_terminal
 
-from ..client import AsyncGuest
+from ..clients.asynchronous import AsyncGuest
 from ..driver import Driver
 from ..stream import StreamDriver
 from . import LINGER_SECONDS, Export, Kind

@@ -11,10 +11,10 @@ import os
 from collections.abc import Callable
 from typing import Final
 
-from protocol.formats.frames import MAX_FRAME
-from protocol.tap import check_name, open_tap, set_carrier
+from hcall.formats.frames import MAX_FRAME
+from hcall.kernel.tap import check_name, open_tap, set_carrier
 
-from ..client import AsyncGuest
+from ..clients.asynchronous import AsyncGuest
 from ..driver import Driver
 from ..drivers.net import NetDriver
 from . import Export, Kind

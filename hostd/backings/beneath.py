@@ -15,7 +15,7 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
-from protocol.formats.folder import Entry, Kind, pack
+from hcall.formats.folder import Entry, Kind, pack
 
 CACHED: Final = 32  # linux/openat2.h, as the next: raise BlockingIOError if it takes the disk
 _NO_XDEV, _NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH = 1, 2, 4, 8

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-from protocol.errors import BadArgument, WouldBlock
-from protocol.formats.input import DROPPED, EV_KEY, EV_MSC, EV_REL, INT32, REPEATED, Event, Packet, press
+from hcall.errors import BadArgument, WouldBlock
+from hcall.formats.input import DROPPED, EV_KEY, EV_MSC, EV_REL, INT32, REPEATED, Event, Packet, press
 
 QUEUE: Final = 4096  # events, each SYN_REPORT counted
 

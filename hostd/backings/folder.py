@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
-from protocol.errors import BadArgument, BadHandle, Busy, HcallError, IoError, NoMatch, NoSpace, NotAllowed, StaleHandle
-from protocol.formats.folder import MAX_PATH, ROOT, shown
+from hcall.errors import BadArgument, BadHandle, Busy, HcallError, IoError, NoMatch, NoSpace, NotAllowed, StaleHandle
+from hcall.formats.folder import MAX_PATH, ROOT, shown
 
 from . import beneath
 from .beneath import knows_cached, reach

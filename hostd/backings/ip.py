@@ -20,9 +20,9 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from protocol.endpoint import Kind, split
-from protocol.formats import ipv4
-from protocol.tap import check_name, open_tun
+from hcall.formats import ipv4
+from hcall.kernel.tap import check_name, open_tun
+from hcall.programs.endpoint import Kind, split
 
 log = logging.getLogger(__name__)
 

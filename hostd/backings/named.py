@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from hcall.programs.endpoint import Kind, split
+
 from hostd.backing import Backing
-from protocol.endpoint import Kind, split
 
 from .files import LogFile
 from .sockets import TcpConnection, TcpListener, UnixConnection, UnixListener

@@ -9,7 +9,7 @@ from collections import deque
 from pathlib import Path
 from typing import Final
 
-from protocol.formats.input import RECORD, Packet, Packets
+from hcall.formats.input import RECORD, Packet, Packets
 
 _READ: Final = 64 * RECORD.size  # bytes at a time
 

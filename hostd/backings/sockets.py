@@ -22,10 +22,11 @@ import socket
 from pathlib import Path
 from typing import Final
 
+from hcall.kernel.claims import remove_stale
+from hcall.programs.command import explain
+from hcall.programs.endpoint import host_and_port
+
 from hostd.backing import Backing, Port
-from protocol.command import explain
-from protocol.endpoint import host_and_port
-from protocol.stale import remove_stale
 
 log = logging.getLogger(__name__)
 

@@ -21,8 +21,8 @@ import uuid
 from pathlib import Path
 from typing import IO, Final, Protocol, cast
 
-from protocol.clock import Clock
-from protocol.endpoint import Kind, host_and_port, split
+from hcall.clock import Clock
+from hcall.programs.endpoint import Kind, host_and_port, split
 
 _FOLDER: Final = Kind("spool:", "FOLDER")
 _QUEUE: Final = Kind("socket://", "HOST:PORT")

@@ -2,10 +2,11 @@
 
 import logging
 
+from hcall.errors import IoError, WouldBlock
+
 from hostd.backings.named import AnyBacking
 from hostd.device import Config, Property, call
 from hostd.stream import Stream
-from protocol.errors import IoError, WouldBlock
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from protocol.clock import Clock
-from protocol.formats.frames import Run
+from hcall.clock import Clock
+from hcall.formats.frames import Run
 
 AGE_SECONDS: Final = 300.0  # 802.1Q, table 8-6: the recommended ageing time
 MAX_ADDRESSES: Final = 256  # of one port: a guest that makes up addresses forgets its own, not those of others

@@ -9,8 +9,8 @@ import os
 from pathlib import Path
 from typing import Final
 
-from protocol.formats import frames
-from protocol.tap import check_name, open_tap
+from hcall.formats import frames
+from hcall.kernel.tap import check_name, open_tap
 
 from .switch import Switch
 

@@ -24,9 +24,10 @@ import tty
 from pathlib import Path
 from typing import Final
 
+from hcall.errors import IoError
+from hcall.kernel.claims import claim, link_terminal, unlink_terminal
+
 from hostd.backing import Backing, Port
-from protocol.errors import IoError
-from protocol.stale import claim, link_terminal, unlink_terminal
 
 log = logging.getLogger(__name__)
 

@@ -15,9 +15,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from hcall.errors import BadArgument, IoError, ReadOnly
+
 from hostd.backings.filesystem import TMPFS, filesystem
 from hostd.device import Config, Data, Device, Feature, Irq, Later, Property, Room, call
-from protocol.errors import BadArgument, IoError, ReadOnly
 
 _SECTOR = 512
 _READ_NOW = 1 << 20  # bytes: copied in 85 us; more would hold up the other guests

@@ -15,12 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
+from hcall.errors import BadArgument, Busy, HcallError, NoMatch, ReadOnly
+from hcall.formats.folder import MAX_ENTRY, Access, Kind, check_path, shown
+
 from hostd.backings import beneath
 from hostd.backings.beneath import CACHED
 from hostd.backings.folder import File, Tree, missing, told
 from hostd.device import Config, Data, Device, Feature, Later, Property, Room, call
-from protocol.errors import BadArgument, Busy, HcallError, NoMatch, ReadOnly
-from protocol.formats.folder import MAX_ENTRY, Access, Kind, check_path, shown
 
 T = TypeVar("T")
 _Opened: TypeAlias = tuple[int, int, int]  # number, size, permissions

@@ -8,14 +8,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from hcall.errors import BadArgument, Busy, NotAllowed
+from hcall.formats import input as evdev
+from hcall.formats.input import EV_KEY, EV_LED, EV_MSC, EV_REL, EV_SYN, Event, Packet
+from hcall.formats.keycodes import AXES, BUTTONS, KEYS, LEDS, WHEEL_NOTCH, typed
+
 from hostd.backings.event_queue import EventQueue
 from hostd.backings.named import AnyBacking
 from hostd.backings.recording import Recording
 from hostd.device import Config, Device, Irq, Property, Room, action, call
-from protocol.errors import BadArgument, Busy, NotAllowed
-from protocol.formats import input as evdev
-from protocol.formats.input import EV_KEY, EV_LED, EV_MSC, EV_REL, EV_SYN, Event, Packet
-from protocol.formats.keycodes import AXES, BUTTONS, KEYS, LEDS, WHEEL_NOTCH, typed
 
 log = logging.getLogger(__name__)
 

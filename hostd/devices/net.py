@@ -9,11 +9,12 @@ import os
 from collections import deque
 from pathlib import Path
 
+from hcall.errors import BadArgument, WouldBlock
+from hcall.formats import frames
+
 from hostd.backings.switch import Switch
 from hostd.backings.tap import Tap, TapName
 from hostd.device import Config, Data, Device, Irq, Property, Room, action, call
-from protocol.errors import BadArgument, WouldBlock
-from protocol.formats import frames
 
 _QUEUE = 8 << 20  # bytes that wait for a guest to read them
 _WARM = 16 << 20  # bytes, see `start`

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from hcall.formats import ppp
+
 from hostd.backings.ip import Network
 from hostd.device import Config, Irq, Property, action
 from hostd.stream import Stream
-from protocol.formats import ppp
 
 _WORST = 2  # bytes of a frame for one of a packet: all are escaped
 _FRAME = 16  # what is added to that

@@ -8,10 +8,11 @@ import logging
 from pathlib import Path
 from typing import Final
 
+from hcall.errors import Busy, HcallError, IoError, NoSpace, NotAllowed, WouldBlock
+
 from hostd.backings.spool import Spool
 from hostd.device import Config, Data, Irq, Property, action, call
 from hostd.stream import Stream
-from protocol.errors import Busy, HcallError, IoError, NoSpace, NotAllowed, WouldBlock
 
 log = logging.getLogger(__name__)
 

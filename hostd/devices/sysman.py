@@ -1,6 +1,6 @@
 """The system manager: buttons and temperature, the orderly end of a guest, lights, and the clock on the board.
 
-The messages are those of protocol.formats.sysmgmt; lights and clock are calls of our own.
+The messages are those of hcall.formats.sysmgmt; lights and clock are calls of our own.
 """
 
 import logging
@@ -9,10 +9,8 @@ import time
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from hostd.device import Config, Property, action, call
-from hostd.stream import Stream
-from protocol.errors import BadArgument, Busy, NotAllowed
-from protocol.formats.sysmgmt import (
+from hcall.errors import BadArgument, Busy, NotAllowed
+from hcall.formats.sysmgmt import (
     LONGEST,
     OTHER_OS,
     SHUTDOWN,
@@ -34,6 +32,9 @@ from protocol.formats.sysmgmt import (
     encode,
     messages,
 )
+
+from hostd.device import Config, Property, action, call
+from hostd.stream import Stream
 
 log = logging.getLogger(__name__)
 

@@ -1,8 +1,9 @@
 """A serial port: a stream with a speed and breaks; a machine has as many as it has tables with this model."""
 
+from hcall.errors import BadArgument
+
 from hostd.backings.stream import BackedStream
 from hostd.device import Config, Irq, Property, action, call
-from protocol.errors import BadArgument
 
 _MAX_BAUD = 4_000_000  # the highest that Linux has a name for, B4000000
 

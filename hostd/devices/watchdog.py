@@ -7,8 +7,9 @@ device, and goes on when that guest has closed it without the magic character, o
 from collections.abc import Callable
 from typing import Final
 
+from hcall.errors import BadArgument, NotAllowed
+
 from hostd.device import Config, Data, Device, Irq, Property, call
-from protocol.errors import BadArgument, NotAllowed
 
 # linux/watchdog.h
 CARDRESET: Final = 0x0020

@@ -21,8 +21,8 @@ from meters import Meter
 from outcome import Row
 
 import guestd
+from guestd.commands.copying import copy_out
 from guestd.drivers.folder import FolderDriver
-from guestd.folders import copy_out
 
 _FILES: Final = 5000
 _FOLDERS: Final = 100

@@ -1,7 +1,7 @@
 """Writes the man pages hostd.1 and guestd.1 into a folder: `python man.py FOLDER`.
 
-Commands, arguments and options come from the programs, exit codes from `protocol.command.Exit`.  What no program can
-say about itself is here.
+Commands, arguments and options come from the programs, exit codes from `hcall.programs.command.Exit`.  What no
+program can say about itself is here.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-import guestd.cli
-import hostd.cli
-from guestd.bus import VARIABLE as DRIVERS
-from protocol.command import Exit
-from protocol.program import Entry, Page, Program, page
-from protocol.rendezvous import CONTROL_SOCKET, GUEST_SOCKET
-from protocol.rendezvous import VARIABLE as SOCKET
+from hcall.programs.command import Exit
+from hcall.programs.help import Entry, Page, Program, page
+from hcall.rendezvous import CONTROL_SOCKET, GUEST_SOCKET
+from hcall.rendezvous import VARIABLE as SOCKET
+
+import guestd.commands.cli
+import hostd.commands.cli
+from guestd.bus.bus import VARIABLE as DRIVERS
 
 RUNTIME: Final = [
     Entry("/run/hostd", "The runtime directory, if you are root."),
@@ -164,7 +165,7 @@ def main() -> None:
     """The entry point."""
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
-    for program in hostd.cli.app, guestd.cli.app:
+    for program in hostd.commands.cli.app, guestd.commands.cli.app:
         (folder / f"{program.name[0]}.1").write_text("\n".join(manual(program)) + "\n")
 
 

@@ -1,7 +1,7 @@
 """The host's side: a counter that rings when a round is full."""
 
+from hcall.errors import BadArgument
 from hostd.device import Config, Device, Irq, Property, call
-from protocol.errors import BadArgument
 
 
 class Example(Device):

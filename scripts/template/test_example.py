@@ -5,7 +5,7 @@ from pathlib import Path
 
 import guestd
 import hostd
-from protocol.errors import BadArgument
+from hcall.errors import BadArgument
 
 from example_driver import ExampleDriver
 

@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TypeAlias
 
+from hcall.clock import Clock
+
 import guestd
 import hostd
 from guestd.drivers.block import BlockDriver
 from hostd import Machine
-from protocol.clock import Clock
 
 SIZE = 192 * 1024  # of the model's disk: reads and writes both sides of 64 KiB
 Bound: TypeAlias = "tuple[hostd.Host, guestd.AsyncGuest, BlockDriver]"

@@ -8,15 +8,16 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
 
+from hcall.clock import Clock
+from hcall.formats.input import EV_KEY, EV_REL, Event, Packet
+from hcall.formats.keycodes import BUTTONS, KEYS, LEDS
+
 import guestd
 import hostd
 from guestd.drivers.hid import HidDriver
 from hostd import Machine
-from hostd.acting import act
 from hostd.devices.hid import Hid
-from protocol.clock import Clock
-from protocol.formats.input import EV_KEY, EV_REL, Event, Packet
-from protocol.formats.keycodes import BUTTONS, KEYS, LEDS
+from hostd.service.panel import act
 
 SECONDS = 10  # after which a test says that something hangs
 A, LEFT, CAPS = KEYS["KEY_A"], BUTTONS["BTN_LEFT"], LEDS["LED_CAPSL"]

@@ -12,12 +12,12 @@ import termios
 from pathlib import Path
 
 import pytest
+from hcall.kernel.claims import claim
 from port_end import End
 
 import hostd
 from hostd import Machine, MachineError
 from hostd.backings.named import AnyBacking as Backing
-from protocol.stale import claim
 
 ALLOWED = (
     "cmd:COMMAND, connect:tcp:HOST:PORT, connect:unix:PATH, file:PATH, pty: or pty:LINK, tcp:HOST:PORT or unix:PATH"

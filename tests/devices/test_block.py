@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 import uvloop
 from disk_end import SIZE, disk, image, pattern, workers
+from hcall import numbers
+from hcall.clock import ManualClock
+from hcall.errors import BadArgument, IoError, NoSuchCall, ReadOnly
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,9 +23,6 @@ import guestd
 import hostd
 from guestd.drivers.block import BlockDriver
 from hostd.devices.block import _whole
-from protocol import hcall
-from protocol.clock import ManualClock
-from protocol.errors import BadArgument, IoError, NoSuchCall, ReadOnly
 
 # Any sequence of calls, against a bytearray.
 
@@ -249,7 +249,7 @@ async def test_an_image_that_changes_its_size_is_told_and_the_new_size_holds(tmp
             await driver.read(1, size)
         os.truncate(path, size + 511)  # no sector more
         clock.turn(2)
-        assert (await guest.core(0, hcall.POLL, 0))[0][1][resized] == 1
+        assert (await guest.core(0, numbers.POLL, 0))[0][1][resized] == 1
 
 
 @pytest.mark.parametrize("length", [8192, 2 << 20])

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 from disk_end import SIZE, disk, image, pattern
+from hcall.errors import IoError, NoSpace
 
 import hostd
 from guestd.drivers.block import BlockDriver
 from hostd import Machine, MachineError
-from protocol.errors import IoError, NoSpace
 
 
 @pytest.mark.parametrize(

@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import TypeAlias
 
 import pytest
+from hcall import numbers
+from hcall.clock import Clock, ManualClock
+from hcall.errors import BadArgument, IoError, NoSpace, NoSuchCall, NotAllowed, WouldBlock
+from hcall.programs.endpoint import host_and_port
 
 import guestd
 import hostd
 from guestd.drivers.console import ConsoleDriver
 from hostd import Machine
 from hostd.stream import Stream
-from protocol import hcall
-from protocol.clock import Clock, ManualClock
-from protocol.endpoint import host_and_port
-from protocol.errors import BadArgument, IoError, NoSpace, NoSuchCall, NotAllowed, WouldBlock
 
 RX_BYTES, STATUS, DISCONNECTED = 4, 7, 4  # parameters, and a bit of the last
 SECONDS = 10  # after which a test says that something hangs
@@ -109,12 +109,12 @@ async def test_a_size_that_changes_at_the_ptys_other_end_is_told_once(tmp_path: 
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", 50, 100, 0, 0))
         os.close(slave)
         resized = driver.dev.vectors["resized"]
-        assert (await guest.core(0, hcall.POLL, 0))[0][1][resized] == 0
+        assert (await guest.core(0, numbers.POLL, 0))[0][1][resized] == 0
         clock.turn(1)
         await driver.resized.wait()
         assert tuple(await driver.winsize()) == (100, 50)
         clock.turn(3)
-        assert (await guest.core(0, hcall.POLL, 0))[0][1][resized] == 1
+        assert (await guest.core(0, numbers.POLL, 0))[0][1][resized] == 1
 
 
 async def test_a_break_interrupts_what_runs_in_the_foreground(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ async def test_a_break_ends_a_command_and_flushes_what_waits(tmp_path: Path) -> 
 
 async def test_the_emergency_write_works_before_any_set_up_and_nothing_else_does(tmp_path: Path) -> None:
     async with served(tmp_path, "file:log") as host, guestd.attach(host.socket) as guest:
-        handle, calls, _, _ = await guest.core((await guest.found("console")).node, hcall.OPEN, 0)
+        handle, calls, _, _ = await guest.core((await guest.found("console")).node, numbers.OPEN, 0)
         for byte in b"panic":
             await guest.call(handle, calls["emergency_write"], (byte,))
         for byte in (-1, 256):
@@ -194,7 +194,7 @@ async def test_a_command_that_ended_before_a_guest_came_is_told_as_ended(tmp_pat
             await guest.nop()
         driver = await bound(guest)
         assert await to_the_end(driver) == b"early"
-        ((_, counts),) = await guest.core(0, hcall.POLL, 0)
+        ((_, counts),) = await guest.core(0, numbers.POLL, 0)
         assert counts[driver.dev.vectors["disconnected"]] == counts[driver.dev.vectors["rx_ready"]] == 1
 
 
@@ -231,9 +231,9 @@ async def test_whatever_a_guest_did_the_next_one_finds_a_console_as_new(tmp_path
     ):
         node = (await guest.found("console")).node
         for turn in range(2):
-            handle, calls, _, _ = await guest.core(node, hcall.OPEN, 0)
+            handle, calls, _, _ = await guest.core(node, numbers.OPEN, 0)
             for status in (1, 3, 11, 15):
-                await guest.core(handle, hcall.SET_STATUS, status)
+                await guest.core(handle, numbers.SET_STATUS, status)
             while not await guest.call(handle, calls["get_param"], (RX_BYTES,)):
                 pass  # until the command runs
             if turn == 0:
@@ -244,7 +244,7 @@ async def test_whatever_a_guest_did_the_next_one_finds_a_console_as_new(tmp_path
                     pass  # until the command is gone
             assert turn == 0 or tuple(await guest.call(handle, calls["winsize"])) == (80, 24)
             assert turn == 0 or not await guest.call(handle, calls["get_param"], (STATUS,)) & DISCONNECTED
-            await guest.core(handle, hcall.CLOSE)
+            await guest.core(handle, numbers.CLOSE)
 
 
 async def test_what_was_typed_for_one_guest_is_not_for_the_next(tmp_path: Path) -> None:
@@ -266,8 +266,8 @@ async def test_early_output_is_kept_for_the_first_guest(tmp_path: Path) -> None:
     async with served(tmp_path, "cmd:echo booting; cat") as host, guestd.attach(host.socket) as guest:
         found = await guest.found("console")
         for _ in range(2):  # open and close without a look change nothing
-            handle, *_ = await guest.core(found.node, hcall.OPEN, 0)
-            await guest.core(handle, hcall.CLOSE)
+            handle, *_ = await guest.core(found.node, numbers.OPEN, 0)
+            await guest.core(handle, numbers.CLOSE)
         driver = await bound(guest)
         assert await driver.read_until(b"\r\n") == b"booting\r\n"
 

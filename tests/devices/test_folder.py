@@ -14,10 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sharing import attached, serving, shared
-
-import guestd
-from protocol.errors import (
+from hcall.errors import (
     BadArgument,
     BadHandle,
     Busy,
@@ -29,7 +26,10 @@ from protocol.errors import (
     ReadOnly,
     StaleHandle,
 )
-from protocol.formats.folder import ROOT, Access, Kind, unpack
+from hcall.formats.folder import ROOT, Access, Kind, unpack
+from sharing import attached, serving, shared
+
+import guestd
 
 
 async def test_what_a_guest_does_to_files_is_done_to_the_hosts(folder: Path) -> None:

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import pytest
 import uvloop
+from hcall.errors import IoError, NotAllowed, Reset, StaleHandle
+from hcall.formats.folder import Access, Kind
 from sharing import attached, serving, shared
 
 import guestd
-from guestd.folders import copy_in, copy_out
+from guestd.commands.copying import copy_in, copy_out
 from hostd import MachineError
-from protocol.errors import IoError, NotAllowed, Reset, StaleHandle
-from protocol.formats.folder import Access, Kind
 
 FILES = 5000
 
@@ -150,7 +150,7 @@ async def test_links_of_the_host_are_seen_and_left_out(tmp_path: Path) -> None:
 LYING = """
 from hostd.device import Room
 from hostd.devices.folder import Folder
-from protocol.formats.folder import Entry, pack
+from hcall.formats.folder import Entry, pack
 
 class Lying(Folder):
     def read_dir(self, into: Room, file: int, cookie: int) -> int:
@@ -183,7 +183,7 @@ async def test_the_same_driver_on_the_blocking_client(tmp_path: Path) -> None:
 async def test_a_guest_that_vanishes_while_it_writes_leaves_what_was_answered_and_nothing_open(tmp_path: Path) -> None:
     script = """
 import os, sys, guestd
-from protocol.formats.folder import Access
+from hcall.formats.folder import Access
 with guestd.attach_blocking(sys.argv[1]) as guest:
     files = guest.bind("files")
     file = guest.run(files.open("x", Access.WRITE | Access.CREATE))

@@ -7,16 +7,16 @@ import random
 from pathlib import Path
 
 import pytest
+from hcall import numbers
+from hcall.clock import ManualClock
+from hcall.errors import BadArgument, Busy, NotAllowed, WouldBlock
+from hcall.formats.input import DROPPED, EV_KEY, EV_LED, EV_MSC, EV_REL, EV_SYN, Event, Packet, Packets, codes_of
+from hcall.formats.keycodes import AXES, BUTTONS, KEYS, LEDS
 from input_ends import CAPS, LEFT, A, bound, edges, encoded, events, key, model, panel, served
 
 import guestd
 from hostd import Machine
-from hostd.machine import MachineError
-from protocol import hcall
-from protocol.clock import ManualClock
-from protocol.errors import BadArgument, Busy, NotAllowed, WouldBlock
-from protocol.formats.input import DROPPED, EV_KEY, EV_LED, EV_MSC, EV_REL, EV_SYN, Event, Packet, Packets, codes_of
-from protocol.formats.keycodes import AXES, BUTTONS, KEYS, LEDS
+from hostd.machine.file import MachineError
 
 
 async def test_what_is_done_at_the_front_panel_comes_as_packets(tmp_path: Path) -> None:
@@ -208,11 +208,11 @@ async def test_nothing_of_one_guest_is_there_for_the_next(tmp_path: Path) -> Non
 
 async def test_a_guest_hears_of_nothing_before_its_driver_is_ready(tmp_path: Path) -> None:
     async with served(tmp_path) as host, guestd.attach(host.socket, drivers=[]) as guest:
-        handle, calls, _, _ = await guest.core((await guest.found("hid")).node, hcall.OPEN, 0)
+        handle, calls, _, _ = await guest.core((await guest.found("hid")).node, numbers.OPEN, 0)
         for status in (1, 3, 11):
-            await guest.core(handle, hcall.SET_STATUS, status)
+            await guest.core(handle, numbers.SET_STATUS, status)
         model(host).send(encoded(key(A, 1)))
-        await guest.core(handle, hcall.SET_STATUS, 15)
+        await guest.core(handle, numbers.SET_STATUS, 15)
         with pytest.raises(WouldBlock):
             await guest.call(handle, calls["read"], (0,), (4096,))
 

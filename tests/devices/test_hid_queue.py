@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TypeAlias
 
 import pytest
+from hcall.errors import BadArgument, WouldBlock
+from hcall.formats.input import DROPPED, EV_KEY, EV_MSC, EV_REL, Event, Packet, Packets
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hostd.backings.event_queue import QUEUE, EventQueue
-from protocol.errors import BadArgument, WouldBlock
-from protocol.formats.input import DROPPED, EV_KEY, EV_MSC, EV_REL, Event, Packet, Packets
 
 A, B, LEFT = 30, 48, 0x110
 X, Y, WHEEL = 0, 1, 8

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import pytest
+from hcall.clock import ManualClock
+from hcall.errors import WouldBlock
+from hcall.formats.input import EV_KEY, EV_LED, EV_REL, EV_SYN, REPEATED, Event, Packet, Packets, codes_of
+from hcall.formats.keycodes import AXES, BUTTONS, KEYS
 from input_ends import A, bound, edges, encoded, key, model, panel, served, way
 
 from hostd.backings.event_queue import QUEUE
-from hostd.machine import MachineError
-from protocol.clock import ManualClock
-from protocol.errors import WouldBlock
-from protocol.formats.input import EV_KEY, EV_LED, EV_REL, EV_SYN, REPEATED, Event, Packet, Packets, codes_of
-from protocol.formats.keycodes import AXES, BUTTONS, KEYS
+from hostd.machine.file import MachineError
 
 Acts: TypeAlias = list[tuple[str, int]]
 

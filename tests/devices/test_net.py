@@ -10,17 +10,17 @@ from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
 import pytest
+from hcall.clock import Clock, ManualClock
+from hcall.errors import BadArgument, WouldBlock
+from hcall.formats.frames import MAX_BATCH, MAX_FRAMES, format_mac
 
 import guestd
 import hostd
-from guestd.bus import OpenDevice
+from guestd.bus.bus import OpenDevice
 from guestd.driver import Buffer
 from guestd.drivers.net import NetDriver
 from hostd import Machine, MachineError
 from hostd.devices.net import Net
-from protocol.clock import Clock, ManualClock
-from protocol.errors import BadArgument, WouldBlock
-from protocol.formats.frames import MAX_BATCH, MAX_FRAMES, format_mac
 
 A, B, C = (bytes.fromhex(f"0200000000{n:02x}") for n in (1, 2, 3))
 EVERYBODY = b"\xff" * 6

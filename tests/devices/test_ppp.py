@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hcall.clock import Clock, ManualClock
+from hcall.errors import BadArgument, IoError, NotAllowed, WouldBlock
+from hcall.formats import hdlc, ipv4
+from hcall.formats.ppp_control import Code, Packet
 
 import guestd
 import hostd
 from guestd.drivers.ppp import PppDriver
 from hostd import Machine
 from hostd.devices.ppp import Ppp
-from protocol.clock import Clock, ManualClock
-from protocol.errors import BadArgument, IoError, NotAllowed, WouldBlock
-from protocol.formats import hdlc, ipv4
-from protocol.formats.ppp_control import Code, Packet
 
 HOST, GUEST = IPv4Address("10.0.0.1"), IPv4Address("10.0.0.2")
 SECONDS = 20  # after which a test says that something hangs

@@ -19,16 +19,16 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
+from hcall.clock import ManualClock
+from hcall.formats import ipv4
+from hcall.formats.ppp import IPCP, LCP, Peer
+from hcall.formats.ppp_control import Packet
 from pump import pumped
 
 import guestd
 import hostd
 from guestd.stream import StreamDriver
 from hostd import Machine
-from protocol.clock import ManualClock
-from protocol.formats import ipv4
-from protocol.formats.ppp import IPCP, LCP, Peer
-from protocol.formats.ppp_control import Packet
 
 SECONDS = 20  # after which a test says that something hangs
 SLIRP = "slirp-fullbolt"

@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hcall.errors import IoError
+from hcall.formats import ipv4
+from hcall.kernel.tap import open_tun
 from pump import pumped
 
 import guestd
@@ -23,9 +26,6 @@ from guestd.drivers.ppp import PppDriver
 from hostd import Machine
 from hostd.backings.ip import Tun
 from hostd.devices.ppp import Ppp
-from protocol.errors import IoError
-from protocol.formats import ipv4
-from protocol.tap import open_tun
 
 SECONDS = 20  # after which a test says that something hangs
 TUN = f"hostdp{os.getpid() % 100000}"

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TypeAlias
 
 import pytest
+from hcall.errors import Busy, IoError, NoSpace, NotAllowed, WouldBlock
 
 import guestd
 import hostd
 from guestd.drivers.printer import PrinterDriver
 from hostd import Machine
 from hostd.devices.printer import Printer
-from protocol.errors import Busy, IoError, NoSpace, NotAllowed, WouldBlock
 
 SECONDS = 10  # after which a test says that something hangs
 HEALTHY, BUSY, PAPER_OUT, SELECTED, NOT_ERROR = 0x18, 0x80, 0x20, 0x10, 0x08

@@ -9,14 +9,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from hcall.clock import ManualClock
+from hcall.errors import IoError
 
 import guestd
 import hostd
 from guestd.drivers.printer import PrinterDriver
 from hostd import Machine
-from hostd.remote import ask
-from protocol.clock import ManualClock
-from protocol.errors import IoError
+from hostd.commands.remote import ask
 
 SECONDS = 10  # after which a test says that something hangs
 PAGE = bytes(range(256)) * 20_000  # 5 MB: more than sockets buffer

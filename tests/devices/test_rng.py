@@ -10,11 +10,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hcall.errors import BadArea
 
 import guestd
 import hostd
 from hostd import Machine
-from protocol.errors import BadArea
 
 
 async def test_bytes_are_fresh_and_as_many_as_asked_for(host: hostd.Host) -> None:

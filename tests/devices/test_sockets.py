@@ -10,12 +10,12 @@ import stat
 from pathlib import Path
 
 import pytest
+from hcall.programs.endpoint import host_and_port
 from port_end import End, leave, receive, started, until, write_all
 
 import hostd
 from hostd import Machine, MachineError
 from hostd.backings.named import AnyBacking as Backing
-from protocol.endpoint import host_and_port
 
 KEPT = 65536  # bytes that a backing keeps for a peer, as docs/endpoints.md says
 

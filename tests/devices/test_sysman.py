@@ -10,16 +10,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
-
-import guestd
-import hostd
-from guestd.drivers.sysman import SysmanDriver
-from hostd import Machine
-from hostd.devices.sysman import Sysman
-from hostd.remote import ask
-from protocol.clock import ManualClock
-from protocol.errors import BadArgument, Busy, IoError, LinkLost, NotAllowed
-from protocol.formats.sysmgmt import (
+from hcall.clock import ManualClock
+from hcall.errors import BadArgument, Busy, IoError, LinkLost, NotAllowed
+from hcall.formats.sysmgmt import (
     LONGEST,
     Attribute,
     Body,
@@ -36,6 +29,13 @@ from protocol.formats.sysmgmt import (
     encode,
     messages,
 )
+
+import guestd
+import hostd
+from guestd.drivers.sysman import SysmanDriver
+from hostd import Machine
+from hostd.commands.remote import ask
+from hostd.devices.sysman import Sysman
 
 SECONDS = 10  # after which a test says that something hangs
 Managed: TypeAlias = "tuple[Sysman, guestd.AsyncGuest, SysmanDriver]"

@@ -13,15 +13,15 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from hcall import numbers
+from hcall.errors import BadArgument, NoSuchCall, StaleHandle, WouldBlock
+from hcall.formats.vuart import Param
 
 import guestd
 import hostd
 from guestd.drivers.tty import TtyDriver
 from hostd import Machine, MachineError
 from hostd.devices.tty import Tty
-from protocol import hcall
-from protocol.errors import BadArgument, NoSuchCall, StaleHandle, WouldBlock
-from protocol.formats.vuart import Param
 
 SECONDS = 10  # after which a test says that something hangs
 SPEEDS = [(9600, termios.B9600), (115200, termios.B115200), (4_000_000, termios.B4000000)]
@@ -225,11 +225,11 @@ async def test_a_guests_speed_is_its_own_and_the_next_one_finds_the_keys(tmp_pat
 
 async def test_a_speed_is_put_back_even_if_its_guest_did_nothing_else(tmp_path: Path) -> None:
     async with served(tmp_path, tty={"baud": 9600}) as host, guestd.attach(host.socket, drivers=[]) as guest:
-        handle, calls, _, _ = await guest.core((await guest.found("tty")).node, hcall.OPEN, 0)
+        handle, calls, _, _ = await guest.core((await guest.found("tty")).node, numbers.OPEN, 0)
         for status in (1, 3, 11, 15):
-            await guest.core(handle, hcall.SET_STATUS, status)
+            await guest.core(handle, numbers.SET_STATUS, status)
         await guest.call(handle, calls["set_baud"], (300,))
-        await guest.core(handle, hcall.CLOSE)
+        await guest.core(handle, numbers.CLOSE)
         assert host.tree.find("/tty").properties()["current-speed"] == 9600
 
 

@@ -8,15 +8,15 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from hcall import numbers
+from hcall.clock import ManualClock
+from hcall.errors import BadArgument, Busy, LinkLost, NotAllowed
 
 import guestd
 import hostd
 from guestd.drivers.watchdog import WatchdogDriver
 from hostd import Machine
 from hostd.devices.watchdog import Watchdog
-from protocol import hcall
-from protocol.clock import ManualClock
-from protocol.errors import BadArgument, Busy, LinkLost, NotAllowed
 
 SECONDS = 10  # after which a test says that something hangs
 CARDRESET = 0x20
@@ -121,7 +121,7 @@ async def test_a_timeout_comes_back_as_it_was_set(tmp_path: Path, clock: ManualC
 
 async def raised(guest: guestd.AsyncGuest, watchdog: WatchdogDriver) -> int:
     """How often the pretimeout was raised."""
-    polled = dict(await guest.core(0, hcall.POLL, 0))
+    polled = dict(await guest.core(0, numbers.POLL, 0))
     count: int = polled[watchdog.dev.handle][watchdog.dev.vectors["pretimeout"]]  # type: ignore[attr-defined]
     return count
 

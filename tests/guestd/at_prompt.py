@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import pytest
+from hcall.errors import BadArgument, HcallError
+from hcall.programs.command import Failure, explain
 from raw import in_thread, served
 
 import guestd
 import hostd
 from guestd.driver import Driver, Op
-from guestd.shell import Shell
+from guestd.shell.shell import Shell
 from hostd.device import Data, Device, Feature, Irq, Property, Room, call
-from hostd.machine import DeviceSpec
+from hostd.machine.file import DeviceSpec
 from hostd.stream import BUFFER, Stream
-from protocol.command import Failure, explain
-from protocol.errors import BadArgument, HcallError
 
 T = TypeVar("T")
 SECONDS: Final = 3.0  # for what the host does at once

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from hcall.errors import BadArgument
 from raw import served
 
 import guestd
 import hostd
+from guestd.clients.guest import Guest
 from guestd.driver import Driver, Op, Signal
-from guestd.guest import Guest
 from hostd.device import Data, Device, Irq, Later, Room, call
-from hostd.machine import DeviceSpec
-from protocol.errors import BadArgument
+from hostd.machine.file import DeviceSpec
 
 CLIENTS: Final = pytest.mark.parametrize("client", ["asyncio", "blocking"])
 LIMIT: Final = 8 << 20  # bytes of memory of a guest

@@ -9,9 +9,9 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, Final
 
-from protocol import hcall
-from protocol.messages import REPLY, VERSION, WELCOME, Welcome
-from protocol.wire import Decoder, encode
+from hcall import numbers
+from hcall.messages import REPLY, VERSION, WELCOME, Welcome
+from hcall.wire import Decoder, encode
 
 ROOT, NODE, OPEN = 1, 2, 3  # the handles of its tree, which has one device, and of that
 NOW: Final = 1000  # no handle is greater
@@ -28,17 +28,17 @@ class FakeHost:
         self.path = folder / "fake.sock"
         self._properties: dict[str, Any] = {}
         self._truth: dict[int, Any] = {
-            hcall.FIRST: ROOT,
-            hcall.CHILD: lambda node: NODE if node == ROOT else 0,
-            hcall.NEXT: 0,
-            hcall.PARENT: lambda node: ROOT if node == NODE else 0,
-            hcall.FIND: NODE,
-            hcall.INFO: lambda node: (NAME, (compatible,), (1, 2)) if node == NODE else ("", (), (0, 0)),
-            hcall.NEXTPROP: "",
-            hcall.CHANGES: lambda _, since: (NOW, None if since == 0 else ()),
-            hcall.OPEN: (OPEN, dict(calls), {"rx_ready": 0}, {}),
-            hcall.SET_STATUS: lambda _, status: status,
-            hcall.GET_FEATURES: 0,
+            numbers.FIRST: ROOT,
+            numbers.CHILD: lambda node: NODE if node == ROOT else 0,
+            numbers.NEXT: 0,
+            numbers.PARENT: lambda node: ROOT if node == NODE else 0,
+            numbers.FIND: NODE,
+            numbers.INFO: lambda node: (NAME, (compatible,), (1, 2)) if node == NODE else ("", (), (0, 0)),
+            numbers.NEXTPROP: "",
+            numbers.CHANGES: lambda _, since: (NOW, None if since == 0 else ()),
+            numbers.OPEN: (OPEN, dict(calls), {"rx_ready": 0}, {}),
+            numbers.SET_STATUS: lambda _, status: status,
+            numbers.GET_FEATURES: 0,
         }
         self._lies = lies
         self.mute = False  # takes HELLO, and says nothing
@@ -69,7 +69,7 @@ class FakeHost:
         _, slot, seq, number, handle, args, areas = message
         told = self._lies[number] if number in self._lies else self._truth.get(number)
         if callable(told):
-            told = told(handle if number >> hcall.CLASS_SHIFT == 0 else areas, *args)
+            told = told(handle if number >> numbers.CLASS_SHIFT == 0 else areas, *args)
         return bytes(told) if type(told) is bytearray else encode((REPLY, slot, seq, 0, told))  # bytes as they are
 
     def cut(self) -> None:

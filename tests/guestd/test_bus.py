@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from hcall import numbers
+from hcall.errors import Busy, NoMatch, NoSuchCall, NotAllowed, StaleHandle
+from hcall.features import DeviceStatus
 from raw import attached, bystander, run_on, served
 
 import hostd
-from guestd.bus import OpenDevice, known_drivers, match
+from guestd.bus.bus import OpenDevice, known_drivers, match
+from guestd.clients.guest import Guest
 from guestd.driver import Driver, Op, Signal
-from guestd.guest import Guest
 from guestd.probers import Found
-from hostd import models
 from hostd.device import Data, Device, Feature, Irq, Property, Room, call
 from hostd.devices.rng import Rng
-from hostd.machine import DeviceSpec
-from protocol import hcall
-from protocol.errors import Busy, NoMatch, NoSuchCall, NotAllowed, StaleHandle
-from protocol.features import DeviceStatus
+from hostd.machine import models
+from hostd.machine.file import DeviceSpec
 
 
 class Lamp(Device):
@@ -255,7 +255,7 @@ async def test_a_failed_device_takes_no_calls_until_it_is_negotiated_again(host:
         assert isinstance(driver, LampDriver)
         device = driver.dev
         assert isinstance(device, OpenDevice)
-        await guest.core(device.handle, hcall.SET_STATUS, 15 | DeviceStatus.FAILED)
+        await guest.core(device.handle, numbers.SET_STATUS, 15 | DeviceStatus.FAILED)
         with pytest.raises(NotAllowed):
             await driver.double(1)
         await device.negotiate(["COLOUR"])

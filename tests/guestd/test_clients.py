@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 from desk import CLIENTS, DRIVERS, LIMIT, SLOTS, DeskDriver, attach, blocking, bound, desk, desks
+from hcall import numbers
+from hcall.clock import ManualClock
+from hcall.errors import BadArea, BadArgument, Busy, HcallError, NoMatch
 from raw import attached, bystander, in_thread, run_on, settled, until
 
 import guestd
 import hostd
-from guestd.guest import Guest
-from protocol import hcall
-from protocol.clock import ManualClock
-from protocol.errors import BadArea, BadArgument, Busy, HcallError, NoMatch
+from guestd.clients.guest import Guest
 
 
 @pytest.fixture
@@ -301,9 +301,9 @@ async def test_memory_that_is_lent_later_can_be_used(host: hostd.Host, client: s
             guest.ram.alloc(LIMIT)
         await guest.grow(4096)
         with pytest.raises(BadArgument, match="99"):
-            await guest.core(0, hcall.ADD_MEMORY, 1 << 40, 4096, 99)
+            await guest.core(0, numbers.ADD_MEMORY, 1 << 40, 4096, 99)
         with pytest.raises(BadArea):
-            await guest.core(0, hcall.REMOVE_MEMORY, 1 << 40)
+            await guest.core(0, numbers.REMOVE_MEMORY, 1 << 40)
 
     async with bystander(host):
         await run_on(client, host, scenario, drivers=DRIVERS, memory=1 << 20)
@@ -322,8 +322,8 @@ async def test_memory_that_is_refused_leaves_nothing(
         for fd_id in (5, 6):  # nobody asks for the first
             socket.send_fds(guest.lane, [fd_id.to_bytes(4, "little")], [fd])
         os.close(fd)
-        assert (await guest.call(hcall.ADD_MEMORY, 0, address, size, 6))[0] == error.status
-        assert (await guest.call(hcall.ADD_MEMORY, 0, 1 << 40, 4096, 5))[0] == BadArgument.status
+        assert (await guest.call(numbers.ADD_MEMORY, 0, address, size, 6))[0] == error.status
+        assert (await guest.call(numbers.ADD_MEMORY, 0, 1 << 40, 4096, 5))[0] == BadArgument.status
 
 
 async def test_memory_of_a_call_whose_task_was_cancelled_is_not_used_again_before_the_answer(host: hostd.Host) -> None:

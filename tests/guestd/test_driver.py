@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from hcall import numbers
+from hcall.errors import IoError, NoMatch, NoSuchCall
 
 import guestd
 import hostd
 from guestd.driver import Driver, Op, Signal
 from hostd.device import Data, Device, Feature, Irq, Property, Room, call
-from hostd.machine import DeviceSpec
-from protocol import hcall
-from protocol.errors import IoError, NoMatch, NoSuchCall
+from hostd.machine.file import DeviceSpec
 
 CONTENT = bytes(range(200)) * 50  # 10,000 bytes
 
@@ -237,5 +237,5 @@ async def test_a_driver_whose_probe_fails_gives_the_device_back(host: hostd.Host
         for _ in range(2):  # the second time it would be Busy
             with pytest.raises(ValueError, match="grey"):
                 await guest.bind("miser")
-        handle, *_ = await guest.core((await guest.found("miser")).node, hcall.OPEN, 0)
-        assert await guest.core(handle, hcall.GET_STATUS) == 0
+        handle, *_ = await guest.core((await guest.found("miser")).node, numbers.OPEN, 0)
+        assert await guest.core(handle, numbers.GET_STATUS) == 0

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hcall.clock import ManualClock
 
 import guestd
 import hostd
-from guestd.client import AsyncGuest
+from guestd.clients.asynchronous import AsyncGuest
 from guestd.exports import choose
 from guestd.exports.nbd_connection import CONNECTIONS, HANDSHAKE_SECONDS
 from hostd import Machine
-from protocol.clock import ManualClock
 
 SIZE = 40 << 20
 READ, WRITE, DISC, FLUSH, TRIM, CACHE, ZEROES = range(7)

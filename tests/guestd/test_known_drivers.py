@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hcall.programs.plugins import PluginError
 
 import guestd
 import hostd
-from guestd.bus import known_drivers, match, own_drivers
+from guestd.bus.bus import known_drivers, match, own_drivers
 from guestd.drivers.rng import RngDriver
 from guestd.probers import Found
-from protocol.plugins import PluginError
 
 OWN = """
 from guestd.driver import Driver, Op
@@ -55,7 +55,7 @@ def test_own_drivers_are_all_of_a_file_or_the_one_that_is_named(here: Path) -> N
     for name, says in (
         ("one.py:Secnod", "one.py: no class 'Secnod' (did you mean 'Second'?); it has First, Second"),
         ("three.py", "three.py: No such file or directory"),
-        ("guestd.cli", "guestd.cli: it has no Driver: class Name(Driver): ..."),
+        ("guestd.commands.cli", "guestd.commands.cli: it has no Driver: class Name(Driver): ..."),
     ):
         with pytest.raises(PluginError) as error:
             own_drivers(["one.py", name])

@@ -12,20 +12,20 @@ from typing import Any
 import pytest
 from desk import CLIENTS
 from fake_host import FIRST_OWN, NODE, OPEN, READ, ROOT, WRITE, lying
+from hcall import numbers
+from hcall.errors import IoError, LinkLost, Status
+from hcall.formats.folder import Access, Entry, Kind, pack
+from hcall.messages import IRQ, REPLY
+from hcall.wire import encode
 
 import guestd
-from guestd import folders
+from guestd.clients.guest import Guest
+from guestd.commands import copying
 from guestd.driver import Driver
 from guestd.drivers.folder import File, FolderDriver
 from guestd.drivers.hid import HidDriver
 from guestd.drivers.net import NetDriver
 from guestd.drivers.sysman import SysmanDriver
-from guestd.guest import Guest
-from protocol import hcall
-from protocol.errors import IoError, LinkLost, Status
-from protocol.formats.folder import Access, Entry, Kind, pack
-from protocol.messages import IRQ, REPLY
-from protocol.wire import encode
 
 SECONDS = 10
 
@@ -70,12 +70,12 @@ async def follow(guest: Guest[Any]) -> None:
 
 
 CIRCLES = {
-    "next": (walk, {hcall.NEXT: NODE}),
-    "property": (properties, {hcall.NEXTPROP: "again"}),
-    "changes": (follow, {hcall.CHANGES: (5, ((hcall.ADDED, NODE, ROOT),))}),
+    "next": (walk, {numbers.NEXT: NODE}),
+    "property": (properties, {numbers.NEXTPROP: "again"}),
+    "changes": (follow, {numbers.CHANGES: (5, ((numbers.ADDED, NODE, ROOT),))}),
     "parent": (follow, {
-        hcall.PARENT: NODE,
-        hcall.CHANGES: lambda _, since: (since + 1, ((hcall.ADDED, NODE, ROOT),)),
+        numbers.PARENT: NODE,
+        numbers.CHANGES: lambda _, since: (since + 1, ((numbers.ADDED, NODE, ROOT),)),
     }),
 }  # fmt: skip
 
@@ -94,20 +94,20 @@ async def test_a_node_that_is_its_own_child_is_seen_once(tmp_path: Path, client:
     async def scenario(guest: Guest[Any]) -> None:
         assert [found.node for found in await guest.walk()] == [ROOT, NODE]
 
-    with lying(tmp_path, {hcall.CHILD: NODE}) as host:
+    with lying(tmp_path, {numbers.CHILD: NODE}) as host:
         await within(host.path, client, scenario)
 
 
 NO_ANSWERS = {
-    "info": (walk, hcall.INFO, 5),
-    "ids": (walk, hcall.INFO, ("thing", ("a,b",), "ids")),
-    "child": (walk, hcall.CHILD, "first"),
-    "changes": (walk, hcall.CHANGES, None),
-    "change": (follow, hcall.CHANGES, lambda _, since: (since + 1, ((99, NODE, ROOT),))),
-    "property": (properties, hcall.NEXTPROP, 7),
-    "open": (bind, hcall.OPEN, 7),
-    "bit": (bind, hcall.OPEN, (OPEN, {}, {}, {"RO": 1 << 62})),
-    "status": (bind, hcall.SET_STATUS, "ready"),
+    "info": (walk, numbers.INFO, 5),
+    "ids": (walk, numbers.INFO, ("thing", ("a,b",), "ids")),
+    "child": (walk, numbers.CHILD, "first"),
+    "changes": (walk, numbers.CHANGES, None),
+    "change": (follow, numbers.CHANGES, lambda _, since: (since + 1, ((99, NODE, ROOT),))),
+    "property": (properties, numbers.NEXTPROP, 7),
+    "open": (bind, numbers.OPEN, 7),
+    "bit": (bind, numbers.OPEN, (OPEN, {}, {}, {"RO": 1 << 62})),
+    "status": (bind, numbers.SET_STATUS, "ready"),
 }
 
 
@@ -162,7 +162,7 @@ async def test_counts_that_can_be_are_taken(tmp_path: Path, client: str) -> None
 @pytest.mark.parametrize("lie", [0, -3, "all"])
 async def test_a_write_that_makes_no_progress_fails(tmp_path: Path, compatible: str, lie: object) -> None:
     calls = {"set_param": FIRST_OWN}
-    with lying(tmp_path, {WRITE: lie, hcall.GETPROP: 1 << 20}, compatible, calls) as host:
+    with lying(tmp_path, {WRITE: lie, numbers.GETPROP: 1 << 20}, compatible, calls) as host:
         async with asyncio.timeout(SECONDS), guestd.attach(host.path) as guest:
             driver = await guest.bind("thing")
             for data in (b"little", bytes(10_000)):
@@ -172,7 +172,7 @@ async def test_a_write_that_makes_no_progress_fails(tmp_path: Path, compatible: 
 
 async def test_so_does_one_to_a_file(tmp_path: Path) -> None:
     calls = {"open_file": FIRST_OWN, "write_file": FIRST_OWN + 1, "close_file": FIRST_OWN + 2}
-    lies = {FIRST_OWN: (1, 0, 0o644), FIRST_OWN + 1: 0, hcall.GETPROP: "tag"}
+    lies = {FIRST_OWN: (1, 0, 0o644), FIRST_OWN + 1: 0, numbers.GETPROP: "tag"}
     with lying(tmp_path, lies, "hostd,folder", calls) as host:
         async with asyncio.timeout(SECONDS), guestd.attach(host.path) as guest:
             shared = await guest.bind("thing")
@@ -185,7 +185,7 @@ async def test_so_does_one_to_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("compatible", ["hostd,block", "hostd,net", "hostd,tty", "hostd,ppp", "hostd,folder"])
 async def test_a_property_of_another_type_is_an_io_error(tmp_path: Path, compatible: str) -> None:
-    with lying(tmp_path, {hcall.GETPROP: (1, 2)}, compatible, {"set_param": FIRST_OWN}) as host:
+    with lying(tmp_path, {numbers.GETPROP: (1, 2)}, compatible, {"set_param": FIRST_OWN}) as host:
         async with guestd.attach(host.path) as guest:
             with pytest.raises(IoError, match=r"its property .* is a tuple, and no"):
                 await guest.bind("thing")
@@ -193,7 +193,7 @@ async def test_a_property_of_another_type_is_an_io_error(tmp_path: Path, compati
 
 async def test_frames_of_wrong_lengths_are_an_io_error_and_their_memory_is_free_again(tmp_path: Path) -> None:
     properties = {"mac-address": "02:00:00:00:00:01", "max-frame-size": 1518}
-    with lying(tmp_path, {hcall.GETPROP: lambda _, name: properties[name], READ: 6}, "hostd,net") as host:
+    with lying(tmp_path, {numbers.GETPROP: lambda _, name: properties[name], READ: 6}, "hostd,net") as host:
         async with asyncio.timeout(SECONDS), guestd.attach(host.path, memory=4 << 20, drivers=[NetDriver]) as guest:
             card = await guest.bind("thing")
             assert isinstance(card, NetDriver)
@@ -233,7 +233,7 @@ class LyingFolder:
         self.guest: guestd.AsyncGuest  # whose memory it fills
         self._listing = listing
         answers = ((int(Kind.FOLDER), 1, 0, 0o755, 0), 1, self._list, None, (1, 0, 0o644))
-        self.lies: dict[int, Any] = {hcall.GETPROP: "tag", **dict(zip(self.calls.values(), answers, strict=True))}
+        self.lies: dict[int, Any] = {numbers.GETPROP: "tag", **dict(zip(self.calls.values(), answers, strict=True))}
 
     def _list(self, areas: Any, *_: int) -> int:
         memory = self.guest.ram.first
@@ -247,7 +247,7 @@ class LyingFolder:
             async with asyncio.timeout(SECONDS), guestd.attach(host.path) as self.guest:
                 shared = await self.guest.bind("thing")
                 assert isinstance(shared, FolderDriver)
-                await folders.copy_out(shared, "", target)
+                await copying.copy_out(shared, "", target)
 
 
 @pytest.mark.parametrize("name", [b"../evil", b"..", b"/evil", b"a/b", b".", b"nul\0", b""])
@@ -274,8 +274,8 @@ async def test_a_host_that_does_not_answer_detach_is_left_all_the_same(
     async def nothing(guest: Guest[Any]) -> None:
         pass
 
-    monkeypatch.setattr(f"guestd.{'client' if client == 'asyncio' else 'blocking'}.DETACH_SECONDS", 0.05)
-    with lying(tmp_path, {hcall.DETACH: bytearray()}) as host:
+    monkeypatch.setattr(f"guestd.clients.{'asynchronous' if client == 'asyncio' else 'blocking'}.DETACH_SECONDS", 0.05)
+    with lying(tmp_path, {numbers.DETACH: bytearray()}) as host:
         await within(host.path, client, nothing)
 
 
@@ -288,9 +288,9 @@ async def test_a_guest_that_comes_back_to_a_host_that_says_nothing_gives_up(
         host.mute = True
         host.cut()
         with pytest.raises(LinkLost, match="did not answer"):
-            await guest.call(0, hcall.NOP)
+            await guest.call(0, numbers.NOP)
 
-    monkeypatch.setattr(f"guestd.{'client' if client == 'asyncio' else 'blocking'}.WELCOME_SECONDS", 0.2)
+    monkeypatch.setattr(f"guestd.clients.{'asynchronous' if client == 'asyncio' else 'blocking'}.WELCOME_SECONDS", 0.2)
     with lying(tmp_path, {}) as host:
         await within(host.path, client, scenario)
 
@@ -306,11 +306,11 @@ async def test_a_flood_of_hints_makes_one_task_not_one_for_each(tmp_path: Path) 
     def hint(*_: object) -> bytearray:
         return bytearray(encode((IRQ, ROOT, 0, 1)) + encode((IRQ, ROOT, 0, 2)))
 
-    lies = {hcall.CHANGES: changes, hcall.NOP: None, hcall.PARENT: hint}
+    lies = {numbers.CHANGES: changes, numbers.NOP: None, numbers.PARENT: hint}
     with lying(tmp_path, lies) as host:
         async with asyncio.timeout(SECONDS), guestd.attach(host.path) as guest:
             for _ in range(50):
-                asking = asyncio.ensure_future(guest.core(NODE, hcall.PARENT))
+                asking = asyncio.ensure_future(guest.core(NODE, numbers.PARENT))
                 await guest.nop()
                 asking.cancel()
             assert len(guest._tasks) == 1
@@ -325,7 +325,7 @@ async def test_what_the_host_says_does_nothing_to_the_terminal(tmp_path: Path, c
     def info(node: int) -> object:
         return (NASTY, ("test,thing",), (1, 2)) if node == NODE else ("", (), (0, 0))
 
-    lies = {hcall.INFO: info, hcall.OPEN: (OPEN, {NASTY: READ}, {}, {})}
+    lies = {numbers.INFO: info, numbers.OPEN: (OPEN, {NASTY: READ}, {}, {})}
     with lying(tmp_path, lies) as host:
         code, out, errors = await asyncio.to_thread(lines_of, host.path, *command)
     assert (code, errors) == (0, "") and SHOWN in out and "\x1b" not in out
@@ -335,7 +335,7 @@ async def test_nor_do_its_errors(tmp_path: Path) -> None:
     def refuse(*_: object) -> bytearray:
         return bytearray(encode((REPLY, 0, 2, int(Status.NO_MATCH), NASTY)))
 
-    with lying(tmp_path, {hcall.FIND: refuse}) as host:
+    with lying(tmp_path, {numbers.FIND: refuse}) as host:
         code, out, errors = await asyncio.to_thread(lines_of, host.path, "read", "thing")
     assert (code, out, errors) == (4, "", f"guestd: {SHOWN}\n")
 

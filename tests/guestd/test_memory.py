@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hcall.errors import BadArgument
+from hcall.memory import TO_DEVICE, TO_GUEST
 from hypothesis import given
 from hypothesis import strategies as st
 
 from guestd.memory import Buffer, Ram
-from protocol.errors import BadArgument
-from protocol.memory import TO_DEVICE, TO_GUEST
 
 PAGE = mmap.PAGESIZE
 PAGES = 16

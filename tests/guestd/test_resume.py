@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hcall.errors import LinkLost
+from hcall.kernel import descriptors
 from raw import bystander, in_thread, served, until
 
 import guestd
@@ -19,13 +21,11 @@ from guestd.driver import Driver, Op
 from guestd.drivers.block import BlockDriver
 from guestd.drivers.rng import RngDriver
 from guestd.stream import StreamDriver
-from hostd import descriptors
 from hostd.device import Data, Device, Later, Room, call
 from hostd.devices.block import Block, Size
 from hostd.devices.rng import Rng
-from hostd.machine import DeviceSpec
+from hostd.machine.file import DeviceSpec
 from hostd.stream import Stream
-from protocol.errors import LinkLost
 
 made: Counter[str] = Counter()  # the calls that reached a device, and so had their effect
 

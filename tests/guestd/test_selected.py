@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 from at_prompt import INNER, Prompt, at_prompt, bench, line, machine, undumped
+from hcall.errors import Busy, StaleHandle
+from hcall.programs.command import Exit, Failure
+from hcall.wire import MAX_INLINE
 from raw import attached
 
 import hostd
 from hostd.stream import BUFFER
-from protocol.command import Exit, Failure
-from protocol.errors import Busy, StaleHandle
-from protocol.wire import MAX_INLINE
 
 
 @pytest.fixture

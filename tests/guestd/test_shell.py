@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from at_prompt import Bench, Prompt, at_prompt, machine, undumped
+from hcall.errors import HcallError, NoMatch
+from hcall.programs.command import Exit, Failure, explain
+from hcall.wire import MAX_INLINE
 
 import hostd
-from guestd.shell import COMMANDS
-from protocol.command import Exit, Failure, explain
-from protocol.errors import HcallError, NoMatch
-from protocol.wire import MAX_INLINE
+from guestd.shell.shell import COMMANDS
 
 
 @pytest.fixture

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
+from hcall import numbers
+from hcall.errors import IoError, WouldBlock
 
 import guestd
 import hostd
 from guestd.drivers.console import ConsoleDriver
 from hostd import Machine
-from protocol import hcall
-from protocol.errors import IoError, WouldBlock
 
 SIZE = 65536  # of each buffer of a stream
 MASK, RX_BYTES, TX_BYTES = 2, 4, 6  # parameters
@@ -107,7 +107,7 @@ async def read(driver: ConsoleDriver, count: int) -> bytes:
 
 async def counts(guest: guestd.AsyncGuest, driver: ConsoleDriver) -> dict[str, int]:
     """How often each interrupt was raised, as the host counts."""
-    ((_, values),) = await guest.core(0, hcall.POLL, 0)
+    ((_, values),) = await guest.core(0, numbers.POLL, 0)
     return {name: values[vector] for name, vector in driver.dev.vectors.items()}
 
 

@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from protocol.formats.input import EV_KEY, Event, Packet, Packets
-from protocol.formats.keycodes import KEYS
+from hcall.formats.input import EV_KEY, Event, Packet, Packets
+from hcall.formats.keycodes import KEYS
 
 SLOW = """
 from hostd.device import Data, Device, Later, Property, Room

@@ -7,13 +7,13 @@ import json
 import threading
 from typing import Any
 
+from hcall import numbers
+from hcall.errors import Status
 from raw import LIVE, RawGuest
 
 import hostd
 from hostd.device import Device, Irq, Later, Property, call
-from hostd.machine import DeviceSpec
-from protocol import hcall
-from protocol.errors import Status
+from hostd.machine.file import DeviceSpec
 
 NEEDS_RESET = 64
 RAISED = [
@@ -123,8 +123,8 @@ async def works(guest: RawGuest, handle: int, calls: dict[str, int]) -> bool:
 async def negotiate(guest: RawGuest, handle: int) -> int:
     """Reset the device, and set it up again; the status byte then."""
     for status in (0, *LIVE):
-        await guest.core(hcall.SET_STATUS, handle, status)
-    return int(await guest.core(hcall.GET_STATUS, handle))
+        await guest.core(numbers.SET_STATUS, handle, status)
+    return int(await guest.core(numbers.GET_STATUS, handle))
 
 
 async def ask(host: hostd.Host, verb: str) -> Any:

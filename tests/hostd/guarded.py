@@ -9,7 +9,7 @@ from pathlib import Path
 import uvloop
 
 import hostd
-from hostd.overrun import guard
+from hostd.calls.overrun import guard
 
 MACHINE = {"devices": {"rng": {"model": "rng"}, "heavy": {"model": "heavy.py"}}}
 

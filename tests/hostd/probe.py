@@ -6,7 +6,7 @@ from typing import Final
 
 import hostd
 from hostd.device import Device, Irq, Later, Room, call
-from hostd.machine import DeviceSpec
+from hostd.machine.file import DeviceSpec
 
 
 class Probe(Device):

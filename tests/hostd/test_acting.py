@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hcall.errors import BadArgument, LinkLost
+from hcall.programs.command import Failure
 
 import guestd
 import hostd
 from guestd.driver import Driver, Op, Signal
+from hostd.commands.remote import ask
 from hostd.device import Device, Irq, action, call
-from hostd.host import Host
-from hostd.machine import DeviceSpec
-from hostd.remote import ask
-from protocol.command import Failure
-from protocol.errors import BadArgument, LinkLost
+from hostd.machine.file import DeviceSpec
+from hostd.machine.host import Host
 
 
 class Panel(Device):

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import pytest
+from hcall import numbers
+from hcall.errors import Status
 from raw import attached, bystander, served
 
 from hostd.device import Device, Later, call
-from hostd.machine import DeviceSpec
-from protocol import hcall
-from protocol.errors import Status
+from hostd.machine.file import DeviceSpec
 
 
 class Level(enum.IntEnum):
@@ -170,7 +170,7 @@ async def test_a_backing_that_fails_again_and_again_is_logged_once(
             handle, calls = await guest.open("/it")
             for number in (errno.ENOSPC, errno.ENOSPC, errno.EIO, errno.EIO):
                 assert (await guest.call(calls["fail"], handle, number))[1] == os.strerror(number)
-            assert await guest.core(hcall.CLOSE, handle) == 0
+            assert await guest.core(numbers.CLOSE, handle) == 0
             told = [record.message for record in caplog.records if record.levelname == "WARNING"]
             assert told == ["/it: No space left on device", "/it: Input/output error"] * n
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
+from hcall import numbers
 
 import guestd
 import hostd
 from hostd import Machine
-from protocol import hcall
 
 USAGE, NO_SUCH_DEVICE, BUSY, TIMED_OUT, BAD_CONFIGURATION = 2, 4, 5, 6, 78  # exit codes of the commands
 LIMIT = 64 * 1024  # bytes of a line
@@ -148,9 +148,9 @@ async def test_unplug_asks_the_guest_and_a_surprise_does_not(host: hostd.Host, c
         assert await client.ask("unplug", path="/disk") == {"willing": True}
         assert "/disk" not in guest.drivers
         console = (await guest.found("console")).node
-        await guest.core(console, hcall.OPEN, 0)  # nobody follows this one
+        await guest.core(console, numbers.OPEN, 0)  # nobody follows this one
         assert await client.ask("unplug", path="/console", timeout=0) == {"willing": False}
-        await guest.core((await guest.found("rng")).node, hcall.OPEN, 0)
+        await guest.core((await guest.found("rng")).node, numbers.OPEN, 0)
         assert await client.ask("unplug", path="/rng", surprise=True) == {"willing": True}
         assert await client.ask("ls") == []
     assert await client.refused("unplug", path="/") == (NO_SUCH_DEVICE, "the root stays")
@@ -183,7 +183,7 @@ async def test_wait_returns_when_its_device_comes(host: hostd.Host, client: Clie
 
 async def test_wait_returns_when_its_device_is_gone_and_not_while_it_leaves(host: hostd.Host, client: Client) -> None:
     async with guestd.attach(host.socket) as guest, connected(host) as unplugger, connected(host) as waiter:
-        handle, *_ = await guest.core((await guest.found("disk")).node, hcall.OPEN, 0)
+        handle, *_ = await guest.core((await guest.found("disk")).node, numbers.OPEN, 0)
         leaves = asyncio.Event()
         host.tree.watchers["test"] = lambda parent: leaves.set()
         unplug = asyncio.ensure_future(unplugger.ask("unplug", path="/disk", timeout=60))
@@ -192,7 +192,7 @@ async def test_wait_returns_when_its_device_is_gone_and_not_while_it_leaves(host
         gone = asyncio.ensure_future(waiter.ask("wait", gone="/disk"))
         assert (await client.refused("wait", device="/disk", timeout=0))[0] == TIMED_OUT
         assert not gone.done()
-        await guest.core(handle, hcall.CLOSE)
+        await guest.core(handle, numbers.CLOSE)
         assert await gone is True and await unplug == {"willing": True}
 
 

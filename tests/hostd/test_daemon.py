@@ -12,16 +12,16 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from hcall import numbers
+from hcall.errors import LinkLost, NoMatch, Status
+from hcall.messages import END, REPLY
 from raw import PATIENCE, attached, bystander, connected, hello, served, settled
 
 import guestd
 import hostd
 from hostd.device import Device, Later, call
-from hostd.machine import DeviceSpec
-from hostd.sockets import AlreadyServed, listeners
-from protocol import hcall
-from protocol.errors import LinkLost, NoMatch, Status
-from protocol.messages import END, REPLY
+from hostd.machine.file import DeviceSpec
+from hostd.service.sockets import AlreadyServed, listeners
 
 
 class Slow(Device):
@@ -234,13 +234,13 @@ async def test_a_host_without_a_directory_makes_one_and_takes_it_away(machine_fi
         directory = host.socket.parent
         assert stat.S_IMODE(directory.stat().st_mode) == 0o700
         async with attached(host) as guest:
-            await guest.core(hcall.NOP)
+            await guest.core(numbers.NOP)
     assert not directory.exists()
 
 
 async def test_an_unplug_whose_asker_went_away_is_done_all_the_same(host: hostd.Host) -> None:
     async with guestd.attach(host.socket, drivers=[]) as guest:
-        await guest.core((await guest.found("disk")).node, hcall.OPEN, 0)
+        await guest.core((await guest.found("disk")).node, numbers.OPEN, 0)
         leaves = asyncio.Event()
         host.tree.watchers["test"] = lambda parent: leaves.set()
         unplug = asyncio.ensure_future(host.unplug("/disk", within=60))

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hcall import numbers
+from hcall.errors import HcallError, Internal, NoSpace, NoSuchCall, NotAllowed, ReadOnly, Reset
 
 import guestd
 import hostd
 from guestd.driver import Driver, Op
 from hostd.device import Config, Data, Device, Feature, Irq, Later, Property, Room, call
-from hostd.machine import DeviceSpec
+from hostd.machine.file import DeviceSpec
 from hostd.stream import Stream
-from protocol import hcall
-from protocol.errors import HcallError, Internal, NoSpace, NoSuchCall, NotAllowed, ReadOnly, Reset
 
 
 def declare(**members: Any) -> type[Device]:
@@ -265,7 +265,7 @@ async def test_offloaded_work_runs_in_a_thread_and_its_outcome_is_the_answer(
     host: hostd.Host, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(
-        logging.CRITICAL, "hostd.answers"
+        logging.CRITICAL, "hostd.calls.outcome"
     )  # pytest keeps the frames of a logged traceback, and their guest
     plug(host)
     async with guestd.attach(host.socket, drivers=[BenchDriver]) as guest:
@@ -286,13 +286,13 @@ async def test_a_device_is_not_let_go_of_before_its_threads_are_done(host: hostd
             await asyncio.to_thread(device.entered.acquire)
         if how == "unplug":
             await host.unplug("/bench", surprise=True)
-            ending: asyncio.Future[Any] = asyncio.ensure_future(guest.call(0, hcall.NOP))
+            ending: asyncio.Future[Any] = asyncio.ensure_future(guest.call(0, numbers.NOP))
         elif how == "detach":
-            ending = asyncio.ensure_future(guest.call(0, hcall.DETACH))
+            ending = asyncio.ensure_future(guest.call(0, numbers.DETACH))
         elif how == "close":
             ending = asyncio.ensure_future(bench.dev.close())  # type: ignore[attr-defined]
         else:
-            ending = asyncio.ensure_future(guest.core(bench.dev.handle, hcall.SET_STATUS, 0))  # type: ignore[attr-defined]
+            ending = asyncio.ensure_future(guest.core(bench.dev.handle, numbers.SET_STATUS, 0))  # type: ignore[attr-defined]
         done, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
         assert done == {calls[4]} and isinstance(calls[4].exception(), Reset)
         assert device.record == [] and (how == "unplug" or not ending.done())
@@ -324,7 +324,7 @@ async def test_a_call_that_needs_a_feature_is_there_only_if_it_was_offered_and_a
 async def test_only_an_early_call_works_before_driver_ok(host: hostd.Host) -> None:
     plug(host)
     async with guestd.attach(host.socket) as guest:
-        handle, calls, _, _ = await guest.core((await guest.found("bench")).node, hcall.OPEN, 0)
+        handle, calls, _, _ = await guest.core((await guest.found("bench")).node, numbers.OPEN, 0)
         assert await guest.call(handle, calls["early"]) == 3
         with pytest.raises(NotAllowed, match="DRIVER_OK"):
             await guest.call(handle, calls["where"])

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hcall import numbers
+from hcall.errors import BadArgument, Status, WouldBlock
 from raw import ADDRESS, PAGE, attached, bystander, served, settled
 
 import hostd
 from hostd.device import Data, Device, Feature, Irq, Later, Room, call
-from hostd.machine import DeviceSpec
-from protocol import hcall
-from protocol.errors import BadArgument, Status, WouldBlock
+from hostd.machine.file import DeviceSpec
 
 
 class Bench(Device):
@@ -96,10 +96,10 @@ def bench(host: hostd.Host) -> Bench:
 
 async def test_every_wrong_call_has_its_status_and_no_effect(host: hostd.Host) -> None:
     async with bystander(host), attached(host, regions=2) as guest:
-        node = await guest.core(hcall.FIND, 0, "/bench")
-        root = await guest.core(hcall.FIRST)
+        node = await guest.core(numbers.FIND, 0, "/bench")
+        root = await guest.core(numbers.FIRST)
         gone, calls = await guest.open("/bench")
-        await guest.core(hcall.CLOSE, gone)
+        await guest.core(numbers.CLOSE, gone)
         handle, _ = await guest.open("/bench")
         never = handle + 1000
         read, write, typed = calls["read"], calls["write"], calls["typed"]
@@ -118,23 +118,23 @@ async def test_every_wrong_call_has_its_status_and_no_effect(host: hostd.Host) -
             (read, -handle, (0,), (4,), Status.BAD_HANDLE),
             (read, 2**64 - 1, (0,), (4,), Status.BAD_HANDLE),
             (read, node, (0,), (4,), Status.NOT_OPEN),
-            (hcall.CLOSE, node, (), (), Status.NOT_OPEN),
-            (hcall.CLOSE, gone, (), (), Status.STALE_HANDLE),
-            (hcall.SET_STATUS, never, (0,), (), Status.BAD_HANDLE),
-            (hcall.INFO, never, (), (), Status.BAD_HANDLE),
-            (hcall.OPEN, root, (0,), (), Status.NOT_ALLOWED),  # no device
-            (hcall.OPEN, node, (0,), (), Status.BUSY),
-            (hcall.OPEN, node, (-1,), (), Status.BUSY),
-            (hcall.FIND, 0, ("/bench/none",), (), Status.NO_MATCH),
-            (hcall.GETPROP, node, ("none",), (), Status.NO_MATCH),
-            (hcall.NEXTPROP, node, ("none",), (), Status.NO_MATCH),
-            (hcall.SET_MASK, handle, (1 << 32,), (), Status.BAD_ARGUMENT),
-            (hcall.SET_MASK, handle, (-1,), (), Status.BAD_ARGUMENT),
-            (hcall.NOP, 0, (0,), (), Status.BAD_ARGUMENT),
-            (hcall.FIND, 0, (), (), Status.BAD_ARGUMENT),
-            (hcall.FIND, 0, (b"/bench",), (), Status.BAD_ARGUMENT),
-            (hcall.OPEN, node, (True,), (), Status.BAD_ARGUMENT),
-            (hcall.NOP, 0, (), (4,), Status.BAD_AREA),
+            (numbers.CLOSE, node, (), (), Status.NOT_OPEN),
+            (numbers.CLOSE, gone, (), (), Status.STALE_HANDLE),
+            (numbers.SET_STATUS, never, (0,), (), Status.BAD_HANDLE),
+            (numbers.INFO, never, (), (), Status.BAD_HANDLE),
+            (numbers.OPEN, root, (0,), (), Status.NOT_ALLOWED),  # no device
+            (numbers.OPEN, node, (0,), (), Status.BUSY),
+            (numbers.OPEN, node, (-1,), (), Status.BUSY),
+            (numbers.FIND, 0, ("/bench/none",), (), Status.NO_MATCH),
+            (numbers.GETPROP, node, ("none",), (), Status.NO_MATCH),
+            (numbers.NEXTPROP, node, ("none",), (), Status.NO_MATCH),
+            (numbers.SET_MASK, handle, (1 << 32,), (), Status.BAD_ARGUMENT),
+            (numbers.SET_MASK, handle, (-1,), (), Status.BAD_ARGUMENT),
+            (numbers.NOP, 0, (0,), (), Status.BAD_ARGUMENT),
+            (numbers.FIND, 0, (), (), Status.BAD_ARGUMENT),
+            (numbers.FIND, 0, (b"/bench",), (), Status.BAD_ARGUMENT),
+            (numbers.OPEN, node, (True,), (), Status.BAD_ARGUMENT),
+            (numbers.NOP, 0, (), (4,), Status.BAD_AREA),
             (read, handle, (), (4,), Status.BAD_ARGUMENT),
             (read, handle, (0, 0), (4,), Status.BAD_ARGUMENT),
             (read, handle, (False,), (4,), Status.BAD_ARGUMENT),
@@ -179,9 +179,9 @@ async def test_areas_are_a_scatter_list_in_their_order(host: hostd.Host) -> None
         assert bench(host).log == ["ed-cba"]
         for mixed in [(8, b"abc"), (b"abc", 8)]:  # room in the reply is the only area of its call
             assert (await guest.call(calls["swap"], handle, areas=mixed))[0] == Status.BAD_AREA
-        await guest.core(hcall.REMOVE_MEMORY, 0, ADDRESS)
+        await guest.core(numbers.REMOVE_MEMORY, 0, ADDRESS)
         assert (await guest.call(calls["write"], handle, 0, areas=pieces))[0] == Status.BAD_AREA
-        assert (await guest.call(hcall.REMOVE_MEMORY, 0, ADDRESS))[0] == Status.BAD_AREA
+        assert (await guest.call(numbers.REMOVE_MEMORY, 0, ADDRESS))[0] == Status.BAD_AREA
 
 
 @pytest.mark.parametrize(
@@ -248,11 +248,11 @@ async def test_closing_answers_what_is_under_way_once_and_its_late_answer_goes_n
         await settled(other)
         bench(host).waiting[1].done("in time")
         assert await guest.reply() == (0, "in time")
-        guest.send(guest.next_call(hcall.CLOSE, handle, slot=3))
+        guest.send(guest.next_call(numbers.CLOSE, handle, slot=3))
         assert [(await guest.reply())[0] for _ in range(3)] == [Status.RESET, Status.RESET, 0]
         for later in bench(host).waiting:
             later.done("too late")
-        assert await guest.core(hcall.NOP) is None
+        assert await guest.core(numbers.NOP) is None
         assert bench(host).log == ["reset"]
 
 
@@ -260,7 +260,7 @@ async def test_a_reset_waits_for_the_worker_and_ends_its_call_with_reset(host: h
     async with bystander(host) as other, attached(host) as guest:
         handle, calls = await guest.open("/bench")
         guest.send(guest.next_call(calls["work"], handle) + guest.next_call(calls["late"], handle, slot=1))
-        guest.send(guest.next_call(hcall.SET_STATUS, handle, (0,), slot=2))
+        guest.send(guest.next_call(numbers.SET_STATUS, handle, (0,), slot=2))
         assert (await guest.reply())[0] == Status.RESET  # of the call that no thread works on
         guest.send(guest.next_call(calls["typed"], handle, (1, True, "c", b"d", 0.5), slot=3))
         refused = await guest.reply()
@@ -270,7 +270,7 @@ async def test_a_reset_waits_for_the_worker_and_ends_its_call_with_reset(host: h
         assert await guest.reply() == (Status.RESET, "the device was reset")
         assert await guest.reply() == (0, 0)
         assert bench(host).log == ["reset"]
-        assert await guest.core(hcall.GET_STATUS, handle) == 0
+        assert await guest.core(numbers.GET_STATUS, handle) == 0
         assert refused[0] == Status.NOT_ALLOWED
 
 
@@ -282,12 +282,12 @@ async def test_a_close_that_waits_for_a_worker_is_not_done_twice(
     async with bystander(host) as other:
         async with attached(host) as guest:
             handle, calls = await guest.open("/bench")
-            guest.send(guest.next_call(calls["work"], handle) + guest.next_call(hcall.CLOSE, handle, slot=1))
+            guest.send(guest.next_call(calls["work"], handle) + guest.next_call(numbers.CLOSE, handle, slot=1))
             await settled(other)
             if how == "unplug":
                 await host.unplug("/bench", surprise=True)
             elif how == "detach":
-                guest.send(guest.next_call(hcall.DETACH, slot=2))
+                guest.send(guest.next_call(numbers.DETACH, slot=2))
                 await settled(other)
             if how != "hang up":
                 device.gate.set()
@@ -299,56 +299,56 @@ async def test_a_close_that_waits_for_a_worker_is_not_done_twice(
         else:
             async with attached(host) as heir:
                 status: int = Status.BUSY
-                node = await heir.core(hcall.FIND, 0, "/bench")
+                node = await heir.core(numbers.FIND, 0, "/bench")
                 while status == Status.BUSY:  # until the worker has noticed
-                    status, _ = await heir.call(hcall.OPEN, node, 0)
+                    status, _ = await heir.call(numbers.OPEN, node, 0)
             assert device.log == ["reset", "reset"] and status == 0
     assert "Exception" not in caplog.text
 
 
 async def test_negotiation_is_virtios_and_a_wrong_step_changes_nothing(host: hostd.Host) -> None:
     async with bystander(host), attached(host) as guest:
-        node = await guest.core(hcall.FIND, 0, "/bench")
-        handle, calls, vectors, features = await guest.core(hcall.OPEN, node, 0)
+        node = await guest.core(numbers.FIND, 0, "/bench")
+        handle, calls, vectors, features = await guest.core(numbers.OPEN, node, 0)
         assert vectors == {"rung": 0} and features == {"EXTRA": 3}
 
         async def step(number: int, value: int, status: int, after: int) -> None:
             assert (await guest.call(number, handle, value))[0] == status
-            assert await guest.core(hcall.GET_STATUS, handle) == after
+            assert await guest.core(numbers.GET_STATUS, handle) == after
 
         assert (await guest.call(calls["give"], handle))[0] == Status.NOT_ALLOWED
         assert await guest.call(calls["early"], handle) == (0, 2)
-        await step(hcall.SET_FEATURES, 8, Status.NOT_ALLOWED, 0)
-        await step(hcall.SET_STATUS, 2, Status.NOT_ALLOWED, 0)
+        await step(numbers.SET_FEATURES, 8, Status.NOT_ALLOWED, 0)
+        await step(numbers.SET_STATUS, 2, Status.NOT_ALLOWED, 0)
         for value in (16, 64, 256, -1):
-            await step(hcall.SET_STATUS, value, Status.BAD_ARGUMENT, 0)
-        await step(hcall.SET_STATUS, 1, 0, 1)
-        await step(hcall.SET_STATUS, 2, Status.BAD_ARGUMENT, 1)
-        await step(hcall.SET_STATUS, 3, 0, 3)
-        await step(hcall.SET_STATUS, 7, Status.NOT_ALLOWED, 3)
-        assert await guest.core(hcall.GET_FEATURES, handle) == 8
-        await step(hcall.SET_FEATURES, -1, Status.BAD_ARGUMENT, 3)
-        await step(hcall.SET_FEATURES, 9, 0, 3)
-        await step(hcall.SET_STATUS, 11, 0, 3)  # it does not stay
-        await step(hcall.SET_STATUS, 15, Status.NOT_ALLOWED, 3)
-        await step(hcall.SET_FEATURES, 8, 0, 3)
-        await step(hcall.SET_STATUS, 11, 0, 11)
-        await step(hcall.SET_FEATURES, 0, Status.NOT_ALLOWED, 11)
-        await step(hcall.SET_STATUS, 15, 0, 15)
+            await step(numbers.SET_STATUS, value, Status.BAD_ARGUMENT, 0)
+        await step(numbers.SET_STATUS, 1, 0, 1)
+        await step(numbers.SET_STATUS, 2, Status.BAD_ARGUMENT, 1)
+        await step(numbers.SET_STATUS, 3, 0, 3)
+        await step(numbers.SET_STATUS, 7, Status.NOT_ALLOWED, 3)
+        assert await guest.core(numbers.GET_FEATURES, handle) == 8
+        await step(numbers.SET_FEATURES, -1, Status.BAD_ARGUMENT, 3)
+        await step(numbers.SET_FEATURES, 9, 0, 3)
+        await step(numbers.SET_STATUS, 11, 0, 3)  # it does not stay
+        await step(numbers.SET_STATUS, 15, Status.NOT_ALLOWED, 3)
+        await step(numbers.SET_FEATURES, 8, 0, 3)
+        await step(numbers.SET_STATUS, 11, 0, 11)
+        await step(numbers.SET_FEATURES, 0, Status.NOT_ALLOWED, 11)
+        await step(numbers.SET_STATUS, 15, 0, 15)
         assert await guest.call(calls["extra"], handle) == (0, 1)
-        await step(hcall.SET_STATUS, 15 | 128, 0, 15 | 128)
+        await step(numbers.SET_STATUS, 15 | 128, 0, 15 | 128)
         assert (await guest.call(calls["extra"], handle))[0] == Status.NOT_ALLOWED
-        await step(hcall.SET_STATUS, 0, 0, 0)
+        await step(numbers.SET_STATUS, 0, 0, 0)
         assert bench(host).log == ["reset"]
 
 
 async def test_handles_of_one_guest_are_limited_and_nobody_elses(host: hostd.Host) -> None:
     async with bystander(host) as other, attached(host) as guest:
         opened = [(await guest.open("/rng"))[0] for _ in range(4)]
-        rng = await guest.core(hcall.FIND, 0, "/rng")
-        assert (await guest.call(hcall.OPEN, rng, 0))[0] == Status.BUSY
-        assert (await other.call(hcall.SET_STATUS, opened[0], 0))[0] == Status.STALE_HANDLE
-        assert await guest.core(hcall.POLL, 0, 0) == tuple((handle, ()) for handle in opened)
-        assert await guest.core(hcall.POLL, 0, opened[2]) == ((opened[3], ()),)
-        await guest.core(hcall.CLOSE, opened[1])
+        rng = await guest.core(numbers.FIND, 0, "/rng")
+        assert (await guest.call(numbers.OPEN, rng, 0))[0] == Status.BUSY
+        assert (await other.call(numbers.SET_STATUS, opened[0], 0))[0] == Status.STALE_HANDLE
+        assert await guest.core(numbers.POLL, 0, 0) == tuple((handle, ()) for handle in opened)
+        assert await guest.core(numbers.POLL, 0, opened[2]) == ((opened[3], ()),)
+        await guest.core(numbers.CLOSE, opened[1])
         await guest.open("/rng")

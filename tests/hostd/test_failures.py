@@ -18,13 +18,13 @@ from clumsy import (
     negotiate,
     works,
 )
+from hcall import numbers
+from hcall.clock import ManualClock
+from hcall.errors import Internal, Status
 from raw import LIVE, attached, bystander, served, settled, until
 
 import guestd
-from hostd.machine import DeviceSpec, MachineError
-from protocol import hcall
-from protocol.clock import ManualClock
-from protocol.errors import Internal, Status
+from hostd.machine.file import DeviceSpec, MachineError
 
 HOOK_ERRORS = pytest.mark.parametrize("error", [RAISED[0], RAISED[3]], ids=repr)
 
@@ -55,14 +55,14 @@ async def test_a_device_that_fails_in_tick_takes_no_calls_until_its_driver_reset
         device(host).wrong["tick"] = error
         clock.turn(5)
         assert device(host).did.count("tick") == 1 and caplog.text.count("Traceback") == 1  # it is left alone
-        assert await guest.core(hcall.GET_STATUS, handle) == LIVE[-1] | NEEDS_RESET
+        assert await guest.core(numbers.GET_STATUS, handle) == LIVE[-1] | NEEDS_RESET
         assert not await works(guest, handle, calls)
         device(host).rung()
         device(host).waiting[0].done(7)
         assert await guest.reply() == (0, 7) and not guest.interrupts
         (node,) = [node for node in await ask(host, "ls") if node["path"] == "/clumsy"]
         assert node["failed"] and len(node["guests"]) == 1
-        assert (await guest.call(hcall.SET_STATUS, handle, 1))[0] == Status.BAD_ARGUMENT  # no way around
+        assert (await guest.call(numbers.SET_STATUS, handle, 1))[0] == Status.BAD_ARGUMENT  # no way around
         assert await negotiate(guest, handle) == LIVE[-1]
         assert await works(guest, handle, calls) and device(host).did[-3:] == ["reset", "ready", "go"]
         clock.turn(2)
@@ -72,21 +72,21 @@ async def test_a_device_that_fails_in_tick_takes_no_calls_until_its_driver_reset
 @HOOK_ERRORS
 async def test_a_device_that_cannot_be_reset_is_of_no_use_until_it_can(tmp_path: Path, error: BaseException) -> None:
     async with served(tmp_path, CLUMSY) as host, bystander(host), attached(host) as guest:
-        node = await guest.core(hcall.FIND, 0, "/clumsy")
+        node = await guest.core(numbers.FIND, 0, "/clumsy")
         handle, calls = await guest.open("/clumsy")
         device(host).wrong["reset"] = error
         assert await negotiate(guest, handle) == LIVE[-1] | NEEDS_RESET
         assert not await works(guest, handle, calls)
         assert device(host).did == ["ready", "reset"]
-        assert await guest.core(hcall.CLOSE, handle) == 0
-        status, text = await guest.call(hcall.OPEN, node, 0)
+        assert await guest.core(numbers.CLOSE, handle) == 0
+        status, text = await guest.call(numbers.OPEN, node, 0)
         assert status == Status.IO_ERROR and "cannot be reset" in text
         device(host).wrong.clear()
         handle, calls = await guest.open("/clumsy")
         assert await works(guest, handle, calls)
         device(host).wrong["reset"] = error
-        await guest.core(hcall.SET_STATUS, handle, 0)
-        assert await guest.core(hcall.GET_STATUS, handle) == NEEDS_RESET
+        await guest.core(numbers.SET_STATUS, handle, 0)
+        assert await guest.core(numbers.GET_STATUS, handle) == NEEDS_RESET
         device(host).wrong.clear()
         assert await negotiate(guest, handle) == LIVE[-1] and await works(guest, handle, calls)
 
@@ -96,11 +96,11 @@ async def test_ready_that_raises_fails_its_handle_and_no_other(tmp_path: Path, e
     async with served(tmp_path, SHARED) as host, attached(host) as other, attached(host) as guest:
         others, calls = await other.open("/clumsy")
         device(host).wrong["ready"] = error
-        handle, _, _, _ = await guest.core(hcall.OPEN, await guest.core(hcall.FIND, 0, "/clumsy"), 0)
+        handle, _, _, _ = await guest.core(numbers.OPEN, await guest.core(numbers.FIND, 0, "/clumsy"), 0)
         for status in LIVE[:-1]:
-            await guest.core(hcall.SET_STATUS, handle, status)
-        assert (await guest.call(hcall.SET_STATUS, handle, LIVE[-1]))[0] == Status.INTERNAL
-        assert await guest.core(hcall.GET_STATUS, handle) == LIVE[-1] | NEEDS_RESET
+            await guest.core(numbers.SET_STATUS, handle, status)
+        assert (await guest.call(numbers.SET_STATUS, handle, LIVE[-1]))[0] == Status.INTERNAL
+        assert await guest.core(numbers.GET_STATUS, handle) == LIVE[-1] | NEEDS_RESET
         assert not await works(guest, handle, calls)
         device(host).rung()
         assert await works(other, others, calls) and len(other.interrupts) == 1 and not guest.interrupts
@@ -170,7 +170,7 @@ async def test_an_answer_that_does_not_come_is_given_up_after_a_minute(tmp_path:
         assert await guest.reply() == (0, 2)
         device(host).gate.set()
         assert await guest.reply() == (0, True)  # what a thread has its hands on is waited for
-        assert await guest.core(hcall.CLOSE, handle) == 0
+        assert await guest.core(numbers.CLOSE, handle) == 0
 
 
 async def test_one_later_answers_one_call(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ async def test_one_later_answers_one_call(tmp_path: Path) -> None:
         device(host).waiting[0].done(7)
         assert await guest.reply() == (0, 7)
         assert await guest.call(calls["late"], handle, 0) == (0, 7)  # it is known: nobody else waits
-        guest.send(guest.next_call(calls["late"], handle, (1,)) + guest.next_call(hcall.CLOSE, handle, slot=1))
+        guest.send(guest.next_call(calls["late"], handle, (1,)) + guest.next_call(numbers.CLOSE, handle, slot=1))
         assert [await guest.reply() for _ in range(2)] == [(Status.RESET, "the device was reset"), (0, 0)]
         await other.open("/clumsy")
 
@@ -189,9 +189,9 @@ async def test_one_later_answers_one_call(tmp_path: Path) -> None:
 async def test_a_vector_that_is_not_there_harms_no_session(tmp_path: Path) -> None:
     async with served(tmp_path, CLUMSY) as host:
         async with guestd.attach(host.socket, memory=1 << 16) as guest:
-            handle, calls, _, _ = await guest.core((await guest.found("clumsy")).node, hcall.OPEN, 0)
+            handle, calls, _, _ = await guest.core((await guest.found("clumsy")).node, numbers.OPEN, 0)
             for status in (0, *LIVE):
-                await guest.core(handle, hcall.SET_STATUS, status)
+                await guest.core(handle, numbers.SET_STATUS, status)
             for vector in (-1, 1, 40, 1 << 40):
                 with pytest.raises(Internal, match="IndexError"):
                     await guest.call(handle, calls["ring"], (vector,))
@@ -204,15 +204,15 @@ async def test_a_vector_that_is_not_there_harms_no_session(tmp_path: Path) -> No
 
 async def test_a_property_that_is_not_there_yet_is_not_there(tmp_path: Path) -> None:
     async with served(tmp_path, DeviceSpec("untold", "untold", Untold, {})) as host, attached(host) as guest:
-        node = await guest.core(hcall.FIND, 0, "/untold")
-        assert (await guest.call(hcall.GETPROP, node, "size"))[0] == Status.NO_MATCH
-        assert await guest.core(hcall.NEXTPROP, node, "hcall-class") == "parts"
-        assert (await guest.call(hcall.GETPROP, node, "parts"))[0] == Status.INTERNAL  # it fits no message
+        node = await guest.core(numbers.FIND, 0, "/untold")
+        assert (await guest.call(numbers.GETPROP, node, "size"))[0] == Status.NO_MATCH
+        assert await guest.core(numbers.NEXTPROP, node, "hcall-class") == "parts"
+        assert (await guest.call(numbers.GETPROP, node, "parts"))[0] == Status.INTERNAL  # it fits no message
         listed = {node["path"]: node["properties"] for node in await ask(host, "ls")}
         assert "size" not in listed["/untold"] and "/rng" in listed
         untold = device(host, "/untold")
         assert isinstance(untold, Untold)
         untold.size = 3
-        assert await guest.core(hcall.GETPROP, node, "size") == 3
+        assert await guest.core(numbers.GETPROP, node, "size") == 3
         with pytest.raises(TypeError, match="parts has set in it, which no property has"):
             untold.parts = (1, {2})

@@ -10,19 +10,19 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from hcall import numbers
+from hcall.clock import ManualClock
+from hcall.errors import Status
+from hcall.memory import F_GET_SEALS, F_SEAL_GROW, F_SEAL_SEAL, SEALS
+from hcall.messages import END, FD_LANE, WELCOME
+from hcall.wire import encode
 from raw import ADDRESS, PAGE, attached, bystander, connected, hello, lent, memfd, served, settled, until
 
 import hostd
-from protocol import hcall
-from protocol.clock import ManualClock
-from protocol.errors import Status
-from protocol.memory import F_GET_SEALS, F_SEAL_GROW, F_SEAL_SEAL, SEALS
-from protocol.messages import END, FD_LANE, WELCOME
-from protocol.wire import encode
 
 F_SEAL_WRITE = 8  # linux/fcntl.h
 ONE = ((ADDRESS, PAGE),)
-NOP = encode((0, 0, 1, hcall.NOP, 0, (), ()))
+NOP = encode((0, 0, 1, numbers.NOP, 0, (), ()))
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ async def test_a_hello_may_come_byte_by_byte(host: hostd.Host, fds_at: int) -> N
                 guest.send(data[n : n + 1], fds if n == fds_at % len(data) else ())
                 await settled(other)
             assert await guest.receive() == (WELCOME, 1, 0, host.epoch, 64, False)
-            assert await guest.core(hcall.DETACH) is None
+            assert await guest.core(numbers.DETACH) is None
         await until(host, lambda: len(host.guests.by_token) == 1)
 
 
@@ -201,16 +201,16 @@ async def test_the_host_adds_the_seals_that_are_missing(host: hostd.Host) -> Non
         assert fcntl.fcntl(fds[0], F_GET_SEALS) == SEALS
         with pytest.raises(PermissionError):
             os.ftruncate(fds[0], 0)
-        await guest.core(hcall.DETACH)
+        await guest.core(numbers.DETACH)
     await until(host, lambda: not host.guests.by_token)
 
 
 async def test_descriptors_on_the_main_socket_are_dropped_and_do_no_harm(host: hostd.Host) -> None:
     async with bystander(host), attached(host) as guest:
         with lent(memfd(), memfd()) as fds:
-            guest.send(guest.next_call(hcall.NOP), fds)
+            guest.send(guest.next_call(numbers.NOP), fds)
             assert await guest.reply() == (0, None)
-        assert await guest.call(hcall.ADD_MEMORY, 0, ADDRESS, PAGE, 1) == (
+        assert await guest.call(numbers.ADD_MEMORY, 0, ADDRESS, PAGE, 1) == (
             Status.BAD_ARGUMENT, "no descriptor with the id 1 came over the fd lane",
         )  # fmt: skip
 
@@ -220,7 +220,7 @@ async def test_the_version_and_the_features_are_what_both_know(host: hostd.Host)
     with connected(host) as guest, lent(*ends) as fds:
         data = hello(lowest=0, highest=7, features=2**64 - 1)
         assert await guest.greet(data, fds[:1]) == (WELCOME, 1, FD_LANE, host.epoch, 64, False)
-        await guest.core(hcall.DETACH)
+        await guest.core(numbers.DETACH)
     await until(host, lambda: not host.guests.by_token)
 
 

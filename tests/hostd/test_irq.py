@@ -8,15 +8,15 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from hcall import numbers
+from hcall.messages import ACK, IRQ
+from hcall.wire import encode
 from raw import RawGuest, attached, bystander, connected, hello, served, settled, until
 
 import hostd
+from hostd.calls.vectors import MAX_VECTORS, Vectors
 from hostd.device import Device, Irq
-from hostd.irq import MAX_VECTORS, Vectors
-from hostd.machine import DeviceSpec
-from protocol import hcall
-from protocol.messages import ACK, IRQ
-from protocol.wire import encode
+from hostd.machine.file import DeviceSpec
 
 
 class Model:
@@ -135,7 +135,7 @@ async def test_each_guest_has_its_own_vectors_and_its_own_tag(host: hostd.Host) 
         one.send(encode((ACK, handle, 1, 1)))
         other.send(encode((ACK, handle, 1, 3)))  # not its own: no effect
         assert await heard(one) == [(2**64 - 1, 1, 3)] and await heard(other) == []
-        assert await one.core(hcall.POLL, 0, 0) == ((handle, (0, 3)),)
+        assert await one.core(numbers.POLL, 0, 0) == ((handle, (0, 3)),)
         other.send(encode((ACK, theirs, 1, 3)))
         ringer(host).first()
         assert await heard(other) == [(theirs, 0, 1)] and await heard(one) == [(2**64 - 1, 0, 1)]
@@ -143,16 +143,16 @@ async def test_each_guest_has_its_own_vectors_and_its_own_tag(host: hostd.Host) 
 
 async def test_interrupts_begin_with_driver_ok_and_end_with_reset(host: hostd.Host) -> None:
     async with bystander(host), attached(host) as guest:
-        handle, _, vectors, _ = await guest.core(hcall.OPEN, await guest.core(hcall.FIND, 0, "/ringer"), 0)
+        handle, _, vectors, _ = await guest.core(numbers.OPEN, await guest.core(numbers.FIND, 0, "/ringer"), 0)
         assert vectors == {"first": 0, "second": 1}
         for status in (1, 3, 11):
-            await guest.core(hcall.SET_STATUS, handle, status)
+            await guest.core(numbers.SET_STATUS, handle, status)
             ringer(host).first()
         assert await heard(guest) == []
-        await guest.core(hcall.SET_STATUS, handle, 15)
+        await guest.core(numbers.SET_STATUS, handle, 15)
         ringer(host).first()
         assert await heard(guest) == [(handle, 0, 1)]
-        await guest.core(hcall.SET_STATUS, handle, 0)
+        await guest.core(numbers.SET_STATUS, handle, 0)
         ringer(host).second()
         assert await heard(guest) == []
 
@@ -162,7 +162,7 @@ async def test_nothing_is_lost_across_a_mask_or_a_lost_link(host: hostd.Host) ->
     async with bystander(host), attached(host, token=token) as guest:
         handle, _ = await guest.open("/ringer")
         ringer(host).first()
-        assert await guest.core(hcall.SET_MASK, handle, 2) == 0
+        assert await guest.core(numbers.SET_MASK, handle, 2) == 0
         ringer(host).second()
         assert await heard(guest) == [(handle, 0, 1)]
         guest.close()
@@ -172,7 +172,7 @@ async def test_nothing_is_lost_across_a_mask_or_a_lost_link(host: hostd.Host) ->
             again.seq = guest.seq
             await again.greet(hello(token=token))
             assert await heard(again) == [(handle, 0, 2)]
-            assert await again.core(hcall.SET_MASK, handle, 0) == 2
+            assert await again.core(numbers.SET_MASK, handle, 0) == 2
             assert await heard(again) == [(handle, 1, 1)]
             again.send(encode((ACK, handle, 0, 2)) + encode((ACK, handle, 1, 1)))
             assert await heard(again) == []

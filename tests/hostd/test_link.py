@@ -8,15 +8,15 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from hcall import numbers
+from hcall.clock import ManualClock
+from hcall.errors import Status
+from hcall.messages import ACK, CALL, END, HELLO, REPLY
+from hcall.wire import encode
 from probe import PROBE, probe
 from raw import RawGuest, attached, bystander, connected, hello, served, settled, until
 
 import hostd
-from protocol import hcall
-from protocol.clock import ManualClock
-from protocol.errors import Status
-from protocol.messages import ACK, CALL, END, HELLO, REPLY
-from protocol.wire import encode
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ async def host(tmp_path: Path, clock: ManualClock) -> AsyncIterator[hostd.Host]:
 SLOT, SEQ = 0, 10  # of the next call, after those that opened the device and two more
 
 
-def call_with(slot: object = SLOT, seq: object = SEQ, number: object = hcall.NOP, args: object = ()) -> bytes:
+def call_with(slot: object = SLOT, seq: object = SEQ, number: object = numbers.NOP, args: object = ()) -> bytes:
     return encode((CALL, slot, seq, number, 0, args, ()))
 
 
@@ -45,8 +45,8 @@ def call_with(slot: object = SLOT, seq: object = SEQ, number: object = hcall.NOP
         pytest.param(encode({0: 1}), id="a map"),
         pytest.param(encode(()), id="an empty array"),
         pytest.param(encode((CALL, 0, SEQ)), id="half a call"),
-        pytest.param(encode((99, 0, SEQ, hcall.NOP, 0, (), ())), id="no known kind"),
-        pytest.param(encode((False, 0, SEQ, hcall.NOP, 0, (), ())), id="a bool for a kind"),
+        pytest.param(encode((99, 0, SEQ, numbers.NOP, 0, (), ())), id="no known kind"),
+        pytest.param(encode((False, 0, SEQ, numbers.NOP, 0, (), ())), id="a bool for a kind"),
         pytest.param(encode((HELLO, "hcall", 1, 1, 0, "again", bytes(16), ())), id="a second hello"),
         pytest.param(encode((REPLY, 0, SEQ, 0, None)), id="a reply"),
         pytest.param(call_with(slot=False), id="a bool for a slot"),
@@ -103,7 +103,7 @@ async def test_half_a_call_has_no_effect(host: hostd.Host) -> None:
 
 async def test_a_message_has_five_seconds(host: hostd.Host, clock: ManualClock) -> None:
     async with bystander(host) as other, attached(host) as guest:
-        data = guest.next_call(hcall.NOP)
+        data = guest.next_call(numbers.NOP)
         for n in range(5):
             guest.send(data[n : n + 1])
             await settled(other)
@@ -119,7 +119,7 @@ async def test_a_message_has_five_seconds(host: hostd.Host, clock: ManualClock) 
 async def test_messages_that_overlap_have_five_seconds_each(host: hostd.Host, clock: ManualClock) -> None:
     """A guest whose every write ends in the middle of a message keeps the rule as long as each message does."""
     async with bystander(host) as other, attached(host) as guest:
-        calls = [guest.next_call(hcall.NOP) for _ in range(10)]
+        calls = [guest.next_call(numbers.NOP) for _ in range(10)]
         halves = [calls[0][:4], *(before[4:] + after[:4] for before, after in itertools.pairwise(calls))]
         for data in halves:
             guest.send(data)
@@ -190,6 +190,6 @@ async def test_an_acknowledgement_of_a_handle_that_is_gone_does_no_harm(host: ho
         probe(host).rung()
         assert await guest.core(calls["bump"], handle) == 1
         assert guest.interrupts == [(2, handle, 0, 1)]
-        await guest.core(hcall.CLOSE, handle)
+        await guest.core(numbers.CLOSE, handle)
         guest.send(encode((ACK, handle, 0, 1)) + encode((ACK, 0, 31, 2**64 - 1)) + encode((ACK, -(2**63), 0, 0)))
-        assert await guest.core(hcall.NOP) is None
+        assert await guest.core(numbers.NOP) is None

@@ -9,7 +9,7 @@ import pytest
 import guestd
 import hostd
 from hostd import Machine, MachineError
-from hostd.machine import read_device
+from hostd.machine.file import read_device
 
 DISK = '[devices.disk]\nmodel = "block"\npath = "a"\n'
 CONSOLE = '[devices.con]\nmodel = "console"\n'

@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hcall.programs.plugins import PluginError
 
 import guestd
 import hostd
 from guestd.driver import Driver, Op
-from hostd import models
 from hostd.devices.block import Block
-from hostd.inspected import describe
-from hostd.machine import Machine, MachineError
-from protocol.plugins import PluginError
+from hostd.machine import models
+from hostd.machine.description import describe
+from hostd.machine.file import Machine, MachineError
 
 LAMP = """
 from hostd.device import Device, call

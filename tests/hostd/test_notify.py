@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hcall.clock import ManualClock
 
-from hostd.notify import Notifier
-from protocol.clock import ManualClock
+from hostd.service.systemd import Notifier
 
 
 @pytest.fixture(params=["path", "abstract"])

@@ -12,14 +12,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from hcall import numbers
+from hcall.clock import ManualClock
 from raw import PATIENCE, RawGuest, attached, connected, hello, until
 
 import guestd
 import hostd
 from guestd.drivers.block import BlockDriver
-from hostd.reload import Outcome
-from protocol import hcall
-from protocol.clock import ManualClock
+from hostd.machine.reload import Outcome
 
 NOTHING = Outcome([], [], [], [], [])
 DISK = """
@@ -239,7 +239,7 @@ async def test_guests_are_asked_all_at_once_and_have_a_bounded_time(tmp_path: Pa
         there.write(RNG, second.replace("second.img", "third.img"))
         task = there.host.reloads.begin()
         await there.leaving("/disk", "/second")
-        await guest.core(hcall.CLOSE, first)
+        await guest.core(numbers.CLOSE, first)
         assert not task.done()
         clock.turn(5)
         async with asyncio.timeout(PATIENCE):
@@ -274,9 +274,9 @@ async def test_two_reloads_go_one_after_the_other(tmp_path: Path) -> None:
         there.write(DISK)
         second = there.host.reloads.begin()
         assert second is not first and there.host.reloads.begin() is second
-        await guest.core(hcall.NOP)
+        await guest.core(numbers.NOP)
         assert not first.done() and not second.done()
-        await guest.core(hcall.CLOSE, handle)
+        await guest.core(numbers.CLOSE, handle)
         async with asyncio.timeout(PATIENCE):
             assert await first == Outcome(["/rng", "/disk"], [], [], [], [])
             assert await second == Outcome([], [], ["/disk"], [], [])
@@ -292,7 +292,7 @@ async def test_a_reload_whose_asker_went_away_is_done_all_the_same(tmp_path: Pat
         writer.close()
         await writer.wait_closed()
         assert asked and not (await asyncio.wait(asked, timeout=PATIENCE))[1]
-        await guest.core(hcall.CLOSE, handle)
+        await guest.core(numbers.CLOSE, handle)
         assert await there.reload(RNG) == NOTHING  # after the one before
         assert set(there.handles()) == {"/rng"}
 
@@ -302,7 +302,7 @@ async def test_a_device_that_is_being_unplugged_by_hand_comes_back(tmp_path: Pat
         unplug = asyncio.ensure_future(there.host.unplug("/disk"))
         await there.leaving("/disk")
         reload = there.host.reloads.begin()
-        await guest.core(hcall.CLOSE, handle)
+        await guest.core(numbers.CLOSE, handle)
         async with asyncio.timeout(PATIENCE):
             assert await reload == Outcome([], ["/disk"], [], [], []) and await unplug
 

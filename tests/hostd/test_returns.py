@@ -13,17 +13,17 @@ from pathlib import Path
 from weakref import ref
 
 import pytest
+from hcall import numbers
+from hcall.clock import ManualClock
+from hcall.errors import NotAllowed, Status
+from hcall.messages import HELLO, Hello
+from hcall.session import HostSession
 from probe import PROBE, probe
 from raw import ADDRESS, PAGE, attached, bystander, connected, hello, lent, memfd, served, settled, until
 
 import hostd
 from hostd.devices.watchdog import Watchdog
-from hostd.machine import DeviceSpec
-from protocol import hcall
-from protocol.clock import ManualClock
-from protocol.errors import NotAllowed, Status
-from protocol.messages import HELLO, Hello
-from protocol.session import HostSession
+from hostd.machine.file import DeviceSpec
 
 
 @pytest.fixture
@@ -70,10 +70,10 @@ async def test_the_death_of_a_guest_frees_its_devices_at_once_and_answers_nobody
 
 _KILLED = """
 import sys, guestd
-from protocol import hcall
+from hcall import numbers
 with guestd.attach_blocking(sys.argv[1], name="doomed") as guest:
-    node = guest.run(guest.core(0, hcall.FIND, "/probe"))
-    guest.run(guest.core(node, hcall.OPEN, 0))
+    node = guest.run(guest.core(0, numbers.FIND, "/probe"))
+    guest.run(guest.core(node, numbers.OPEN, 0))
     print("open", flush=True)
     sys.stdin.read()
 """
@@ -138,7 +138,7 @@ async def test_a_guest_without_an_fd_lane_is_kept_for_thirty_seconds(host: hostd
         assert not host.tree.find("/probe").opens and token not in host.guests.by_token
         with connected(host) as stranger:
             assert (await stranger.greet(hello(token=token)))[-1] is False
-            await stranger.core(hcall.DETACH)
+            await stranger.core(numbers.DETACH)
         await until(host, lambda: token not in host.guests.by_token)
 
 
@@ -147,7 +147,7 @@ async def test_after_detach_the_loss_of_the_link_is_the_end(host: hostd.Host) ->
         with connected(host) as guest:
             await guest.greet(hello())
             handle, calls = await guest.open("/probe")
-            detach = guest.next_call(calls["late"], handle) + guest.next_call(hcall.DETACH, slot=1)
+            detach = guest.next_call(calls["late"], handle) + guest.next_call(numbers.DETACH, slot=1)
             guest.send(detach)
             assert [await guest.reply(), await guest.reply()] == [(Status.RESET, "the device was reset"), (0, None)]
             assert (await guest.call(calls["bump"], handle))[0] == Status.STALE_HANDLE
@@ -197,7 +197,7 @@ async def test_a_token_with_anything_else_is_refused(host: hostd.Host, address: 
             else:
                 thief.send(hello(token=token, regions=((address, PAGE),)), guest.fds if own else others)
             assert (await thief.ended())[0] == Status.NOT_ALLOWED
-        assert await guest.core(hcall.NOP) is None
+        assert await guest.core(numbers.NOP) is None
 
 
 async def test_a_token_of_another_user_is_refused(host: hostd.Host) -> None:
@@ -207,7 +207,7 @@ async def test_a_token_of_another_user_is_refused(host: hostd.Host) -> None:
             host.guests.admit(
                 Hello.check((HELLO, "hcall", 1, 1, 0, "x", token, ())), HostSession(), os.getuid() + 1, []
             )
-        assert await guest.core(hcall.NOP) is None
+        assert await guest.core(numbers.NOP) is None
 
 
 async def test_an_empty_datagram_on_the_fd_lane_keeps_no_descriptor(host: hostd.Host) -> None:
@@ -217,4 +217,4 @@ async def test_an_empty_datagram_on_the_fd_lane_keeps_no_descriptor(host: hostd.
             socket.send_fds(guest.lane, [b"\x01"], fds[:1])  # half an id
             socket.send_fds(guest.lane, [bytes(4)], fds)  # two at once
         for fd_id in (1, 0):
-            assert (await guest.call(hcall.ADD_MEMORY, 0, ADDRESS, PAGE, fd_id))[0] == Status.BAD_ARGUMENT
+            assert (await guest.call(numbers.ADD_MEMORY, 0, ADDRESS, PAGE, fd_id))[0] == Status.BAD_ARGUMENT

@@ -6,14 +6,14 @@ import tracemalloc
 from collections.abc import Callable
 
 import pytest
+from hcall.errors import BadArgument, IoError, WouldBlock
+from hcall.formats.vuart import Param
+from hcall.memory import InlineRoom, Memory
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hostd.irq import Vectors
+from hostd.calls.vectors import Vectors
 from hostd.stream import Stream
-from protocol.errors import BadArgument, IoError, WouldBlock
-from protocol.formats.vuart import Param
-from protocol.memory import InlineRoom, Memory
 
 SIZE = 65536  # of each buffer, as the protocol's parameters 3 and 5 say
 TX, RX, DISCONNECT = 1, 2, 4

@@ -6,10 +6,10 @@ import gc
 import weakref
 
 import pytest
+from hcall.clock import ManualClock
+from hcall.formats.frames import pack_into, runs, split
 
 from hostd.backings.switch import AGE_SECONDS, MAX_ADDRESSES, Port, Switch
-from protocol.clock import ManualClock
-from protocol.formats.frames import pack_into, runs, split
 
 A, B, C = (bytes([2, 0, 0, 0, 0, n]) for n in (1, 2, 3))
 EVERYBODY = b"\xff" * 6

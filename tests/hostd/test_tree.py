@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hcall import numbers
+from hcall.errors import Busy, NoMatch, StaleHandle, Status, failure
+from hcall.numbers import ADDED, LEAVING, REMOVED
 from raw import RawGuest, attached, bystander, served, settled
 
 import guestd
 import hostd
 from guestd.driver import Driver, Op
 from guestd.probers import tree as tree_prober
+from hostd.calls.dispatch import Dispatcher
+from hostd.calls.limits import Limits
 from hostd.device import Device, Later, call
-from hostd.dispatch import Dispatcher
-from hostd.limits import Limits
-from hostd.machine import DeviceSpec
-from hostd.tree import Tree
-from protocol import hcall
-from protocol.errors import Busy, NoMatch, StaleHandle, Status, failure
-from protocol.hcall import ADDED, LEAVING, REMOVED
+from hostd.machine.file import DeviceSpec
+from hostd.tree.tree import Tree
 
 
 class Plain(Device):
@@ -141,7 +141,7 @@ def test_a_long_list_comes_in_pieces_and_too_long_a_one_not_at_all(tree: Tree) -
     seen, position = [], since
     while True:
         position, changes = tree.changes(position)
-        assert changes is not None and len(changes) <= hcall.CHANGES_LIMIT
+        assert changes is not None and len(changes) <= numbers.CHANGES_LIMIT
         if not changes:
             break
         seen += [change.node for change in changes]
@@ -177,7 +177,7 @@ class Race:
         status, value = answer
         if status:
             raise failure(status, value)
-        if number == hcall.CHANGES:
+        if number == numbers.CHANGES:
             self.ceiling: int = value[0]  # type: ignore[index]  # what CHANGES gives
         return value
 
@@ -257,16 +257,16 @@ def plain(host: hostd.Host, path: str) -> Plain:
 
 
 async def changes(guest: RawGuest, since: int) -> tuple[int, list[tuple[int, ...]]]:
-    now, listed = await guest.core(hcall.CHANGES, 0, since)
+    now, listed = await guest.core(numbers.CHANGES, 0, since)
     return now, list(listed)
 
 
 async def test_a_surprise_answers_each_call_once_and_its_handles_are_stale_for_ever(host: hostd.Host) -> None:
     device = plain(host, "/one")
     async with bystander(host) as other, attached(host) as guest:
-        since, rescan = await guest.core(hcall.CHANGES, 0, 0)
+        since, rescan = await guest.core(numbers.CHANGES, 0, 0)
         assert rescan is None
-        node, root = await guest.core(hcall.FIND, 0, "/one"), host.tree.root.handle
+        node, root = await guest.core(numbers.FIND, 0, "/one"), host.tree.root.handle
         handle, calls = await guest.open("/one")
         guest.send(guest.next_call(calls["late"], handle) + guest.next_call(calls["late"], handle, slot=1))
         await settled(other)
@@ -276,11 +276,11 @@ async def test_a_surprise_answers_each_call_once_and_its_handles_are_stale_for_e
             later.done(1)
         host.plug(DeviceSpec("one", "plain", Plain, {}))
         assert (await guest.call(calls["late"], handle))[0] == Status.STALE_HANDLE
-        for number in (hcall.INFO, hcall.NEXT, hcall.CHILD, hcall.PARENT):
+        for number in (numbers.INFO, numbers.NEXT, numbers.CHILD, numbers.PARENT):
             assert (await guest.call(number, node))[0] == Status.STALE_HANDLE
-        assert (await guest.call(hcall.OPEN, node, 0))[0] == Status.STALE_HANDLE
+        assert (await guest.call(numbers.OPEN, node, 0))[0] == Status.STALE_HANDLE
         heir, _ = await guest.open("/one")
-        assert heir > await guest.core(hcall.FIND, 0, "/one") > handle
+        assert heir > await guest.core(numbers.FIND, 0, "/one") > handle
         assert [message[:3] for message in guest.interrupts] == [(2, root, 0)]  # one hint for both
         _, listed = await changes(guest, since)
         assert [(what, parent) for what, _, parent in listed] == [(REMOVED, root), (ADDED, root)]
@@ -289,16 +289,16 @@ async def test_a_surprise_answers_each_call_once_and_its_handles_are_stale_for_e
 async def test_an_orderly_unplug_waits_until_the_last_guest_has_let_go(host: hostd.Host) -> None:
     device = plain(host, "/bus/two")
     async with bystander(host), attached(host) as guest:
-        since, _ = await guest.core(hcall.CHANGES, 0, 0)
-        node, bus = await guest.core(hcall.FIND, 0, "/bus/two"), await guest.core(hcall.FIND, 0, "/bus")
+        since, _ = await guest.core(numbers.CHANGES, 0, 0)
+        node, bus = await guest.core(numbers.FIND, 0, "/bus/two"), await guest.core(numbers.FIND, 0, "/bus")
         handle, _ = await guest.open("/bus/two")
         unplug = asyncio.create_task(host.unplug("/bus", within=60))
         await settled(guest)
         since, listed = await changes(guest, since)
         assert listed == [(LEAVING, node, bus), (LEAVING, bus, host.tree.root.handle)]
-        assert (await guest.call(hcall.OPEN, node, 0))[0] == Status.BUSY
+        assert (await guest.call(numbers.OPEN, node, 0))[0] == Status.BUSY
         assert not unplug.done() and device.stopped == 0
-        await guest.core(hcall.CLOSE, handle)
+        await guest.core(numbers.CLOSE, handle)
         assert await unplug is True and [device.stopped] == [1]  # mypy does not see that it has changed
         _, listed = await changes(guest, since)
         assert listed == [(REMOVED, node, bus), (REMOVED, bus, host.tree.root.handle)]
@@ -354,5 +354,5 @@ async def test_a_device_that_is_leaving_is_busy_for_the_library_too(host: hostd.
         await settled(owner)
         with pytest.raises(Busy):
             await guest.bind("/one")
-        await owner.core(hcall.CLOSE, handle)
+        await owner.core(numbers.CLOSE, handle)
         assert await unplug

@@ -10,14 +10,14 @@ from pathlib import Path
 from time import monotonic
 
 import pytest
+from hcall import numbers
+from hcall.errors import Status
+from hcall.messages import END, FD_LANE
 from raw import RawGuest, attached, bystander, connected, hello, lent, memfd, served
 
 import hostd
 from hostd.device import Device, call
-from hostd.machine import DeviceSpec
-from protocol import hcall
-from protocol.errors import Status
-from protocol.messages import END, FD_LANE
+from hostd.machine.file import DeviceSpec
 
 CALLS = 20  # sent at once
 LANE_SENDERS = 4
@@ -59,7 +59,7 @@ async def calls_at_once(guest: RawGuest) -> bytes:
 async def test_a_guest_waits_for_no_more_than_a_turn_of_another(host: hostd.Host) -> None:
     async with attached(host) as other, attached(host) as guest:
         guest.send(await calls_at_once(guest))
-        await other.core(hcall.NOP)
+        await other.core(numbers.NOP)
         assert slow(host).made < CALLS / 2
         assert [await guest.reply() for _ in range(CALLS)] == [(0, n) for n in range(1, CALLS + 1)]
 
@@ -69,7 +69,7 @@ async def test_calls_that_wait_for_their_turn_are_made_once_though_the_link_is_l
     async with bystander(host) as other, attached(host, token=token) as guest:
         many = await calls_at_once(guest)
         guest.send(many)
-        await other.core(hcall.NOP)
+        await other.core(numbers.NOP)
         guest.close()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with connected(host) as again, ours:
@@ -108,7 +108,7 @@ async def test_a_flood_of_descriptors_holds_up_nobody(host: hostd.Host) -> None:
                 thread.start()
             try:
                 before = sum(sent)
-                status, text = await guest.call(hcall.ADD_MEMORY, 0, 0, 4096, 1)
+                status, text = await guest.call(numbers.ADD_MEMORY, 0, 0, 4096, 1)
                 assert status == Status.BAD_ARGUMENT and "no descriptor with the id 1" in text
                 assert sum(sent) - before < 4096
             finally:

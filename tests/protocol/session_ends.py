@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from protocol.errors import Status
-from protocol.messages import CALL, HELLO, MAGIC, VERSION, WELCOME, Hello, Welcome, end
-from protocol.session import GuestSession, HostSession
-from protocol.wire import Decoder, encode
+from hcall.errors import Status
+from hcall.messages import CALL, HELLO, MAGIC, VERSION, WELCOME, Hello, Welcome, end
+from hcall.session import GuestSession, HostSession
+from hcall.wire import Decoder, encode
 
 Guest: TypeAlias = GuestSession[str]
 Session: TypeAlias = HostSession | Guest

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-
-from protocol.clock import ManualClock
+from hcall.clock import ManualClock
 
 
 class Diary:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
-from protocol import errors
-from protocol.errors import Busy, HcallError, Internal, ProtocolViolation, Status, failure
+from hcall import errors
+from hcall.errors import Busy, HcallError, Internal, ProtocolViolation, Status, failure
 
 CLASSES = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, HcallError)]
 WIRE = """OK WOULD_BLOCK BUSY BAD_ARGUMENT BAD_AREA BAD_HANDLE STALE_HANDLE NOT_OPEN NOT_ALLOWED NO_SUCH_CALL NO_MATCH

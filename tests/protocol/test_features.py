@@ -7,9 +7,8 @@ from copy import copy
 from typing import Final, NamedTuple, TypeAlias
 
 import pytest
-
-from protocol.errors import BadArgument, HcallError, NotAllowed
-from protocol.features import DeviceStatus, Negotiation
+from hcall.errors import BadArgument, HcallError, NotAllowed
+from hcall.features import DeviceStatus, Negotiation
 
 OFFERED: Final = 0b1011 | 1 << 63
 ORDER: Final = ("ACKNOWLEDGE", "DRIVER", "FEATURES_OK", "DRIVER_OK")

@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 from guest_files import Files
+from hcall.errors import BadArea
+from hcall.memory import PAGE, Memory
+from hcall.wire import MAX_INLINE
 from hypothesis import given
 from hypothesis import strategies as st
-
-from protocol.errors import BadArea
-from protocol.memory import PAGE, Memory
-from protocol.wire import MAX_INLINE
 
 IN, OUT = 1, 0  # the directions: to the guest, to the device
 LOW, NEXT, HIGH = 0x10000, 0x10000 + 2 * PAGE, (1 << 64) - PAGE  # two pages, one right behind them, the last of all

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
-from protocol.errors import ProtocolViolation, Status
-from protocol.messages import END, HELLO, WELCOME, End, Hello, Welcome, end
+from hcall.errors import ProtocolViolation, Status
+from hcall.messages import END, HELLO, WELCOME, End, Hello, Welcome, end
 
 TOKEN = bytes(range(16))
 GOOD: tuple[Any, ...] = (4, "hcall", 1, 1, 1, "name", TOKEN, ((0, 4096), (1 << 32, 8192)))

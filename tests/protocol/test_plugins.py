@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from protocol import plugins
-from protocol.plugins import Mistakes, PluginError, is_plugin, load, load_all
+from hcall.programs import plugins
+from hcall.programs.plugins import Mistakes, PluginError, is_plugin, load, load_all
 
 
 class Thing:

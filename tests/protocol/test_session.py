@@ -7,12 +7,11 @@ from functools import partial
 from typing import Any
 
 import pytest
+from hcall.errors import ProtocolViolation, Status
+from hcall.messages import ACK, CALL, END, IRQ, REPLY, VERSION, WELCOME, Welcome
+from hcall.session import GUEST_MOVES, HOST_MOVES, Event, GuestSession, HostSession, State
+from hcall.wire import Decoder, encode
 from session_ends import DEPTHS, HELLO_HERE, LAST_WORD, UNFIT, Guest, Session, call, deep, ready_host, sent, welcome
-
-from protocol.errors import ProtocolViolation, Status
-from protocol.messages import ACK, CALL, END, IRQ, REPLY, VERSION, WELCOME, Welcome
-from protocol.session import GUEST_MOVES, HOST_MOVES, Event, GuestSession, HostSession, State
-from protocol.wire import Decoder, encode
 
 # Where each event leads, "." = nowhere.  Written from docs/protocol.md, not from the code.
 HOST_TABLE = """

@@ -5,13 +5,12 @@ from __future__ import annotations
 import enum
 
 import pytest
+from hcall.messages import REPLY
+from hcall.session import GuestSession, HostSession, State
+from hcall.wire import Decoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from session_ends import HELLO_HERE, sent, welcome
-
-from protocol.messages import REPLY
-from protocol.session import GuestSession, HostSession, State
-from protocol.wire import Decoder
 
 CALLS, DEPTH = 20, 4
 

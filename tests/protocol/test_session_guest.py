@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 
 import pytest
+from hcall.errors import BadArgument, Status
+from hcall.messages import ACK, CALL, END, HELLO, IRQ, REPLY, WELCOME
+from hcall.session import State
+from hcall.wire import encode
 from session_ends import DEPTHS, HELLO_HERE, LAST_WORD, UNFIT, Guest, deep, ready_guest, ready_host, sent, welcome
-
-from protocol.errors import BadArgument, Status
-from protocol.messages import ACK, CALL, END, HELLO, IRQ, REPLY, WELCOME
-from protocol.session import State
-from protocol.wire import encode
 
 
 def call(guest: Guest, waiter: str, arg: object = None) -> None:

@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from protocol.stale import claim, remove_stale
+from hcall.kernel.claims import claim, remove_stale
 
 KINDS = [socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET]
 
@@ -54,7 +53,7 @@ def test_what_is_no_socket_stays(tmp_path: Path) -> None:
 
 def test_a_path_is_claimed_once_until_its_process_is_killed_and_nothing_is_made_there(tmp_path: Path) -> None:
     path = tmp_path / "tty"
-    other = "import pathlib, protocol.stale; c = protocol.stale.claim(pathlib.Path('tty')); print(); input()"
+    other = "import pathlib, hcall.kernel.claims; c = hcall.kernel.claims.claim(pathlib.Path('tty')); print(); input()"
     with subprocess.Popen(
         [sys.executable, "-uc", other], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:

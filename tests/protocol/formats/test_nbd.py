@@ -5,12 +5,11 @@ from __future__ import annotations
 import struct
 
 import pytest
+from hcall.errors import BadArgument, HcallError, IoError, LinkLost, NoSpace, ReadOnly, StaleHandle
+from hcall.formats import nbd
+from hcall.formats.nbd import BadMessage, Flag, Handshake, OptionReply, Stage
 from hypothesis import given
 from hypothesis import strategies as st
-
-from protocol.errors import BadArgument, HcallError, IoError, LinkLost, NoSpace, ReadOnly, StaleHandle
-from protocol.formats import nbd
-from protocol.formats.nbd import BadMessage, Flag, Handshake, OptionReply, Stage
 
 SIZE = 1 << 40
 FLAGS = Flag.HAS_FLAGS | Flag.SEND_FLUSH

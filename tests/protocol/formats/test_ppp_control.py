@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
-from protocol.clock import ManualClock
-from protocol.formats.ppp_control import (
+from hcall.clock import ManualClock
+from hcall.formats.ppp_control import (
     MAX_CONFIGURE,
     MAX_TERMINATE,
     RESTART_SECONDS,
@@ -20,6 +17,8 @@ from protocol.formats.ppp_control import (
     decode_options,
     encode_options,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 
 RFC_1661 = """
 Up   |    2     irc,scr/6     -         -         -         -

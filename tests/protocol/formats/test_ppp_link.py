@@ -7,13 +7,12 @@ from collections.abc import Callable
 from ipaddress import IPv4Address
 
 import pytest
+from hcall.clock import ManualClock
+from hcall.formats import hdlc
+from hcall.formats.ppp import IP, IPCP, LCP, Peer
+from hcall.formats.ppp_control import Code, Packet, decode_options
 from hypothesis import given
 from hypothesis import strategies as st
-
-from protocol.clock import ManualClock
-from protocol.formats import hdlc
-from protocol.formats.ppp import IP, IPCP, LCP, Peer
-from protocol.formats.ppp_control import Code, Packet, decode_options
 
 HOST, GUEST = IPv4Address("10.0.0.1"), IPv4Address("10.0.0.2")
 MRU, ACCM, AUTH, QUALITY, MAGIC, PFC, ACFC = 1, 2, 3, 4, 5, 7, 8

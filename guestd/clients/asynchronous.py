@@ -1,0 +1,376 @@
+"""The asyncio client: a guest whose calls are awaited, as many at once as the host has slots, more in a queue."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from functools import partial, reduce
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar, Unpack, cast
+
+from hcall import numbers
+from hcall.clock import Clock
+from hcall.errors import HcallError, LinkLost, NoHost, StaleHandle, failure
+from hcall.messages import Areas, Args
+from hcall.session import ENDED, READY, State
+
+from ..bus.bus import OpenDevice
+from ..driver import Driver
+from ..probers import Found
+from .guest import DETACH_SECONDS, PAUSE_SECONDS, WELCOME_SECONDS, Guest, Options, silent
+
+T = TypeVar("T")
+Waiter: TypeAlias = "asyncio.Future[Any]"
+_READ = 65536
+
+
+class AsyncGuest(Guest[Waiter]):
+    """A guest in an event loop; `guest[name]` is a driver."""
+
+    def __init__(
+        self, path: str | Path | None = None, *, clock: Clock | None = None, **options: Unpack[Options]
+    ) -> None:
+        super().__init__(path, **options)
+        self._loop = asyncio.get_running_loop()
+        self.clock = _LoopClock(clock or self._loop, self._loop)
+        self._link: _Link | None = None
+        self._eager = True  # nothing is in flight: a call is written at once, there is no batch to wait for
+        self._flushing = False
+        self._lost: LinkLost | None = None  # why the session is over
+        self._welcomed = self._loop.create_future()
+        self._interrupted: dict[tuple[OpenDevice, int], Waiter] = {}
+        self._deadline: float | None = self._loop.time() + self.patience  # for WELCOME; None: it has come
+        self._attempts = 0  # to get it, after the first
+        self._binding: dict[str, asyncio.Task[Driver]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._following = asyncio.Lock()
+        self._happened: list[tuple[int, str]] = []
+        self._happening = asyncio.Event()
+
+    async def attach(self) -> None:
+        """Connect, and wait to be welcomed.  Raises OSError without a host, LinkLost if it refuses."""
+        await self._connect()
+        try:
+            async with asyncio.timeout(WELCOME_SECONDS):
+                await self._welcomed
+        except TimeoutError:
+            raise silent(self.path) from None
+        self._since, _ = await self.core(0, numbers.CHANGES, 0)
+
+    async def detach(self) -> None:
+        """Give back all devices and end the session."""
+        if self._lost is None and self.session.state is READY:
+            with contextlib.suppress(HcallError, TimeoutError):
+                async with asyncio.timeout(DETACH_SECONDS):
+                    await self.core(0, numbers.DETACH)
+        self._end(LinkLost("this guest was detached"))
+        for task in [*self._tasks, *self._binding.values()]:
+            task.cancel()
+        await asyncio.gather(*self._tasks, *self._binding.values(), return_exceptions=True)
+        self._release()
+
+    def cut(self) -> None:
+        """Cut the link, as a network would; the guest comes back by itself."""
+        if self._link is not None:
+            self._link.transport.abort()
+
+    def nop(self) -> Awaitable[None]:
+        """A round trip that does nothing."""
+        return self.call(0, numbers.NOP)
+
+    def call(self, handle: int, number: int, args: Args = (), areas: Areas = ()) -> Waiter:
+        """Make a call.  Raises the HcallError of its status, LinkLost when the session is over."""
+        if self._lost is not None:
+            raise self._lost
+        future = self._loop.create_future()
+        self.session.call(handle, number, args, areas, future)
+        if self._eager:
+            self._eager = False
+            self._flush()
+        elif not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+        return future
+
+    async def interrupt(self, device: OpenDevice, vector: int) -> None:
+        """Until *vector* of *device* has been raised since it was last asked for."""
+        if device.counts[vector] == device.seen[vector]:
+            if self._lost is not None:
+                raise self._lost
+            if device.gone:
+                raise StaleHandle(f"{device.name} is gone")
+            key = device, vector
+            if key not in self._interrupted:
+                self._interrupted[key] = self._loop.create_future()
+            await asyncio.shield(self._interrupted[key])  # whoever waits for it is woken
+        self._see(device, vector)
+        self._flush()
+
+    @staticmethod
+    def _given_up(waiter: Waiter) -> bool:
+        return waiter.cancelled()
+
+    def _device_gone(self, device: OpenDevice) -> None:
+        for key in [key for key in self._interrupted if key[0] is device]:
+            waiter = self._interrupted.pop(key)
+            if not waiter.done():
+                waiter.set_exception(StaleHandle(f"{device.name} is gone"))
+                waiter.exception()  # nobody has to be waiting
+
+    async def bind(self, path: str) -> Driver:
+        """The driver of the device at *path*, bound to it if it is not yet.  Errors: NoMatch, Busy, the driver's."""
+        path = "/" + path.strip("/")
+        if path in self.drivers:
+            return self.drivers[path]
+        return await self._once(path, partial(self._bind, path))
+
+    async def bind_found(self, found: Found) -> Driver:
+        """As in the base class; whoever is cancelled meanwhile finds the driver in `drivers`."""
+        return await self._once(found.path, partial(super().bind_found, found))
+
+    async def _bind(self, path: str) -> Driver:
+        return await super().bind_found(await self.found(path))
+
+    async def _once(self, path: str, work: Callable[[], Coroutine[Any, Any, Driver]]) -> Driver:
+        """The driver that *work* binds to *path*, in a task that all who ask meanwhile share and none of them stops."""
+        task = self._binding.get(path)
+        if task is None:
+            task = self._binding[path] = self._loop.create_task(work())
+            task.add_done_callback(lambda _: self._binding.pop(path, None))
+        return await asyncio.shield(task)
+
+    async def unbind(self, path: str) -> None:
+        """As in the base class, to its end even if whoever asked for it is cancelled."""
+        await asyncio.shield(self._spawn(super().unbind(path)))
+
+    def __getitem__(self, path: str) -> Any:
+        """The driver of the device at *path*; if it is not bound yet, a stand-in whose calls bind it first."""
+        return self.drivers.get("/" + path.strip("/")) or _Unbound(self, path)
+
+    # The link.
+
+    async def _connect(self) -> None:
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock.setblocking(False)
+            while True:
+                try:
+                    sock.connect(str(self.path))
+                    break
+                except BlockingIOError:  # the host's queue is full
+                    if self._deadline is not None and self._loop.time() > self._deadline:
+                        raise
+                    await asyncio.sleep(0.01)
+                except OSError as error:
+                    raise NoHost(error.errno, error.strerror or str(error), str(self.path)) from None
+            hello, fds = self._hello()
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it refused before: that is to be read
+                socket.send_fds(sock, [self.session.greet(hello)], fds)
+            await self._loop.create_unix_connection(lambda: _Link(self), sock=sock)
+        except BaseException:
+            sock.close()
+            if self.session.state is State.GREETING:
+                self.session.lose()
+            raise
+
+    def _connected(self, link: _Link) -> None:
+        self._link = link
+        if self._lost is not None:
+            link.transport.abort()
+
+    def _received(self, data: bytes) -> None:
+        answers, interrupts = self.session.receive(data)
+        for future, status, value in answers:
+            if not future.done():
+                if status == 0:
+                    future.set_result(value)
+                else:
+                    future.set_exception(failure(status, value))
+        if interrupts:
+            self._raised(interrupts)
+            self._wake(interrupts)
+        self._eager = len(answers) == 1 and not self.session.busy
+        if self.session.broken is not None or self.session.state is ENDED:
+            self._end(self._why_over())
+        elif self.session.state is not READY:
+            return  # half a WELCOME
+        elif self._deadline is not None:
+            self._deadline, self._attempts = None, 0
+            if self._welcomed.done():
+                self.resumed += 1
+            else:
+                self._welcomed.set_result(None)
+        if self.session.out:
+            self._flush()
+
+    def _wake(self, interrupts: list[Any]) -> None:
+        for _, tag, vector, _ in interrupts:
+            device = self._devices.get(tag)
+            if device is not None and device.counts.get(vector, 0) > device.seen.get(vector, 0):
+                waiter = self._interrupted.pop((device, vector), None)
+                if waiter is not None and not waiter.done():
+                    waiter.set_result(None)
+        if self._nodes and not self._following.locked():
+            self._spawn(self._follow())
+
+    async def _follow(self) -> None:
+        async with self._following:
+            while self._nodes:  # more came meanwhile
+                with contextlib.suppress(HcallError):
+                    happened = await self.follow()
+                    self._happened += happened  # in one line, it would be the list from before the wait
+                self._happening.set()
+
+    async def happened(self) -> list[tuple[int, str]]:
+        """What was plugged and unplugged, see `follow`; waits until there is something.  Raises LinkLost."""
+        while not self._happened:
+            if self._lost is not None:
+                raise self._lost
+            self._happening.clear()
+            await self._happening.wait()
+        happened, self._happened = self._happened, []
+        return happened
+
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _flush(self) -> None:
+        self._flushing = False
+        out = self.session.out
+        if out and self._link is not None:
+            self._link.transport.write(out[0] if len(out) == 1 else b"".join(out))
+            out.clear()
+
+    def _disconnected(self, link: _Link, error: Exception | None) -> None:
+        if link is not self._link:
+            return
+        self._link = None
+        if error is not None and self._lost is None:  # of a write, perhaps: the host's last word is still to be read
+            with contextlib.suppress(OSError):
+                while data := os.read(link.transport.get_extra_info("socket").fileno(), _READ):
+                    self._received(data)
+        if self._lost is None:
+            self.session.lose()
+            self._eager = False
+            self._spawn(self._reconnect())
+
+    async def _reconnect(self) -> None:
+        """Come back with the same token and memory; the host answers from its slots."""
+        if self._deadline is None:
+            self._deadline = self._loop.time() + self.patience
+        if self._loop.time() > self._deadline:
+            self._end(LinkLost(f"the host at {self.path} hangs up"))
+            return
+        if self._attempts:  # it hung up before WELCOME, again: give it time
+            await asyncio.sleep(PAUSE_SECONDS)
+        self._attempts += 1
+        while True:
+            try:
+                await self._connect()
+                break
+            except OSError as error:
+                if self._loop.time() > self._deadline:
+                    self._end(LinkLost(f"no host at {self.path}: {error.strerror}"))
+                    return
+                await asyncio.sleep(PAUSE_SECONDS)
+        link, deadline = self._link, self._loop.time() + WELCOME_SECONDS
+        while self._link is link and self.session.state is State.GREETING:
+            if self._loop.time() > deadline:
+                self._end(LinkLost(silent(self.path).strerror))
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    def _end(self, error: LinkLost) -> None:
+        if self._lost is not None:
+            return
+        self._lost = error
+        for future in [*self.session.end(), *self._interrupted.values(), self._welcomed]:
+            if not future.done():
+                future.set_exception(error)
+                future.exception()  # nobody has to be waiting
+        self._interrupted.clear()
+        self._happening.set()
+        if self._link is not None:
+            self._link.transport.abort()
+
+
+class _Link(asyncio.Protocol):
+    """One connection to the host."""
+
+    def __init__(self, guest: AsyncGuest) -> None:
+        self._guest = guest
+        self.data_received = guest._received  # type: ignore[method-assign]  # one call less for each read
+        self.transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by class
+        self._guest._connected(self)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._guest._disconnected(self, error)
+
+
+class _LoopClock:
+    """Time for drivers, on a clock that is handed in."""
+
+    def __init__(self, clock: Clock, loop: asyncio.AbstractEventLoop) -> None:
+        self._clock, self._loop = clock, loop
+        self.time = clock.time
+
+    async def sleep(self, seconds: float) -> None:
+        woken = self._loop.create_future()
+        timer = self._clock.call_later(seconds, partial(_wake, woken))
+        try:
+            await woken
+        finally:
+            timer.cancel()
+
+
+def _wake(woken: Waiter) -> None:
+    if not woken.done():  # a task that is cancelled cancels it at once, and its timer may be due already
+        woken.set_result(None)
+
+
+class _Unbound:
+    """Stands in for a driver, or a part of it such as a signal: whatever is called on it binds the driver first."""
+
+    def __init__(self, guest: AsyncGuest, path: str, *names: str) -> None:
+        self._guest, self._path, self._names = guest, path, names
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        driver = self._guest.drivers.get("/" + self._path.strip("/"))
+        if driver is not None:  # bound since
+            return getattr(reduce(getattr, self._names, driver), name)
+        return _Unbound(self._guest, self._path, *self._names, name)
+
+    async def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        driver = await self._guest.bind(self._path)
+        member: Any = reduce(getattr, self._names, driver)
+        return await member(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<{'.'.join((self._path, *self._names))} is not bound: await guest.bind({self._path!r})>"
+
+
+@contextlib.asynccontextmanager
+async def attach(
+    path: str | Path | None = None, *, clock: Clock | None = None, **options: Unpack[Options]
+) -> AsyncIterator[AsyncGuest]:
+    """A guest of the host at *path*: its socket, its directory, or what $HOSTD_SOCKET or the default says.
+
+    *options* are those of `guestd.clients.guest.Options`; drivers see the time of *clock*, the loop if not given.
+    Raises OSError without a host, LinkLost if it refuses.
+    """
+    guest = AsyncGuest(path, clock=clock, **options)
+    try:
+        await guest.attach()
+        yield guest
+    finally:
+        await guest.detach()

@@ -1,0 +1,285 @@
+"""What both clients share: the session, the memory, and the devices that are bound.  No socket, no loop."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Iterable
+from pathlib import Path
+from typing import Any, Final, Generic, TypedDict, TypeVar, Unpack
+
+from hcall import numbers, rendezvous
+from hcall.errors import HcallError, IoError, LinkLost, NoMatch, StaleHandle
+from hcall.messages import FD_LANE, HELLO, MAGIC, TOKEN_BYTES, VERSION, Areas, Args, Hello
+from hcall.session import GuestSession, Message
+from hcall.wire import MAX_TEXT
+
+from ..bus.answers import checked
+from ..bus.bus import OpenDevice, known_drivers, match
+from ..driver import Driver, Sleeper
+from ..memory import Ram
+from ..probers import Found, tree
+
+RAM_BYTES: Final = 64 << 20  # untouched pages cost nothing
+WELCOME_SECONDS: Final = 5.0
+DETACH_SECONDS: Final = 5.0  # for the host to take leave, before a guest goes without it
+PAUSE_SECONDS: Final = 0.05  # between attempts to reach the host
+PATIENCE_SECONDS: Final = 2.0  # for a host that does not answer before the session is given up
+
+W = TypeVar("W")
+log = logging.getLogger(__name__)
+
+
+def silent(path: Path) -> TimeoutError:
+    """What to raise when the host at *path* does not say WELCOME."""
+    return TimeoutError(errno.ETIMEDOUT, f"the host at {path} did not answer within {WELCOME_SECONDS:.0f} s")
+
+
+class Options(TypedDict, total=False):
+    """What a guest may be told at the start."""
+
+    name: str | None  # for people: shows in the host's status
+    memory: int  # bytes that it lends the host at once
+    drivers: Iterable[type[Driver]]  # instead of all that are installed
+    patience: float  # seconds that it tries to reach a host that does not answer
+
+
+class Guest(Generic[W]):
+    """A guest without its I/O, which a client adds: `call` and `interrupt`."""
+
+    clock: Sleeper
+
+    def __init__(self, path: str | Path | None = None, **options: Unpack[Options]) -> None:
+        self.known = list(options["drivers"] if "drivers" in options else known_drivers())  # may raise: comes first
+        for each in self.known:
+            if not isinstance(each, type):
+                raise TypeError(f"{each!r} is no class of a driver; guestd.bus.own_drivers([...]) loads those of files")
+        self.path = rendezvous.find(str(path) if path else None, rendezvous.GUEST_SOCKET)
+        self.name = options.get("name") or f"guest-{os.getpid()}"
+        if len(self.name.encode()) > MAX_TEXT:
+            raise ValueError(f"the name of a guest is {MAX_TEXT} bytes at most")
+        self.patience = options.get("patience", PATIENCE_SECONDS)
+        self.session: GuestSession[W] = GuestSession(self._given_up)
+        self.ram = Ram(options.get("memory", RAM_BYTES), self.session.uses)
+        self.drivers: dict[str, Driver] = {}  # bound, by path
+        self.resumed = 0  # how often the link was lost and the session went on
+        self._token = os.urandom(TOKEN_BYTES)
+        self._lane, self._lane_of_host = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._fd_ids = itertools.count(1)
+        self._cookies = itertools.count(1)
+        self._devices: dict[int, OpenDevice] = {}  # by cookie
+        self._nodes: dict[int, int] = {}  # nodes whose children changed: the count to acknowledge
+        self._since = 0  # where CHANGES goes on
+
+    # What a client adds.
+
+    def call(self, handle: int, number: int, args: Args = (), areas: Areas = ()) -> Awaitable[Any]:
+        """Make a call.  Raises the HcallError of its status, LinkLost when the session is over."""
+        raise NotImplementedError
+
+    def interrupt(self, device: OpenDevice, vector: int) -> Awaitable[None]:
+        """Until *vector* of *device* has been raised since it was last asked for."""
+        raise NotImplementedError
+
+    @staticmethod  # so that the session, which the memory's users know, holds no guest
+    def _given_up(waiter: W) -> bool:
+        """Whether nobody waits for the answer of a call any more: it is not made then, if it was not yet."""
+        return False
+
+    def _device_gone(self, device: OpenDevice) -> None:
+        """Whoever waits for an interrupt of *device* is told by StaleHandle."""
+
+    # The core.
+
+    async def core(self, handle: int, number: int, *args: object) -> Any:
+        """Make a call of the core, see `hcall.numbers`.  Errors: IoError if the answer is none to that."""
+        return checked(number, await self.call(handle, number, args))
+
+    async def found(self, path: str) -> Found:
+        """The node at *path*, `/` in front or not.  Errors: NoMatch."""
+        path = "/" + path.strip("/")
+        node = await self.core(0, numbers.FIND, path)
+        return Found(node, path, *await self.core(node, numbers.INFO))
+
+    async def properties(self, node: int) -> dict[str, Any]:
+        """All properties of *node*."""
+        values: dict[str, Any] = {}
+        name = await self.core(node, numbers.NEXTPROP, "")
+        while name:
+            if name in values:
+                raise IoError(f"the host goes round in circles: the property {name!r} again")
+            values[name] = await self.core(node, numbers.GETPROP, name)
+            name = await self.core(node, numbers.NEXTPROP, name)
+        return values
+
+    async def walk(self) -> list[Found]:
+        """All nodes of the machine, parents first."""
+        return [found async for found in tree.probe(self.core)]
+
+    async def grow(self, size: int) -> None:
+        """Lend the host *size* more bytes of memory, for larger buffers."""
+        region = self.ram.region(size)
+        fd_id = next(self._fd_ids)
+        try:
+            socket.send_fds(self._lane, [fd_id.to_bytes(4, "little")], [region.fd])
+            await self.core(0, numbers.ADD_MEMORY, region.start, region.size, fd_id)
+        except BaseException:
+            region.close()
+            raise
+        self.ram.add(region)
+
+    # Devices.
+
+    async def bind_found(self, found: Found) -> Driver:
+        """Open the device of *found* and bind its driver.  Errors: NoMatch without a driver, Busy, and the driver's."""
+        driver_class = match(found, self.known)
+        if driver_class is None:
+            if not found.compatible:
+                raise NoMatch(f"{found.path} has no device")
+            wanted = ", ".join(found.compatible)
+            raise NoMatch(f"{found.path}: no driver for {wanted}: name one with --driver, or in $GUESTD_DRIVERS")
+        return await self.bind_as(found, driver_class, driver_class.wants)
+
+    async def bind_as(self, found: Found, driver_class: type[Driver], wants: Iterable[str] | None = None) -> Driver:
+        """The same for a driver that somebody chose, with the features *wants*, or all that the device offers."""
+        cookie = next(self._cookies)
+        device = OpenDevice(self, found, await self.core(found.node, numbers.OPEN, cookie))
+        self._devices[cookie] = device
+        try:
+            await device.negotiate(device.offered if wants is None else wants)
+            driver = driver_class(device)
+            await driver.probe()
+            if device.leaving:
+                raise StaleHandle(f"{found.path} is being unplugged")
+        except BaseException:
+            del self._devices[cookie]
+            with contextlib.suppress(HcallError):  # it went by itself
+                await device.close()
+            raise
+        self.drivers[found.path] = driver
+        return driver
+
+    async def bind_all(self) -> dict[str, Driver | Exception]:
+        """Bind every device there is, and has a driver, and is free; by path the driver, or why there is none."""
+        outcome: dict[str, Driver | Exception] = {}
+        for found in await self.walk():
+            if found.compatible and found.path not in self.drivers:
+                try:
+                    outcome[found.path] = await self.bind_found(found)
+                except Exception as error:  # a driver may fail as it likes: the next device is not concerned
+                    outcome[found.path] = error
+        return outcome
+
+    async def unbind(self, path: str) -> None:
+        """Take the driver of *path* away and give the device back."""
+        driver = self.drivers.pop("/" + path.strip("/"))
+        try:
+            await driver.remove()
+        finally:
+            await self._close(driver)
+
+    async def _close(self, driver: Driver) -> None:
+        for cookie, device in list(self._devices.items()):
+            if device is driver.dev:
+                with contextlib.suppress(HcallError):  # unplugged
+                    await device.close()
+                del self._devices[cookie]
+                device.gone = True
+                self._device_gone(device)
+
+    async def follow(self) -> list[tuple[int, str]]:
+        """Take up what was plugged and unplugged since the last time: (numbers.ADDED, LEAVING or REMOVED, path).
+
+        A device that is leaving is given back.  The path of a node that is gone is known only if it was bound.
+        """
+        for node, count in self._nodes.items():
+            self.session.acknowledge(node, 0, count)
+        self._nodes.clear()
+        happened: list[tuple[int, str]] = []
+        while True:
+            since = self._since
+            self._since, changes = await self.core(0, numbers.CHANGES, since)
+            if changes != () and self._since <= since:
+                raise IoError("the host goes round in circles: the same changes again")
+            if changes is None:  # too much: look at what is bound
+                changes = [(numbers.REMOVED, device.found.node, 0) for device in list(self._devices.values())
+                           if not await self._is_there(device.found.node)]  # fmt: skip
+            if not changes:
+                return happened
+            for what, node, _ in changes:
+                path = await self._take_up(what, node)
+                if path is not None:
+                    happened.append((what, path))
+
+    async def _take_up(self, what: int, node: int) -> str | None:
+        if what == numbers.ADDED:
+            return await self._path(node)
+        for path, driver in list(self.drivers.items()):
+            device = driver.dev
+            if isinstance(device, OpenDevice) and device.found.node == node:
+                if what == numbers.LEAVING:
+                    try:
+                        await self.unbind(path)
+                    except Exception:  # the driver's, which is gone now: the next device is not concerned
+                        log.exception("%s: the driver failed to let go", path)
+                else:
+                    del self.drivers[path]
+                    await self._close(driver)
+                return path
+        for device in self._devices.values():
+            device.leaving |= device.found.node == node  # while it was being bound: that ends now
+        return await self._path(node) if what == numbers.LEAVING else None
+
+    async def _is_there(self, node: int) -> bool:
+        try:
+            await self.core(node, numbers.INFO)
+        except StaleHandle:
+            return False
+        return True
+
+    async def _path(self, node: int) -> str | None:
+        names: list[str] = []
+        try:
+            while parent := await self.core(node, numbers.PARENT):
+                if parent >= node:
+                    raise IoError("the host goes round in circles: a node that is below itself")
+                names.append((await self.core(node, numbers.INFO))[0])
+                node = parent
+        except StaleHandle:
+            return None
+        return "/" + "/".join(reversed(names))
+
+    # For the clients.
+
+    def _hello(self) -> tuple[Hello, list[int]]:
+        """HELLO, and the descriptors that go with it: the same every time, so that a lost WELCOME does no harm."""
+        first = self.ram.first
+        hello = Hello(HELLO, MAGIC, VERSION, VERSION, FD_LANE, self.name, self._token, ((first.start, first.size),))
+        return hello, [first.fd, self._lane_of_host.fileno()]
+
+    def _raised(self, interrupts: list[Message]) -> None:
+        for _, tag, vector, count in interrupts:
+            device = self._devices.get(tag)
+            if device is None:
+                self._nodes[tag] = count
+            elif count > device.counts.get(vector, count):
+                device.counts[vector] = count
+
+    def _see(self, device: OpenDevice, vector: int) -> None:
+        device.seen[vector] = seen = device.counts[vector]
+        self.session.acknowledge(device.handle, vector, seen)
+
+    def _why_over(self) -> LinkLost:
+        if self.session.broken is not None:
+            return LinkLost(f"the host broke the protocol: {self.session.broken}")
+        last = self.session.last
+        return LinkLost(f"the host ended the session: {last.text}" if last else "the session is over")
+
+    def _release(self) -> None:
+        self._lane.close()
+        self._lane_of_host.close()
+        self.ram.close()

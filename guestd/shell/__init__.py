@@ -1,0 +1,1 @@
+"""`guestd shell`: an `ok` prompt in the manner of open firmware."""

@@ -1,0 +1,161 @@
+"""The calls of class 0, the core: the tree, open handles, negotiation, interrupts, memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias, TypeVar
+
+from hcall import numbers
+from hcall.errors import BadArgument, NoMatch
+
+from ..model.later import Later
+from ..tree.tree import Change
+from .account import Account
+from .vectors import MAX_VECTORS
+
+#: By number: the function, called with the guest's account and the body's handle, and the types of its arguments.
+CORE: Final[dict[int, tuple[Callable[..., Any], tuple[type, ...]]]] = {}
+F = TypeVar("F", bound=Callable[..., Any])
+OpenReply: TypeAlias = tuple[int, dict[str, int], dict[str, int], dict[str, int]]
+
+
+def _call(number: int) -> Callable[[F], F]:
+    def register(function: F) -> F:
+        _, _, *kinds = (kind for name, kind in function.__annotations__.items() if name != "return")
+        CORE[number] = function, tuple({"int": int, "str": str}[kind] for kind in kinds)
+        return function
+
+    return register
+
+
+@_call(numbers.NOP)
+def _nop(guest: Account, handle: int) -> None:
+    return None
+
+
+@_call(numbers.FIRST)
+def _first(guest: Account, handle: int) -> int:
+    return guest.tree.root.handle
+
+
+@_call(numbers.CHILD)
+def _child(guest: Account, handle: int) -> int:
+    child = guest.node(handle).first_child
+    return child.handle if child else 0
+
+
+@_call(numbers.NEXT)
+def _next(guest: Account, handle: int) -> int:
+    following = guest.node(handle).next
+    return following.handle if following else 0
+
+
+@_call(numbers.PARENT)
+def _parent(guest: Account, handle: int) -> int:
+    parent = guest.node(handle).parent
+    return parent.handle if parent else 0
+
+
+@_call(numbers.FIND)
+def _find(guest: Account, handle: int, path: str) -> int:
+    return guest.tree.find(path).handle
+
+
+@_call(numbers.INFO)
+def _info(guest: Account, handle: int) -> tuple[str, tuple[str, ...], tuple[int, int]]:
+    node = guest.node(handle)
+    return node.name, node.compatible, node.ids
+
+
+@_call(numbers.GETPROP)
+def _getprop(guest: Account, handle: int, name: str) -> object:
+    node = guest.node(handle)
+    try:
+        return node.properties()[name]
+    except KeyError:
+        raise NoMatch(f"{node.path} has no property {name!r}") from None
+
+
+@_call(numbers.NEXTPROP)
+def _nextprop(guest: Account, handle: int, name: str) -> str:
+    node = guest.node(handle)
+    names = ["", *node.properties(), ""]
+    if name not in names:
+        raise NoMatch(f"{node.path} has no property {name!r}")
+    return names[names.index(name) + 1]
+
+
+@_call(numbers.CHANGES)
+def _changes(guest: Account, handle: int, since: int) -> tuple[int, tuple[Change, ...] | None]:
+    guest.watch()
+    return guest.tree.changes(since)
+
+
+@_call(numbers.OPEN)
+def _open(guest: Account, handle: int, cookie: int) -> OpenReply:
+    node = guest.node(handle)
+    opened = guest.open(node, cookie)
+    device = guest.opens[opened].device
+    vectors = {name: vector for vector, name in enumerate(device.irqs)}
+    return opened, node.calls, vectors, device.features
+
+
+@_call(numbers.CLOSE)
+def _close(guest: Account, handle: int) -> int | Later[int]:
+    return guest.opened(handle).close()
+
+
+@_call(numbers.GET_STATUS)
+def _get_status(guest: Account, handle: int) -> int:
+    return guest.opened(handle).negotiation.status
+
+
+@_call(numbers.SET_STATUS)
+def _set_status(guest: Account, handle: int, status: int) -> int | Later[int]:
+    return guest.opened(handle).write_status(status)
+
+
+@_call(numbers.GET_FEATURES)
+def _get_features(guest: Account, handle: int) -> int:
+    return guest.opened(handle).negotiation.offered
+
+
+@_call(numbers.SET_FEATURES)
+def _set_features(guest: Account, handle: int, features: int) -> None:
+    guest.opened(handle).negotiation.accept(features)
+
+
+@_call(numbers.SET_MASK)
+def _set_mask(guest: Account, handle: int, vectors: int) -> int:
+    if not 0 <= vectors < 1 << MAX_VECTORS:
+        raise BadArgument(f"a mask has {MAX_VECTORS} bits")
+    return guest.opened(handle).vectors.set_mask(vectors)
+
+
+@_call(numbers.POLL)
+def _poll(guest: Account, handle: int, after: int) -> tuple[tuple[int, tuple[int, ...]], ...]:
+    chosen = sorted(opened for opened in guest.opens if opened > after)[: numbers.POLL_LIMIT]
+    return tuple((opened, guest.opens[opened].counts) for opened in chosen)
+
+
+@_call(numbers.ADD_MEMORY)
+def _add_memory(guest: Account, handle: int, address: int, size: int, fd_id: int) -> None:
+    fd = guest.take_fd(fd_id)
+    try:
+        guest.memory.add(address, size, fd)
+    finally:
+        os.close(fd)
+
+
+@_call(numbers.REMOVE_MEMORY)
+def _remove_memory(guest: Account, handle: int, address: int) -> None:
+    guest.memory.remove(address)
+
+
+@_call(numbers.DETACH)
+def _detach(guest: Account, handle: int) -> Later[None]:
+    guest.detach()
+    later: Later[None] = Later()
+    guest.close(lambda: later.done(None))
+    return later

@@ -1,0 +1,105 @@
+"""How every call ends: what its handler returned or raised, as (status, value).  The one failure path."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import types
+import typing
+from typing import Any, Final, Protocol
+
+import msgspec
+from hcall.errors import HcallError, IoError, NoSpace, NotAllowed, ReadOnly, Status
+from hcall.memory import InlineRoom
+from hcall.wire import cut
+
+from ..model.handlers import type_name
+
+log = logging.getLogger(__name__)
+
+OK: Final = int(Status.OK)
+_OS_ERRORS: Final[dict[int | None, type[HcallError]]] = {
+    errno.ENOSPC: NoSpace, errno.EDQUOT: NoSpace, errno.EFBIG: NoSpace, errno.EROFS: ReadOnly,
+    errno.EACCES: NotAllowed, errno.EPERM: NotAllowed,
+}  # fmt: skip
+_BYTES: Final = (bytes, bytearray, memoryview)  # not what base64 in a string stands for
+
+
+class Place(Protocol):
+    """Where the device of a call stands."""
+
+    complaint: str  # of its backing, the last that was logged
+
+    @property
+    def path(self) -> str:
+        """Its path in the tree."""
+
+
+class Misbehaved(Exception):
+    """A model did what no model may; `str()` is for the guest."""
+
+
+class Overrun(BaseException):
+    """A model takes too long.  Not an Exception: a model that catches those is to be stopped, too."""
+
+
+def finished(value: object, room: Any, data: Any, expected: Any) -> tuple[int, object]:
+    """The answer of a handler that returned *value*, declared as *expected*; its areas are released.
+
+    With a *room*, value is the count of bytes put there; what was put into an inline room is the answer's value.
+    Raises Misbehaved for another type, TypeError for a count that cannot be.
+    """
+    if data is not None:
+        data.release()
+    if room is None:
+        if type(value) is not expected and expected is not Any and not _is(value, expected):
+            raise Misbehaved(f"the device model returned {type_name(type(value))}, not {type_name(expected)}")
+        return OK, value
+    if type(room) is InlineRoom:
+        return OK, room.filled(value)
+    if type(value) is not int or not 0 <= value <= room.nbytes:
+        raise TypeError(f"a handler with a Room returns a count up to {room.nbytes}, not {value!r}")
+    room.release()
+    return OK, value
+
+
+def _is(value: object, expected: Any) -> bool:
+    """Whether *value* is of the type *expected*, and all in it, too."""
+    if typing.get_origin(expected) in (types.UnionType, typing.Union):
+        return any(type(value) is part or _is(value, part) for part in typing.get_args(expected))
+    if isinstance(expected, type) and isinstance(value, expected):
+        return not (expected is int and type(value) is bool)
+    try:
+        msgspec.convert(value, expected, builtin_types=_BYTES)
+    except msgspec.ValidationError:
+        return False
+    except TypeError:  # a type that cannot be looked into
+        return True
+    return True
+
+
+def failed(error: BaseException, room: Any, data: Any, place: Place | None) -> tuple[int, str]:
+    """The answer of a handler that raised *error*; its areas are released.  *place* is None for a call of the core.
+
+    The guest gets a status and one sentence, the log gets the traceback of what a model did not mean to raise.
+    """
+    for area in (room, data):
+        if area is not None and type(area) is not InlineRoom:
+            with contextlib.suppress(BufferError):  # the model kept a piece: that is its failure, and no other's
+                area.release()
+    if isinstance(error, OSError):
+        kind = _OS_ERRORS.get(error.errno, IoError)
+        text = error.strerror or "the backing failed"
+        if place is None:
+            log.warning("a call of the core: %s", text)
+        elif place.complaint != text:  # a guest can have it fail as often as it likes
+            place.complaint = text
+            log.warning("%s: %s", place.path, text)
+        error = kind(text)
+    if not isinstance(error, HcallError):
+        log.error("a device model failed", exc_info=error)
+        if isinstance(error, Misbehaved | Overrun):
+            return Status.INTERNAL, str(error)
+        return Status.INTERNAL, f"the device model raised {type(error).__name__}"
+    return error.status, cut(str(error))

@@ -1,0 +1,78 @@
+"""`hostd check`: what is wrong with a machine file or a model, or what it has, for people or as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from hcall.programs.command import counted, print_json, print_table, say, shown
+
+from ..machine import models
+from ..machine.description import describe
+from ..machine.file import DeviceSpec, Machine
+
+
+def check_machine(file: Path, as_json: bool) -> None:
+    """Raises MachineError with all mistakes."""
+    found = Machine.load(file)
+    if as_json:
+        print_json({
+            "name": found.name,
+            "devices": [
+                {"path": f"/{spec.path}", "model": spec.model, "config": dict(_config(spec))} for spec in found.devices
+            ],
+        })  # fmt: skip
+        return
+    print_table(("PATH", "MODEL", "COMPATIBLE"), ((f"/{spec.path}", spec.model, shown(spec.device.compatible))
+                                                  for spec in found.devices))  # fmt: skip
+    say("hostd", f"{file} is good: machine {found.name!r}, {counted(len(found.devices), 'device')}")
+
+
+def _config(spec: DeviceSpec) -> Iterator[tuple[str, object]]:
+    """The keys of a device as JSON has them: an object that the model makes of one as the file has it."""
+    for name, value in spec.config.items():
+        if isinstance(value, Path):
+            yield name, str(value)
+        else:
+            plain = isinstance(value, int | float | str)
+            yield name, value if plain else spec.table.get(name, spec.device.config[name].default)
+
+
+def check_model(name: str, as_json: bool) -> None:
+    """Raises PluginError with all mistakes."""
+    about = describe(models.load(name, Path()))
+    if as_json:
+        print_json(about)
+        return
+    ids = "{:04x}:{:04x}".format(*about["ids"]) if any(about["ids"]) else ""
+    owners = "many guests at once" if about["shared"] else "one guest at a time"
+    print("  ".join(filter(None, (about["model"], shown(about["compatible"]), ids, owners))))
+    if about["about"]:
+        print(about["about"])
+    _section("VERBS", map(_handler, about["verbs"]))
+    _section("CALLS", map(_handler, about["calls"]))
+    _section("ACTIONS", map(_handler, about["actions"]))
+    _section("INTERRUPTS", ((name, f"vector {vector}") for name, vector in about["interrupts"].items()))
+    _section("PROPERTIES", about["properties"].items())
+    _section("FEATURES", ((name, f"bit {bit}") for name, bit in about["features"].items()))
+    _section("KEYS", _keys(about["keys"]))
+    say("hostd", f"{name} is good")
+
+
+def _section(heading: str, rows: Iterable[tuple[str, ...]]) -> None:
+    if found := list(rows):
+        print()
+        print_table((heading, *[""] * (len(found[0]) - 1)), found)
+
+
+def _handler(handler: dict[str, Any]) -> tuple[str, str]:
+    notes = (f"needs {handler['needs']}" if handler["needs"] else "", "early" if handler["early"] else "")
+    return handler["signature"], "; ".join(filter(None, (*notes, handler["about"])))
+
+
+def _keys(keys: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str, str]]:
+    for name, key in keys.items():
+        default = "required" if key["required"] else f"default {json.dumps(key['default'])}"
+        yield name, key["type"], "; ".join(filter(None, (default, key["help"])))

@@ -1,0 +1,1 @@
+"""Who is attached, who comes back, and who is away too long."""

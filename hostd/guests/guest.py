@@ -1,0 +1,208 @@
+"""One guest: its session, what it has open, and the link of the moment.  It outlives a lost link."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import select
+import socket
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from time import monotonic  # the clock that is handed in may stand still in a callback, as uvloop's does
+from typing import Final, Protocol
+from weakref import ref
+
+from hcall.errors import BadArgument, ProtocolViolation, Status
+from hcall.kernel import descriptors
+from hcall.messages import CALL, Hello, end
+from hcall.session import READY, HostSession, Message, State
+
+from ..calls.dispatch import Dispatcher
+from ..calls.limits import Limits
+from ..calls.vectors import MAX_VECTORS
+from ..tree.tree import Tree
+
+log = logging.getLogger(__name__)
+
+_FD_BYTES: Final = 4  # a datagram of the fd lane: the id, little-endian, and one descriptor
+_LANE_READS: Final = 1024  # more datagrams than the lane holds; a guest that never stops sending is not waited for
+_TURN_SECONDS: Final = 0.005  # of one guest's calls, and one call more: others wait meanwhile
+
+
+class Connection(Protocol):
+    """What carries a guest's session for the moment."""
+
+    partial_since: float | None  # when a message began that has not ended
+
+    def write(self, out: list[bytes]) -> None:
+        """Send all of *out*, in one write, and empty it."""
+
+    def close(self) -> None:
+        """Close when what was written has gone out."""
+
+    def abort(self) -> None:
+        """Cut it."""
+
+
+class Guest:
+    """Takes a link's bytes, makes the calls in them, and answers in one write."""
+
+    __slots__ = ("__weakref__", "_batching", "_calls", "detached", "dispatcher", "fd_lane", "identity", "link",
+                 "lost_at", "name", "session", "token", "uid")  # fmt: skip
+
+    def __init__(self, hello: Hello, session: HostSession, uid: int, tree: Tree, limits: Limits,
+                 expel: Callable[[ref[Guest], str], None]) -> None:  # fmt: skip
+        """*expel*(guest, text) ends its session, for a device that resets it, and may keep that long after its end."""
+        self.name = "".join(letter if letter.isprintable() else "?" for letter in hello.name)  # it goes to terminals
+        self.token, self.uid, self.session = hello.token, uid, session
+        self.dispatcher = Dispatcher(tree, limits, self._hint, self._take_fd, self._detach, partial(expel, ref(self)))
+        self.identity: set[tuple[int, int, int, int]] = set()  # the memory of its HELLO
+        self.fd_lane: socket.socket | None = None
+        self.link: Connection | None = None
+        self.lost_at: float | None = None
+        self.detached = False
+        self._batching = False
+        self._calls: deque[Message] = deque()  # that came, and have not been made: no more than there are slots
+
+    def receive(self, data: bytes) -> ProtocolViolation | None:
+        """The bytes of a link; what is wrong with them."""
+        session, calls = self.session, self._calls
+        waits = bool(calls)
+        for message in session.receive(data):
+            if message[0] == CALL:
+                calls.append(message)
+            elif 0 <= message[2] < MAX_VECTORS:
+                self.dispatcher.acknowledge(message[1], message[2], message[3])
+            else:
+                session.broken = ProtocolViolation(f"there is no vector {message[2]}")
+                break
+        if not waits:
+            self._work()
+        return session.broken
+
+    def _work(self) -> None:
+        """Make the calls that came; those that there is no time for when the other guests had their turn."""
+        session, dispatch, calls = self.session, self.dispatcher.dispatch, self._calls
+        until = monotonic() + _TURN_SECONDS
+        self._batching = True
+        try:
+            while calls:
+                _, slot, seq, number, handle, args, areas = calls.popleft()
+                answer = dispatch(number, handle, args, areas)
+                if isinstance(answer, tuple):
+                    status, value = answer
+                    if not session.reply(slot, seq, status, value):
+                        _log_answer(value)
+                else:
+                    answer.then(partial(self._answer, slot, seq))
+                if calls and monotonic() > until:
+                    asyncio.get_running_loop().call_soon(self._work)
+                    break
+        finally:
+            self._batching = False
+        if session.out:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits, in one piece."""
+        if self.link is not None:
+            self.link.write(self.session.out)
+
+    def attach(self, link: Connection) -> None:
+        """*link* carries the session from now on."""
+        self.link = link
+        self.lost_at = None
+
+    def resume(self) -> None:
+        """The guest came back: the old link, even if it looks alive, is cut; what it may have lost is given again."""
+        old, self.link = self.link, None
+        if old is not None:
+            old.abort()
+        self.session.resume()
+        self.dispatcher.relink()
+
+    def lose(self, now: float) -> None:
+        """The link broke."""
+        self.link = None
+        self.lost_at = now
+        self.session.lose()
+
+    def end(self, status: Status, text: str, then: Callable[[], None] = lambda: None) -> None:
+        """Say the last word and give back all devices; *then* follows when no call is under way any more."""
+        if self.session.state is State.ENDED:
+            then()
+            return
+
+        def let_go() -> None:
+            self.dispatcher.memory.regions.clear()  # unmapped now, not when the garbage is collected some day
+            then()
+
+        self._calls.clear()
+        self.let_go(let_go)
+        self.session.end(end(status, text))
+        self.flush()
+        if self.link is not None:
+            self.link.close()
+            self.link = None
+        self.take_lane(None)
+
+    def let_go(self, then: Callable[[], None]) -> None:
+        """Give back all devices, every call answered; *then* follows when none is under way any more."""
+        self._batching = True
+        self.dispatcher.close(then)
+        self._batching = False
+        self.flush()
+
+    def take_lane(self, lane: socket.socket | None) -> None:
+        """*lane* takes the place of the fd lane, which is closed."""
+        if self.fd_lane is not None:
+            self.fd_lane.close()
+        self.fd_lane = lane
+
+    def is_dead(self) -> bool:
+        """Whether its process is gone: then nobody holds the other end of the fd lane."""
+        if self.fd_lane is None:
+            return False
+        poll = select.poll()
+        poll.register(self.fd_lane, 0)
+        return any(events & (select.POLLHUP | select.POLLERR) for _, events in poll.poll(0))
+
+    def _answer(self, slot: int, seq: int, status: int, value: object) -> None:
+        if self.session.state is not State.ENDED:
+            if not self.session.reply(slot, seq, status, value):
+                _log_answer(value)
+            if not self._batching:
+                self.flush()
+
+    def _hint(self, tag: int, vector: int, count: int) -> None:
+        if self.session.state is READY:
+            self.session.interrupt(tag, vector, count)
+            if not self._batching:
+                self.flush()
+
+    def _take_fd(self, fd_id: int) -> int:
+        """The descriptor with *fd_id*, the caller's to close; those before it on the lane are dropped."""
+        for _ in range(_LANE_READS):
+            if self.fd_lane is None:
+                break
+            try:
+                data, fds, cut = descriptors.receive(self.fd_lane, _FD_BYTES + 1, 2)
+            except OSError:
+                break
+            if not data and not fds:
+                break
+            whole = len(data) == _FD_BYTES and len(fds) == 1 and not cut
+            if whole and int.from_bytes(data, "little") == fd_id:
+                return fds[0]
+            for fd in fds:
+                os.close(fd)
+        raise BadArgument(f"no descriptor with the id {fd_id} came over the fd lane")
+
+    def _detach(self) -> None:
+        self.detached = True
+
+
+def _log_answer(value: object) -> None:
+    log.error("a device model failed: its answer does not fit a message: %.200r", value)

@@ -1,0 +1,1 @@
+"""A running machine, and the file that describes it."""

@@ -1,0 +1,206 @@
+"""The machine file: TOML, checked against what each table may hold, every mistake in one line that names its place.
+
+[machine]
+name = "demo"
+
+[limits]                    # see hostd.calls.limits
+guests = 16
+
+[devices.disk]              # a node of the tree; "bus/disk" stands below another
+model = "block"             # see hostd.machine.models
+path = "disk.img"           # and what the model declares with Config
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+from hcall.programs.command import Exit, Failure, suggest
+from hcall.programs.plugins import PluginError
+from hcall.wire import MAX_TEXT
+
+from ..calls.limits import Limits
+from ..device import TOML_NAMES, Config, Device
+from ..tree.tree import NAME
+from . import models
+
+
+class MachineError(Failure):
+    """What is wrong with a machine file: one line for each mistake."""
+
+    def __init__(self, lines: Iterable[str], code: int = Exit.BAD_CONFIGURATION) -> None:
+        self.lines = list(lines)
+        super().__init__("\n".join(self.lines), code)
+
+
+@dataclass(frozen=True)
+class DeviceSpec:
+    """One device as its table describes it."""
+
+    path: str  # in the tree
+    model: str
+    device: type[Device]
+    config: dict[str, Any] = field(compare=False)  # the table, converted: what no two have alike may be in it
+    table: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path = Path()  # of the files in it
+
+    def make(self) -> Device:
+        """The device, not started."""
+        return self.device(**copy.deepcopy(self.config))  # two hosts of one machine share no backing
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine file, read and checked."""
+
+    name: str = "machine"
+    limits: Limits = field(default_factory=Limits)
+    devices: tuple[DeviceSpec, ...] = ()
+    file: Path | None = None
+
+    @classmethod
+    def load(cls, file: str | Path) -> Machine:
+        """Read *file*; paths in it are relative to its folder.  Raises MachineError with all mistakes."""
+        file = Path(file)
+        try:
+            text = file.read_text(encoding="utf-8")
+            tables = tomllib.loads(text)
+        except OSError as error:
+            raise MachineError([f"{file}: {error.strerror}"]) from None
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise MachineError([f"{file}: {error}"]) from None
+        except RecursionError:  # of tomllib, which has no limit of its own
+            raise MachineError([f"{file}: arrays or tables are nested too deeply"]) from None
+        return cls._read(tables, _Checker(str(file), file.parent.absolute()), file)
+
+    @classmethod
+    def from_tables(cls, tables: Mapping[str, Any], folder: Path) -> Machine:
+        """The machine that *tables*, shaped as the file's, describe.  Raises MachineError."""
+        return cls._read(tables, _Checker("machine", folder), None)
+
+    @classmethod
+    def _read(cls, tables: Mapping[str, Any], check: _Checker, file: Path | None) -> Machine:
+        sections = check.table("", tables, {"machine": dict, "limits": dict, "devices": dict})
+        about = check.table("machine", sections.get("machine", {}), {"name": str})
+        if len(about.get("name", "").encode()) > MAX_TEXT:
+            check.wrong("machine.name", f"must be {MAX_TEXT} bytes at most")
+        names = dict.fromkeys(Limits.__struct_fields__, int)
+        limits = {
+            key: value
+            for key, value in check.table("limits", sections.get("limits", {}), names).items()
+            if value > 0 or check.wrong(f"limits.{key}", "must be more than 0")
+        }
+        specs = [check.device(path, table) for path, table in sections.get("devices", {}).items()]
+        if check.mistakes:
+            raise MachineError(check.mistakes)
+        return cls(
+            about.get("name", "machine"),
+            msgspec.structs.replace(Limits(), **limits),
+            tuple(spec for spec in specs if spec is not None),
+            file,
+        )
+
+
+def read_device(path: str, table: Mapping[str, Any], folder: Path, words: Mapping[str, str]) -> DeviceSpec:
+    """One device from its *table*, and *words* as they were typed, as for `hostd plug`.  Raises MachineError."""
+    check = _Checker("plug", folder)
+    spec = check.device(path, table, words)
+    if spec is None or check.mistakes:
+        raise MachineError(check.mistakes)
+    return spec
+
+
+class _Checker:
+    """Collects the mistakes of one file."""
+
+    def __init__(self, file: str, folder: Path) -> None:
+        self._file, self._folder = file, folder
+        self.mistakes: list[str] = []
+
+    def wrong(self, place: str, text: str) -> bool:
+        """Note a mistake.  Returns False."""
+        self.mistakes.append(f"{self._file}: {place}: {text}" if place else f"{self._file}: {text}")
+        return False
+
+    def table(self, place: str, table: object, allowed: Mapping[str, type]) -> dict[str, Any]:
+        """The entries of *table* that may be there and have the right type."""
+        good = {}
+        if not isinstance(table, dict):
+            self.wrong(place, "must be a table")
+            return {}
+        for key, value in table.items():
+            where = f"{place}.{key}".lstrip(".")
+            if key not in allowed:
+                self._unknown(where, key, list(allowed))
+            elif type(value) is not allowed[key]:
+                self.wrong(where, f"must be {TOML_NAMES[allowed[key]]}, not {TOML_NAMES.get(type(value), 'that')}")
+            else:
+                good[key] = value
+        return good
+
+    def device(self, path: str, table: object, words: Mapping[str, str] = MappingProxyType({})) -> DeviceSpec | None:
+        """The device of the table `[devices.path]` and of *words*, or None and a mistake."""
+        place = f"devices.{path}" if "/" not in path else f'devices."{path}"'
+        before = len(self.mistakes)
+        for name in path.split("/"):
+            if not NAME.fullmatch(name):
+                self.wrong(place, f"{name!r} is no device name: 1 to 31 letters, digits and ,._+-")
+        if not isinstance(table, dict):
+            self.wrong(place, "must be a table")
+            return None
+        model = table.get("model")
+        if not isinstance(model, str):
+            misspelt = [key for key in table if key != "model" and suggest(key, ["model"])]
+            for key in misspelt:
+                self._unknown(f"{place}.{key}", key, ["model"])
+            if not misspelt:
+                self.wrong(place, f'needs model = "...", one of {", ".join(models.names())}')
+            return None
+        try:
+            device = models.load(model, self._folder)
+        except PluginError as error:
+            for line in error.lines:
+                self.wrong(f"{place}.model", line)
+            return None
+        table = table | {key: _typed(word, device.config.get(key)) for key, word in words.items()}
+        config = {}
+        for key, value in table.items():
+            if key not in ("model", *device.config):
+                if isinstance(value, dict):
+                    self.wrong(f"{place}.{key}", f'unknown key; what stands below is [devices."{path}/{key}"]')
+                else:
+                    self._unknown(f"{place}.{key}", key, ["model", *device.config])
+        for key, declared in device.config.items():
+            if declared.required and key not in table:
+                if not any(suggest(other, [key]) for other in table):  # else it is there, misspelt: that was said
+                    self.wrong(place, f"needs {key} = ...{f', {declared.help}' if declared.help else ''}")
+                continue
+            try:
+                config[key] = declared.convert(table.get(key, declared.default), self._folder)
+            except ValueError as error:
+                self.wrong(f"{place}.{key}", str(error) or "the model cannot read it")
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # of the model's own parse, which may do anything: sys.exit(), too
+                self.wrong(f"{place}.{key}", f"the model cannot read it: {type(error).__name__}: {error}")
+        return DeviceSpec(path, model, device, config, table, self._folder) if len(self.mistakes) == before else None
+
+    def _unknown(self, place: str, key: str, allowed: list[str]) -> None:
+        self.wrong(place, f"unknown key{suggest(key, allowed)}; allowed: {', '.join(allowed)}")
+
+
+def _typed(word: str, key: Config[Any] | None) -> object:
+    """*word* as a machine file has it: quotes are needed for nothing."""
+    with contextlib.suppress(tomllib.TOMLDecodeError, RecursionError):
+        value = tomllib.loads(f"value = {word}")["value"]
+        if isinstance(value, str) or (key is not None and key.kind in (bool, int)):
+            return value
+    return word

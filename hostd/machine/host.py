@@ -1,0 +1,238 @@
+"""A running machine: its tree, its devices and its guests."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import resource
+from collections.abc import Callable, Hashable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+from weakref import WeakValueDictionary
+
+import msgspec
+from hcall.clock import Clock, Timer
+from hcall.errors import BadArgument, Busy, NoMatch
+from hcall.programs.command import Exit, explain
+
+from ..calls.hold import fail
+from ..calls.limits import Limits
+from ..calls.outcome import Misbehaved
+from ..device import Device
+from ..guests.guests import Guests
+from ..service.systemd import Notifier
+from ..tree.tree import Node, Tree
+from .file import DeviceSpec, Machine, MachineError, read_device
+from .reload import Reloads
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS: Final = 1.0
+LATER_SECONDS: Final = 60.0  # that a model has for an answer that comes later
+UNPLUG_SECONDS: Final = 5.0  # that guests have to let go of a device
+_FDS_A_GUEST: Final = 3  # its socket, its fd lane, and its memory: mmap keeps one for each region
+_FDS_OF_OURS: Final = 128  # devices, control connections, the interpreter
+
+
+class Host:
+    """The devices of a machine, and the guests that use them."""
+
+    def __init__(self, machine: Machine, clock: Clock, socket: Path, notifier: Notifier | None = None) -> None:
+        """*socket* is where guests attach; *notifier* hears of reloads."""
+        self.machine, self.clock, self.socket = machine, clock, socket
+        self.epoch = new_epoch()
+        self.tree = Tree(self.epoch, machine.name)
+        self.guests = Guests(self.tree, _affordable(machine.limits), clock, self.epoch)
+        self.started = clock.time()
+        self.reloads = Reloads(self, notifier or Notifier({}))
+        self._specs: dict[int, DeviceSpec] = {}  # by node handle
+        self._common: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()  # see Device
+        self._ticker: Timer = clock.call_later(TICK_SECONDS, self._tick)
+
+    def plug(self, spec: DeviceSpec, source: str | None = None) -> Node:
+        """Start the device of *spec* and show it to all guests.
+
+        Raises MachineError, which names *source*, the machine file if not given.
+        """
+        where = f"{source or self.machine.file or 'machine'}: devices.{spec.path}"
+        try:
+            device = spec.make()
+            if not hasattr(device, "openers"):
+                raise TypeError("its __init__ does not call that of Device; most of what it does belongs into start()")
+            device.clock, device.common = _ModelClock(self.clock, spec.path), self._common
+            device.start()
+        except (OSError, ValueError) as error:
+            busy = isinstance(error, OSError) and error.errno == errno.EBUSY
+            raise MachineError(
+                [f"{where}: {explain(error)[0]}"], Exit.BUSY if busy else Exit.BAD_CONFIGURATION
+            ) from error
+        except BaseException as error:  # a model may do anything: sys.exit(), too
+            log.exception("%s: the model failed to start", where)
+            raise MachineError([f"{where}: the model failed to start: {type(error).__name__}: {error}"]) from error
+        try:
+            node = self.tree.plug(spec.path, device)
+        except ValueError as error:
+            _stop(where, device)
+            raise MachineError([f"{where}: {error}"]) from None
+        self._specs[node.handle] = spec
+        self._notify()
+        return node
+
+    def plug_table(
+        self, path: str, table: Mapping[str, Any], words: Mapping[str, str] | None = None, folder: Path | None = None
+    ) -> Node:
+        """Plug the device that *table*, as in a machine file, and *words*, as in a command, describe.
+
+        Files are relative to *folder*, the machine file's if not given.  Raises MachineError.
+        """
+        if folder is None:
+            folder = self.machine.file.parent if self.machine.file else Path()
+        return self.plug(read_device(path, table, folder.absolute(), words or {}), "plug")
+
+    async def unplug(
+        self, path: str, surprise: bool = False, within: float = UNPLUG_SECONDS, if_free: bool = False
+    ) -> bool:
+        """Take the node at *path*, and all below it, out of the tree; whether guests let go of it in time.
+
+        They are asked, and have *within* seconds; a *surprise* does not ask.  *if_free* takes only what no guest has
+        open.  Raises NoMatch, or Busy.
+        """
+        if not within >= 0:
+            raise BadArgument(f"{within} is no number of seconds")
+        node = self.tree.find(path)
+        if node is self.tree.root:
+            raise NoMatch("the root stays")
+        willing = True
+        if if_free:
+            self._check_free(node)
+        if not surprise and any(below.opens for below in node.walk()):
+            self.tree.leave(node)
+            closing = asyncio.ensure_future(self.closed(node))
+            timer = self.clock.call_later(within, closing.cancel)
+            try:
+                await asyncio.wait({closing})
+                willing = not closing.cancelled()
+            except asyncio.CancelledError:  # whoever asked is gone; the guests were told, so it goes
+                if node.handle in self.tree.nodes:
+                    self._remove(node)
+                raise
+            finally:
+                timer.cancel()
+                closing.cancel()
+        if node.handle in self.tree.nodes:  # else somebody else was faster
+            self._remove(node)
+        return willing
+
+    def _check_free(self, node: Node) -> None:
+        """Raises Busy if a guest has *node*, or what stands below it, open."""
+        users = self.users()
+        told = [f"{below.path} is in use by {', '.join(users.get(below, ['a guest that has just ended']))}"
+                for below in node.walk() if below.opens]  # fmt: skip
+        if told:
+            raise Busy("; ".join(told))
+
+    async def closed(self, node: Node) -> None:
+        """Until nobody has *node*, or what stands below it, open any more."""
+        for below in list(node.walk()):
+            if below.opens:
+                closed = asyncio.Event()
+                below.when_closed.append(closed.set)
+                await closed.wait()
+
+    def _remove(self, node: Node) -> None:
+        below = list(node.walk())
+        self.tree.remove(node)
+        for gone in below:
+            self._specs.pop(gone.handle, None)
+            for opened in list(gone.opens):
+                opened.close()
+            if gone.opens:  # a worker thread has its hands on the device
+                gone.when_closed.append(partial(_stop, gone.name, gone.device))
+            else:
+                _stop(gone.name, gone.device)
+        self._notify()
+
+    @property
+    def summary(self) -> str:
+        """What it does, in one line."""
+        return f"serving {self.machine.name!r} at {self.socket}"
+
+    def users(self) -> dict[Node, list[str]]:
+        """The guests that have a device open, by its node."""
+        users: dict[Node, list[str]] = {}
+        for guest in self.guests.by_token.values():
+            for opened in guest.dispatcher.opens.values():
+                users.setdefault(opened.node, []).append(guest.name)
+        return users
+
+    def spec(self, node: Node) -> DeviceSpec | None:
+        """What *node* was plugged from."""
+        return self._specs.get(node.handle)
+
+    async def close(self) -> None:
+        """Answer every call, end every session, stop every device."""
+        self._ticker.cancel()
+        await self.reloads.close()
+        await self.guests.close()
+        for node in list(self.tree.root.children.values()):
+            self._remove(node)
+
+    def _notify(self) -> None:
+        self.guests.changed.set()
+
+    def _tick(self) -> None:
+        long_ago = self.clock.time() - LATER_SECONDS
+        for node in list(self.tree.nodes.values()):
+            if node.device is not None and not node.failed:
+                try:
+                    node.device.tick()
+                except BaseException:
+                    fail(node, "tick")
+            for pending in [pending for opened in node.opens for pending in opened.pending if pending.since < long_ago]:
+                pending.later.expire(Misbehaved(f"the device model gave no answer within {LATER_SECONDS:.0f} s"))
+        self._ticker = self.clock.call_later(TICK_SECONDS, self._tick)
+
+
+class _ModelClock:
+    """The clock of a model, whose callbacks may raise what they like: sys.exit(), too."""
+
+    def __init__(self, clock: Clock, path: str) -> None:
+        self._clock, self._path = clock, path
+        self.time = clock.time
+
+    def call_later(self, delay: float, callback: Callable[[], object], /) -> Timer:
+        """Call *callback* in *delay* seconds."""
+        return self._clock.call_later(delay, partial(self._call, callback))
+
+    def _call(self, callback: Callable[[], object]) -> None:
+        try:
+            callback()
+        except BaseException:
+            log.exception("/%s: the model failed in a callback of its clock", self._path)
+
+
+def _stop(name: str, device: Device | None) -> None:
+    if device is not None:
+        try:
+            device.close()
+        except BaseException:
+            log.exception("%s: stop failed", name)
+
+
+def new_epoch() -> int:
+    """A number, 1 to 32767, for one life of a host: handles of another life are seen as such."""
+    return int.from_bytes(os.urandom(2), "big") % 0x7FFF + 1
+
+
+def _affordable(limits: Limits) -> Limits:
+    """*limits* with no more guests than the process may have descriptors for."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    possible = max(1, (hard - _FDS_OF_OURS) // _FDS_A_GUEST)
+    if possible >= limits.guests:
+        return limits
+    log.warning("%d open files allow %d guests, not %d: raise the limit (ulimit -Hn)", hard, possible, limits.guests)
+    return msgspec.structs.replace(limits, guests=possible)

@@ -1,0 +1,136 @@
+"""What a model offers: its verbs and calls, read from their signatures once, when the class is made.
+
+Annotations are the wire's types: dispatch checks arguments and the answer against them.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import operator
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from hcall.memory import Data, Room
+from hcall.numbers import FIRST_CALL, VERBS
+
+from .later import Later
+
+_SCALARS: Final = (int, bool, str, bytes, float)
+_NO_HANDLER: Final = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+_VERBS: Final = {
+    "read": ((Room, int), int), "write": ((Data, int), int), "sync": ((), type(None)), "map": ((int, int, int), Any),
+}  # fmt: skip
+
+
+#: A call as dispatch makes it: method, argument types, which areas it takes, the answer's type.
+Entry: TypeAlias = tuple[Callable[..., Any], tuple[type, ...], int, Any]
+
+
+class Handler(NamedTuple):
+    """A verb or call as dispatch needs it."""
+
+    name: str
+    number: int
+    areas: tuple[type, ...]
+    kinds: tuple[type, ...]  # of the other arguments
+    needs: int  # feature bits
+    early: bool
+    answer: Any  # what it returns, now or later: a type, or Any
+    arguments: tuple[str, ...]  # their names, areas first
+
+    @property
+    def signature(self) -> str:
+        """As people read it: `count(times: int) -> int`."""
+        kinds = (*self.areas, *self.kinds)
+        said = ", ".join(f"{name}: {kind.__name__}" for name, kind in zip(self.arguments, kinds, strict=True))
+        return f"{self.name}({said}) -> {type_name(self.answer)}"
+
+
+def type_name(kind: Any) -> str:
+    """A type as it is written in a source."""
+    if kind in (types.NoneType, ...):
+        return "None" if kind is types.NoneType else "..."
+    inner = list(map(type_name, typing.get_args(kind)))
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        return " | ".join(inner)
+    name: str = getattr(kind, "__name__", repr(kind))
+    return f"{name}[{', '.join(inner)}]" if inner else name
+
+
+def find(members: Mapping[str, Any]) -> tuple[tuple[Handler, ...], list[tuple[str, str]]]:
+    """The handlers among the *members* of a class, and what is wrong with others: (member, sentence)."""
+    handlers: list[Handler] = []
+    mistakes: list[tuple[str, str]] = []
+    number = FIRST_CALL
+    for name, method in members.items():
+        marked = hasattr(getattr(method, "__func__", method), "__hcall__")  # under a @staticmethod, too
+        if not marked and not (name in VERBS and inspect.isfunction(method)):
+            continue
+        try:
+            handlers.append(_handler(name, method, VERBS.get(name, number)))
+        except (TypeError, NameError, AttributeError, SyntaxError) as error:
+            mistakes.append((name, f"{getattr(method, '__qualname__', name)}: {error}"))
+        number += name not in VERBS
+    return tuple(handlers), mistakes
+
+
+def find_actions(members: Mapping[str, Any]) -> tuple[tuple[Handler, ...], list[tuple[str, str]]]:
+    """The same for what the host's user may do."""
+    actions: list[Handler] = []
+    mistakes: list[tuple[str, str]] = []
+    for name, method in members.items():
+        if not hasattr(method, "__action__"):
+            continue
+        try:
+            actions.append(_handler(name, method, 0))
+            if actions[-1].areas or bytes in actions[-1].kinds:
+                raise TypeError("an action takes int, bool, str or float")
+        except (TypeError, NameError) as error:
+            mistakes.append((name, f"{method.__qualname__}: {error}"))
+    return tuple(actions), mistakes
+
+
+def _handler(name: str, method: Callable[..., Any], number: int) -> Handler:
+    """Raises TypeError with what is wrong, another error for an annotation that is none."""
+    if not inspect.isfunction(method) or _NO_HANDLER & method.__code__.co_flags:
+        raise TypeError("a handler is a plain def; what takes time returns Later")
+    hints = typing.get_type_hints(method)
+    answer = _now_or_later(hints.pop("return", Any))
+    kinds = tuple(hints.values())
+    areas = tuple(kind for kind in kinds if kind in (Room, Data))
+    scalars = kinds[len(areas) :]
+    if (
+        len(hints) != method.__code__.co_argcount - 1
+        or method.__code__.co_kwonlyargcount
+        or method.__code__.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS)
+        or len(set(areas)) != len(areas)
+        or kinds[: len(areas)] not in ((), (Room,), (Data,), (Room, Data))
+        or any(kind not in _SCALARS for kind in scalars)
+    ):
+        raise TypeError("annotate every argument: a Room and a Data first, if any, then int, bool, str, bytes or float")
+    if method.__defaults__:
+        raise TypeError("an argument has no default: the wire has all or none")
+    if name in _VERBS:
+        expected, answers = _VERBS[name]
+        if kinds != expected:
+            raise TypeError(f"the verb {name} takes ({', '.join(kind.__name__ for kind in expected)})")
+        if answer is Any:
+            answer = answers
+        elif answer != answers and answers is not Any:
+            raise TypeError(f"the verb {name} returns {type_name(answers)}")
+    if Room in areas and answer not in (int, Any):
+        raise TypeError("a call with a Room returns int: how many bytes it put there")
+    needs, early = getattr(method, "__hcall__", (0, False))
+    return Handler(name, number, areas, scalars, needs, early, int if Room in areas else answer, tuple(hints))
+
+
+def _now_or_later(hint: Any) -> Any:
+    """What `int | Later[int]` comes to: int."""
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return functools.reduce(operator.or_, map(_now_or_later, typing.get_args(hint)))
+    if (typing.get_origin(hint) or hint) is Later:
+        return (*typing.get_args(hint), Any)[0]
+    return types.NoneType if hint is None else hint

@@ -1,0 +1,1 @@
+"""A machine as a process: its sockets, its control, its service manager."""

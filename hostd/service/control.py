@@ -1,0 +1,232 @@
+"""The control socket: JSON lines.  `{"do": "ls"}` is answered by `{"ok": ...}`, or by `{"error": ..., "code": ...}`.
+
+So a shell can script it: `echo '{"do": "unplug", "path": "/disk"}' | socat - UNIX:control.sock`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import select
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import msgspec
+from hcall.errors import HcallError, NoMatch
+from hcall.programs.command import Exit, explain
+
+from ..machine.host import UNPLUG_SECONDS, Host
+from ..tree.tree import Node
+from .panel import act, actions_of
+
+log = logging.getLogger(__name__)
+
+_LINE: Final = 64 * 1024
+_LOOK_SECONDS: Final = 0.5  # how often a client that waits is looked after
+Answer: TypeAlias = object
+
+
+class _Plug(msgspec.Struct, forbid_unknown_fields=True):
+    path: str
+    config: dict[str, Any]  # as in the machine file
+    words: dict[str, str] = {}  # more of it, as somebody typed it
+    folder: str | None = None  # of the files in it; else the machine file's
+
+
+class _Unplug(msgspec.Struct, forbid_unknown_fields=True):
+    path: str
+    surprise: bool = False
+    timeout: float = UNPLUG_SECONDS
+    if_free: bool = False
+
+
+class _Wait(msgspec.Struct, forbid_unknown_fields=True):
+    device: str | None = None
+    gone: str | None = None
+    guest: str | None = None
+    timeout: float | None = None
+
+
+class _Act(msgspec.Struct, forbid_unknown_fields=True):
+    path: str
+    action: str | None = None
+    args: list[Any] = []
+
+
+class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
+    pass
+
+
+class Control:
+    """Serves one host to whoever may open its control socket."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._server: asyncio.Server | None = None
+        self._clients: set[asyncio.Task[None]] = set()
+
+    async def listen(self, listener: socket.socket) -> None:
+        """Answer at *listener*."""
+        self._server = await asyncio.start_unix_server(self._client, sock=listener, limit=_LINE)
+
+    async def close(self) -> None:
+        """Hang up."""
+        if self._server is not None:
+            self._server.close()
+        for client in list(self._clients):
+            client.cancel()
+        await asyncio.gather(*self._clients, return_exceptions=True)
+
+    async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._clients.add(task)
+        try:
+            while line := await reader.readline():
+                answer = asyncio.ensure_future(self._answer(line))
+                try:
+                    while not (await asyncio.wait({answer}, timeout=_LOOK_SECONDS))[0]:
+                        if _has_hung_up(writer):
+                            return
+                    writer.write(answer.result() + b"\n")
+                finally:
+                    answer.cancel()
+                await writer.drain()
+        except (ValueError, ConnectionError):
+            pass  # a line longer than the limit; a client that went away
+        except asyncio.CancelledError:
+            pass  # the host is shutting down
+        finally:
+            self._clients.discard(task)
+            writer.close()
+
+    async def _answer(self, line: bytes) -> bytes:
+        answer = await self._outcome(line)
+        try:
+            return json.dumps(answer, default=bytes.hex).encode()
+        except (TypeError, ValueError) as error:  # a property that a model has made up
+            return json.dumps(_error(f"the answer is no JSON: {error}", Exit.FAILED)).encode()
+
+    async def _outcome(self, line: bytes) -> dict[str, object]:
+        try:
+            request = json.loads(line)
+            if not isinstance(request, dict) or request.get("do") not in list(_VERBS):
+                return _error(f'a request is {{"do": VERB, ...}}, VERB one of {", ".join(_VERBS)}', Exit.USAGE)
+            kind, verb = _VERBS[request.pop("do")]
+            return {"ok": await verb(self._host, msgspec.convert(request, kind))}
+        except (json.JSONDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+            return _error(str(error), Exit.USAGE)
+        except Exception as error:
+            text, code = explain(error)
+            if code == Exit.FAILED and not isinstance(error, HcallError):  # that is the client's mistake
+                log.exception("a control request failed")
+            return _error(text, code)
+
+
+def _has_hung_up(writer: asyncio.StreamWriter) -> bool:
+    """Whether the client is gone.  One that has only said all (`echo ... | socat`) still wants its answer."""
+    poll = select.poll()
+    poll.register(writer.get_extra_info("socket").fileno(), 0)
+    return any(events & select.POLLHUP for _, events in poll.poll(0))
+
+
+def _error(text: str, code: int) -> dict[str, object]:
+    return {"error": text, "code": code}
+
+
+def _describe(host: Host, node: Node, users: dict[Node, list[str]]) -> dict[str, object]:
+    spec = host.spec(node)
+    return {
+        "path": node.path, "name": node.name, "handle": node.handle, "model": spec.model if spec else None,
+        "shared": node.device.shared if node.device else None, "leaving": node.leaving, "failed": node.failed,
+        "guests": users.get(node, []), "properties": node.properties(),
+    }  # fmt: skip
+
+
+async def _ls(host: Host, request: _Nothing) -> Answer:
+    users = host.users()
+    return [_describe(host, node, users) for node in host.tree.root.walk() if node.device is not None]
+
+
+async def _tree(host: Host, request: _Nothing) -> Answer:
+    users = host.users()
+
+    def below(node: Node) -> dict[str, object]:
+        return _describe(host, node, users) | {"children": [below(child) for child in node.children.values()]}
+
+    return below(host.tree.root)
+
+
+async def _status(host: Host, request: _Nothing) -> Answer:
+    guests = [
+        {
+            "name": guest.name, "uid": guest.uid, "linked": guest.link is not None,
+            "open": sorted(opened.node.path for opened in guest.dispatcher.opens.values()),
+            "memory": sum(region.end - region.start for region in guest.dispatcher.memory.regions),
+            "calls": guest.session.calls,
+        }
+        for guest in host.guests.by_token.values()
+    ]  # fmt: skip
+    return {
+        "machine": host.machine.name, "file": str(host.machine.file.absolute()) if host.machine.file else None,
+        "pid": os.getpid(), "epoch": host.epoch, "uptime": round(host.clock.time() - host.started, 3),
+        "socket": str(host.socket.absolute()),
+        "devices": sum(node.device is not None for node in host.tree.nodes.values()),
+        "limits": msgspec.to_builtins(host.guests.limits), "guests": guests,
+    }  # fmt: skip
+
+
+async def _plug(host: Host, request: _Plug) -> Answer:
+    folder = Path(request.folder) if request.folder is not None else None
+    return _describe(host, host.plug_table(request.path.strip("/"), request.config, request.words, folder), {})
+
+
+async def _unplug(host: Host, request: _Unplug) -> Answer:
+    return {"willing": await host.unplug(request.path, request.surprise, request.timeout, request.if_free)}
+
+
+async def _reload(host: Host, request: _Nothing) -> Answer:
+    return msgspec.to_builtins(await asyncio.shield(host.reloads.begin()))  # once begun, whoever asked
+
+
+async def _act(host: Host, request: _Act) -> Answer:
+    node = host.tree.find(request.path)
+    if request.action is None:
+        return [{"name": action.name, "signature": action.signature} for action in actions_of(node)]
+    return act(node, request.action, request.args)
+
+
+async def _wait(host: Host, request: _Wait) -> Answer:
+    def find(path: str) -> Node | None:
+        try:
+            return host.tree.find(path)
+        except NoMatch:
+            return None
+
+    def holds() -> bool:
+        node = find(request.device) if request.device is not None else None
+        return (
+            (request.device is None or (node is not None and not node.leaving))
+            and (request.gone is None or find(request.gone) is None)
+            and (request.guest is None or any(guest.name == request.guest for guest in host.guests.by_token.values()))
+        )
+
+    async with asyncio.timeout(request.timeout):
+        await host.guests.wait_for(holds)
+    return True
+
+
+_VERBS: Final[dict[str, tuple[type, Callable[[Host, Any], Awaitable[Answer]]]]] = {
+    "ls": (_Nothing, _ls),
+    "tree": (_Nothing, _tree),
+    "status": (_Nothing, _status),
+    "plug": (_Plug, _plug),
+    "unplug": (_Unplug, _unplug),
+    "act": (_Act, _act),
+    "wait": (_Wait, _wait),
+    "reload": (_Nothing, _reload),
+}

@@ -1,0 +1,54 @@
+"""What the host's user may do with a device, as one does at its front panel: `hostd act DEVICE ACTION ARG ...`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+from hcall.errors import HcallError
+from hcall.programs.command import Exit, Failure, suggest
+
+from ..model.handlers import Handler
+from ..tree.tree import Node
+
+log = logging.getLogger(__name__)
+
+_TRUTH: Final = {"true": True, "false": False}
+_FROM_TEXT: Final[dict[type, Callable[[str], Any]]] = {
+    int: lambda text: int(text, 0), bool: _TRUTH.__getitem__, str: str, float: float,
+}  # fmt: skip
+
+
+def act(node: Node, name: str, args: list[Any]) -> object:
+    """Do it; what it returns.  A word for an argument that is no string is read as such.  Raises Failure."""
+    actions = {action.name: action for action in actions_of(node)}
+    action = actions.get(name)
+    if action is None:
+        there = f"; it has {', '.join(actions)}" if actions else ", nor any other"
+        raise Failure(f"{node.path} has no action {name!r}{suggest(name, actions)}{there}", Exit.USAGE)
+    if len(args) != len(action.kinds):
+        raise Failure(f"usage: {action.signature}", Exit.USAGE)
+    values = [_value(action, kind, arg) for kind, arg in zip(action.kinds, args, strict=True)]
+    try:
+        return getattr(node.device, name)(*values)
+    except (HcallError, OSError):
+        raise
+    except BaseException as error:  # a model may do anything: sys.exit(), too
+        log.exception("%s: the model failed in %s()", node.path, name)
+        raise Failure(f"{node.path}: the model failed: {type(error).__name__}: {error}") from error
+
+
+def actions_of(node: Node) -> tuple[Handler, ...]:
+    """The actions of the device of *node*."""
+    return node.device.actions if node.device is not None else ()
+
+
+def _value(action: Handler, kind: type, arg: object) -> object:
+    try:
+        value = _FROM_TEXT[kind](arg) if isinstance(arg, str) else arg
+        if type(value) is not kind:
+            raise TypeError
+    except (ValueError, KeyError, TypeError):
+        raise Failure(f"{arg!r} is no {kind.__name__}; usage: {action.signature}", Exit.USAGE) from None
+    return value

@@ -1,0 +1,129 @@
+"""A host as a process of its own, or around a command: signals, logging, readiness, the service manager."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import uvloop
+from hcall import rendezvous
+from hcall.programs.command import Failure, counted, say
+
+from ..calls.overrun import guard
+from ..machine.file import Machine
+from ..machine.host import Host
+from .serve import serve
+from .sockets import handed_over
+from .systemd import Notifier
+
+_NOT_FOUND = 127  # exit codes of shells
+_SIGNALLED = 128
+_WORKER_SECONDS = 5.0  # at the end: a flush, say, that was begun
+
+
+def serve_forever(file: Path, runtime_dir: Path | None, ready_fd: int | None, verbose: bool) -> int:
+    """Serve the machine of *file* until SIGTERM or SIGINT; 0.  SIGHUP reads the file again.
+
+    Raises MachineError, WrongSocket, AlreadyServed or OSError.
+    """
+    _log(logging.INFO if verbose else logging.WARNING)
+    notifier = Notifier(os.environ)
+    directory = runtime_dir or rendezvous.runtime_dir()
+    terminal = os.isatty(0)
+
+    async def main() -> None:
+        loop, stop, again = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+
+        def hung_up() -> None:
+            (stop if terminal and not os.isatty(0) else again).set()  # the terminal is gone, or somebody wants a reload
+
+        loop.add_signal_handler(signal.SIGINT, stop.set)
+        loop.add_signal_handler(signal.SIGTERM, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, hung_up)
+        async with serve(machine, directory, given=given, notifier=notifier) as host:
+            reloading = loop.create_task(_reload_on(again, host))
+            say("hostd", f"serving {machine.name!r}, {counted(len(machine.devices), 'device')}, at {host.socket}")
+            if ready_fd is not None:
+                os.write(ready_fd, b"ready\n")
+                os.close(ready_fd)
+            notifier.tell("READY=1", f"STATUS={host.summary}")
+            notifier.watch(loop)
+            await stop.wait()
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                say("hostd", "shutting down")
+            notifier.tell("STOPPING=1", "STATUS=shutting down")
+            reloading.cancel()
+        notifier.close()
+
+    with contextlib.ExitStack() as stack:
+        given = {name: stack.enter_context(sock) for name, sock in handed_over(os.environ).items()}
+        machine = Machine.load(file)
+        with guard():
+            uvloop.run(main())
+    return _left(0)
+
+
+async def _reload_on(again: asyncio.Event, host: Host) -> None:
+    while True:
+        await again.wait()
+        again.clear()
+        with contextlib.suppress(Exception):  # the log has it
+            await host.reloads.begin()
+
+
+def run_captive(file: Path, command: list[str]) -> int:
+    """Serve the machine of *file* while *command* runs with HOSTD_SOCKET set; its exit status, as a shell has it."""
+    _log(logging.WARNING)
+    machine = Machine.load(file)
+
+    async def main() -> int:
+        async with serve(machine) as host:
+            loop, terminated = asyncio.get_running_loop(), asyncio.Event()
+            loop.add_signal_handler(signal.SIGTERM, terminated.set)
+            for number in (signal.SIGINT, signal.SIGHUP):  # of the terminal, which tells the command, too: it decides
+                loop.add_signal_handler(number, lambda: None)
+            environment = {**os.environ, rendezvous.VARIABLE: str(host.socket)}
+            try:
+                process = await asyncio.create_subprocess_exec(*command, env=environment)
+            except OSError as error:
+                raise Failure(f"{command[0]}: {error.strerror}", _NOT_FOUND) from None
+            passing_on = loop.create_task(_pass_on(terminated, process))
+            status = await process.wait()
+            passing_on.cancel()
+            return status if status >= 0 else _SIGNALLED - status
+
+    with guard():
+        status = uvloop.run(main())
+    return _left(status)
+
+
+def _left(code: int) -> int:
+    """*code*, once the worker threads of models are through; those that are not in time end with the process."""
+    deadline = time.monotonic() + _WORKER_SECONDS
+    for thread in threading.enumerate():
+        if thread is not threading.main_thread() and not thread.daemon:
+            thread.join(max(0.0, deadline - time.monotonic()))
+            if thread.is_alive():
+                say("hostd", f"{thread.name} is still at work: it is left behind")
+                sys.stdout.flush()
+                os._exit(code)  # the interpreter would wait for it
+    return code
+
+
+async def _pass_on(terminated: asyncio.Event, process: asyncio.subprocess.Process) -> None:
+    while True:
+        await terminated.wait()
+        terminated.clear()
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            process.terminate()
+
+
+def _log(level: int) -> None:
+    logging.basicConfig(level=level, format="hostd: %(message)s")

@@ -1,0 +1,122 @@
+"""The sockets of a host: handed over by whoever started it, or made in the runtime directory, one host at a time.
+
+Those that are made have the right permissions, and nothing is left of them at the end; those that were handed over
+(sd_listen_fds(3)) are used as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import os
+import socket
+from collections.abc import Iterator, Mapping, MutableMapping
+from pathlib import Path
+from typing import Final
+
+from hcall.kernel.claims import remove_stale
+from hcall.programs.command import Exit, Failure
+from hcall.rendezvous import CONTROL_SOCKET, GUEST_SOCKET, check_private
+
+_LOCK: Final = "hostd.lock"
+_MODES: Final = {GUEST_SOCKET: 0o660, CONTROL_SOCKET: 0o600}
+_BY_FD_NAME: Final = {"guest": GUEST_SOCKET, "control": CONTROL_SOCKET}
+_FIRST_FD: Final = 3  # SD_LISTEN_FDS_START
+
+
+class AlreadyServed(Failure):
+    """Another host serves this runtime directory."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, Exit.BUSY)
+
+
+class WrongSocket(Failure):
+    """A descriptor was handed over that is none of ours."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, Exit.BAD_CONFIGURATION)
+
+
+def handed_over(environ: MutableMapping[str, str]) -> dict[str, socket.socket]:
+    """Listening sockets that this process was started with, by name as in `listeners`; the caller's to close.
+
+    They are known by their descriptor's name, `guest` or `control`, else by their file's.  The variables are taken out
+    of *environ*, and no child inherits the sockets.  Raises WrongSocket.
+    """
+    pid, count, fd_names = (environ.pop(f"LISTEN_{name}", "") for name in ("PID", "FDS", "FDNAMES"))
+    if pid != str(os.getpid()):  # for somebody else: a process that started this one, say
+        return {}
+    if not count.isdecimal():
+        raise WrongSocket(f"LISTEN_FDS={count!r} is no number")
+    found: dict[str, socket.socket] = {}
+    with contextlib.ExitStack() as stack:
+        names = itertools.chain(fd_names.split(":"), itertools.repeat(""))
+        for fd, fd_name in zip(range(_FIRST_FD, _FIRST_FD + int(count)), names, strict=False):
+            sock = stack.enter_context(_adopt(fd))
+            path = sock.getsockname()
+            name = _BY_FD_NAME.get(fd_name, Path(path).name)
+            if name not in _MODES:
+                raise WrongSocket(f"descriptor {fd} ({fd_name or 'no name'}, {path}) is neither guest nor control")
+            if name in found:
+                raise WrongSocket(f"descriptor {fd} ({fd_name or 'no name'}, {path}): {name} was handed over twice")
+            found[name] = sock
+        stack.pop_all()
+    return found
+
+
+def _adopt(fd: int) -> socket.socket:
+    try:
+        os.set_inheritable(fd, False)
+        sock = socket.socket(fileno=fd)
+    except OSError as error:
+        raise WrongSocket(f"descriptor {fd} is no socket: {error.strerror}") from None
+    listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    stream = (sock.family, sock.type, listens) == (socket.AF_UNIX, socket.SOCK_STREAM, 1)
+    if not stream or not isinstance(sock.getsockname(), str):  # without a path there are no permissions
+        sock.close()
+        raise WrongSocket(f"descriptor {fd} is no listening Unix stream socket with a path")
+    return sock
+
+
+@contextlib.contextmanager
+def listeners(directory: Path, given: Mapping[str, socket.socket] | None = None) -> Iterator[dict[str, socket.socket]]:
+    """Listening sockets by name: those *given*, the others in *directory*, which is made if it is missing.
+
+    Raises AlreadyServed, or OSError.  A socket file that a killed host left is removed: holding the lock, and getting
+    no answer from it, there is nobody behind it.
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    check_private(directory)
+    with contextlib.ExitStack() as stack:
+        lock = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        stack.callback(os.close, lock)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlreadyServed(f"another hostd serves {directory}: give this one its own --runtime-dir") from None
+        bound = dict(given or {})
+        for name, mode in _MODES.items():
+            if name not in bound:
+                bound[name] = stack.enter_context(_bound(directory / name, mode))
+        yield bound
+
+
+@contextlib.contextmanager
+def _bound(path: Path, mode: int) -> Iterator[socket.socket]:
+    """A listening socket at *path*, which is gone at the end."""
+    remove_stale(path)
+    if path.is_socket():
+        raise AlreadyServed(f"somebody listens at {path}")
+    with socket.socket(socket.AF_UNIX) as listener:
+        try:
+            listener.bind(str(path))
+            path.chmod(mode)  # in time: nobody gets in before it listens
+        except OSError as error:
+            raise OSError(error.errno, f"{path}: {error.strerror or error}") from None
+        try:
+            listener.listen(4096)  # 1,000 guests may come at once
+            yield listener
+        finally:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Places, and what is plugged into them."""

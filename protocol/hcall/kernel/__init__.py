@@ -1,0 +1,1 @@
+"""What hosts and guests do alike with Linux."""

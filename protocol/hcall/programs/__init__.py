@@ -1,0 +1,1 @@
+"""What hostd and guestd are as programs: their command lines, help and plugins."""
