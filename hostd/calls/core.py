@@ -12,7 +12,6 @@ from hcall.errors import BadArgument, NoMatch
 from ..model.later import Later
 from ..tree.tree import Change
 from .account import Account
-from .vectors import MAX_VECTORS
 
 #: By number: the function, called with the guest's account and the body's handle, and the types of its arguments.
 CORE: Final[dict[int, tuple[Callable[..., Any], tuple[type, ...]]]] = {}
@@ -128,8 +127,8 @@ def _set_features(guest: Account, handle: int, features: int) -> None:
 
 @_call(numbers.SET_MASK)
 def _set_mask(guest: Account, handle: int, vectors: int) -> int:
-    if not 0 <= vectors < 1 << MAX_VECTORS:
-        raise BadArgument(f"a mask has {MAX_VECTORS} bits")
+    if not 0 <= vectors < 1 << numbers.MAX_VECTORS:
+        raise BadArgument(f"a mask has {numbers.MAX_VECTORS} bits")
     return guest.opened(handle).vectors.set_mask(vectors)
 
 

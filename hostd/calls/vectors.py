@@ -6,9 +6,6 @@ Memory is bounded whatever a device does, and no interrupt is lost across a mask
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
-
-MAX_VECTORS: Final = 32
 
 
 class Vectors:

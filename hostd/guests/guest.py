@@ -17,11 +17,11 @@ from weakref import ref
 from hcall.errors import BadArgument, ProtocolViolation, Status
 from hcall.kernel import descriptors
 from hcall.messages import CALL, Hello, end
+from hcall.numbers import MAX_VECTORS
 from hcall.session import READY, HostSession, Message, State
 
 from ..calls.dispatch import Dispatcher
 from ..calls.limits import Limits
-from ..calls.vectors import MAX_VECTORS
 from ..tree.tree import Tree
 
 log = logging.getLogger(__name__)

@@ -28,7 +28,8 @@ from hcall.programs.plugins import PluginError
 from hcall.wire import MAX_TEXT
 
 from ..calls.limits import Limits
-from ..device import TOML_NAMES, Config, Device
+from ..device import Config, Device
+from ..model.declared import TOML_NAMES
 from ..tree.tree import NAME
 from . import models
 

@@ -40,4 +40,5 @@ DETACH = 36  #                          none    None; all is closed, and loss of
 
 POLL_LIMIT: Final = 32  # open handles in one answer of POLL
 CHANGES_LIMIT: Final = 32  # changes in one answer of CHANGES
+MAX_VECTORS: Final = 32  # of a device: the bits of SET_MASK
 ADDED, LEAVING, REMOVED = 1, 2, 3  # what a change is: plugged; unplug was asked for; gone

@@ -14,7 +14,7 @@ from hcall.wire import encode
 from raw import RawGuest, attached, bystander, connected, hello, served, settled, until
 
 import hostd
-from hostd.calls.vectors import MAX_VECTORS, Vectors
+from hostd.calls.vectors import Vectors
 from hostd.device import Device, Irq
 from hostd.machine.file import DeviceSpec
 
@@ -189,4 +189,4 @@ async def test_a_storm_costs_one_message_for_each_vector(host: hostd.Host) -> No
 
 def test_a_device_has_at_most_as_many_vectors_as_a_mask_has_bits() -> None:
     with pytest.raises(TypeError):
-        type("TooMany", (Device,), {f"v{n}": Irq() for n in range(MAX_VECTORS + 1)})
+        type("TooMany", (Device,), {f"v{n}": Irq() for n in range(numbers.MAX_VECTORS + 1)})

@@ -1,0 +1,62 @@
+"""What can be wrong with the class of a model, found when the class is made."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from hcall.numbers import MAX_VECTORS
+
+from .declared import PROPERTY_KINDS, Config, Declared, Feature, Irq, Property
+
+_MAX_CALLS: Final = 60  # the reply to OPEN carries them in one map
+_MAX_NAME: Final = 63  # so that all names of a device fit the reply to OPEN
+_MAX_COMPATIBLE: Final = 16
+_HOOKS: Final = ("start", "ready", "reset", "stop", "tick")
+_STANDARD_PROPERTIES: Final = ("name", "vendor_id", "device_id", "hcall_class")  # and compatible, see Tree
+
+
+def _is_compatible(text: object) -> bool:
+    return isinstance(text, str) and 0 < len(text) < 256 and text.isascii() and text.isprintable()
+
+
+def _is_hook(member: object) -> bool:
+    return inspect.isfunction(member) and not inspect.iscoroutinefunction(member) and member.__code__.co_argcount == 1
+
+
+def mistakes(cls: Any, own: Mapping[str, object], base: type) -> Iterator[tuple[str, str]]:
+    """What is wrong with the declarations of *cls*, a class of models below *base*, whose *own* members were these.
+
+    Yields (member, sentence).
+    """
+    for name, member in own.items():
+        marked = hasattr(member, "__hcall__") or hasattr(member, "__action__")
+        declared = marked or isinstance(member, Declared | Feature | Irq)
+        if name == "close" or (declared and (hasattr(base, name) or name in base.__annotations__)):
+            yield name, f"{cls.__name__}.{name}: the name is the base class's own"
+        if isinstance(member, Config) and name == "model":
+            yield name, f"{cls.__name__}.{name}: the machine file has another use for this key"
+        if isinstance(member, Property) and name in _STANDARD_PROPERTIES:
+            yield name, f"{cls.__name__}.{name}: every node has a property of that name"
+        if isinstance(member, Property) and member.kind not in PROPERTY_KINDS:
+            yield name, f"{cls.__name__}.{name}: a property is int, str, bytes, bool, float or tuple"
+        if name in _HOOKS and not _is_hook(member):
+            yield name, f"{cls.__name__}.{name}: a plain def with no argument but self"
+        if isinstance(member, Config) and (wrong := member.mistake()):
+            yield name, f"{cls.__name__}.{name}: {wrong}"
+    if len(cls.irqs) > MAX_VECTORS or len(cls.handlers) > _MAX_CALLS:
+        yield "", f"{cls.__name__}: at most {MAX_VECTORS} vectors and {_MAX_CALLS} calls"
+    for name, bit in cls.features.items():
+        if not 0 <= bit < 64 or list(cls.features.values()).count(bit) > 1:
+            yield name, f"{cls.__name__}.{name}: a feature has a bit of its own, 0 to 63, not {bit}"
+    for name in (*(handler.name for handler in cls.handlers), *cls.irqs, *cls.features, *cls.properties):
+        if len(name) > _MAX_NAME or not name.isascii():
+            yield name, f"{cls.__name__}.{name[:_MAX_NAME]}: a name has {_MAX_NAME} letters of ASCII at most"
+    compatible = getattr(cls, "compatible", ())
+    strings = (compatible,) if isinstance(compatible, str) else compatible
+    if not isinstance(strings, tuple) or len(strings) > _MAX_COMPATIBLE or not all(map(_is_compatible, strings)):
+        yield "compatible", f'{cls.__name__}: compatible is "vendor,name", or a tuple of such, most specific first'
+    ids: object = cls.ids
+    if not isinstance(ids, tuple) or len(ids) != 2 or not all(type(n) is int and 0 <= n < 1 << 16 for n in ids):
+        yield "ids", f"{cls.__name__}: ids are two numbers of 16 bits, vendor and device"
