@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
-from hcall.clock import ManualClock
+from hcall.clock import LoopClock, ManualClock, sleep, timeout
 
 
 class Diary:
@@ -72,3 +74,101 @@ def test_a_timer_that_was_due_before_it_was_made_does_not_turn_the_clock_back() 
     diary.clock.call_later(-4, lambda: diary.note("overdue"))  # an event loop takes it, too
     diary.clock.turn(1)
     assert diary.entries == [("overdue", 10)] and diary.clock.time() == 11
+
+
+async def test_a_sleep_ends_when_its_clock_says_so_and_no_sooner() -> None:
+    clock = ManualClock()
+    sleeping = asyncio.create_task(sleep(clock, 3600))
+    await asyncio.sleep(0)
+    clock.turn(3599)
+    await asyncio.sleep(0)
+    assert not sleeping.done()
+    clock.turn(1)
+    await sleeping
+
+
+async def test_a_sleep_that_is_cancelled_and_due_at_once_is_cancelled() -> None:
+    clock = ManualClock()
+    sleeping = asyncio.create_task(sleep(clock, 1))
+    await asyncio.sleep(0)
+    sleeping.cancel()
+    clock.turn(1)
+    with pytest.raises(asyncio.CancelledError):
+        await sleeping
+
+
+async def test_a_wait_ends_when_its_clock_says_so_and_is_over_by_then() -> None:
+    clock, cleaned = ManualClock(), asyncio.Event()
+
+    async def waits() -> None:
+        async with timeout(clock, 60):
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cleaned.set()
+
+    waiting = asyncio.create_task(waits())
+    await asyncio.sleep(0)
+    clock.turn(59)
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    clock.turn(1)
+    with pytest.raises(TimeoutError):
+        await waiting
+    assert cleaned.is_set()
+
+
+@pytest.mark.parametrize("seconds", [60, 0, None])
+async def test_what_is_ready_in_time_is_not_disturbed_later(seconds: float | None) -> None:
+    clock = ManualClock()
+    async with timeout(clock, seconds):
+        pass
+    clock.turn(120)
+    await asyncio.sleep(0)  # would raise what was left of it
+
+
+async def test_a_cancelled_wait_is_no_timeout() -> None:
+    clock = ManualClock()
+
+    async def waits() -> None:
+        async with timeout(clock, 60):
+            await asyncio.Event().wait()
+
+    waiting = asyncio.create_task(waits())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    clock.turn(120)
+
+
+async def test_of_two_waits_the_one_whose_time_is_up_ends() -> None:
+    clock = ManualClock()
+
+    async def waits() -> str:
+        try:
+            async with timeout(clock, 60):
+                try:
+                    async with timeout(clock, 10):
+                        await asyncio.Event().wait()
+                except TimeoutError:
+                    return "inner"
+        except TimeoutError:
+            return "outer"
+        return "none"
+
+    waiting = asyncio.create_task(waits())
+    await asyncio.sleep(0)
+    clock.turn(10)
+    assert await waiting == "inner"
+
+
+async def test_the_clock_of_a_loop_goes_on_within_a_callback_and_keeps_its_word() -> None:
+    clock = LoopClock()
+    began = clock.time()
+    while clock.time() < began + 0.003:  # uvloop's own time stands still here
+        pass
+    due, woken = clock.time() + 0.01, asyncio.Event()
+    clock.call_later(0.01, woken.set)
+    await woken.wait()
+    assert clock.time() > due - 0.001  # a millisecond: uvloop counts no finer
