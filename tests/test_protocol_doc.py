@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hcall import errors, messages, numbers, wire
 from hcall.messages import Hello, Welcome
-from hcall.session import HostSession
+from hcall.session.host import HostSession
 from hcall.wire import Decoder, encode
 
 from hostd.calls.limits import Limits

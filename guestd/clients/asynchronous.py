@@ -15,7 +15,7 @@ from hcall import numbers
 from hcall.clock import Clock
 from hcall.errors import HcallError, LinkLost, NoHost, StaleHandle, failure
 from hcall.messages import Areas, Args
-from hcall.session import ENDED, READY, State
+from hcall.session.states import ENDED, READY, State
 
 from ..bus.bus import OpenDevice
 from ..driver import Driver

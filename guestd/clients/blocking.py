@@ -19,7 +19,7 @@ from typing import Any, TypeVar, Unpack
 from hcall import numbers
 from hcall.errors import HcallError, LinkLost, NoHost, StaleHandle, failure
 from hcall.messages import Areas, Args
-from hcall.session import ENDED, READY, State
+from hcall.session.states import ENDED, READY, State
 
 from ..bus.bus import OpenDevice
 from ..driver import BoundSignal, Driver

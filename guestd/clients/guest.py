@@ -15,7 +15,8 @@ from typing import Any, Final, Generic, TypedDict, TypeVar, Unpack
 from hcall import numbers, rendezvous
 from hcall.errors import HcallError, IoError, LinkLost, NoMatch, StaleHandle
 from hcall.messages import FD_LANE, HELLO, MAGIC, TOKEN_BYTES, VERSION, Areas, Args, Hello
-from hcall.session import GuestSession, Message
+from hcall.session.guest import GuestSession
+from hcall.session.states import Message
 from hcall.wire import MAX_TEXT
 
 from ..bus.answers import checked

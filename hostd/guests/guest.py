@@ -18,7 +18,8 @@ from hcall.errors import BadArgument, ProtocolViolation, Status
 from hcall.kernel import descriptors
 from hcall.messages import CALL, Hello, end
 from hcall.numbers import MAX_VECTORS
-from hcall.session import READY, HostSession, Message, State
+from hcall.session.host import HostSession
+from hcall.session.states import READY, Message, State
 
 from ..calls.dispatch import Dispatcher
 from ..calls.limits import Limits

@@ -15,7 +15,7 @@ from weakref import ref
 from hcall.clock import Clock, Timer
 from hcall.errors import Busy, NotAllowed, Status
 from hcall.messages import Hello
-from hcall.session import HostSession
+from hcall.session.host import HostSession
 from hcall.wire import cut
 
 from ..calls.limits import Limits

@@ -17,7 +17,7 @@ from hcall import numbers
 from hcall.clock import ManualClock
 from hcall.errors import NotAllowed, Status
 from hcall.messages import HELLO, Hello
-from hcall.session import HostSession
+from hcall.session.host import HostSession
 from probe import PROBE, probe
 from raw import ADDRESS, PAGE, attached, bystander, connected, hello, lent, memfd, served, settled, until
 

@@ -14,7 +14,7 @@ from hcall.clock import Clock
 from hcall.errors import HcallError, ProtocolViolation, Status
 from hcall.kernel import descriptors
 from hcall.messages import FD_LANE, FEATURES, VERSION, WELCOME, Hello, Welcome, end
-from hcall.session import HostSession
+from hcall.session.host import HostSession
 from hcall.wire import MAX_MESSAGE, encode
 
 from ...calls.limits import Limits

@@ -7,7 +7,7 @@ import contextlib
 import pytest
 from hcall.errors import BadArgument, Status
 from hcall.messages import ACK, CALL, END, HELLO, IRQ, REPLY, WELCOME
-from hcall.session import State
+from hcall.session.states import State
 from hcall.wire import encode
 from session_ends import DEPTHS, HELLO_HERE, LAST_WORD, UNFIT, Guest, deep, ready_guest, ready_host, sent, welcome
 

@@ -6,7 +6,8 @@ from typing import Any, TypeAlias
 
 from hcall.errors import Status
 from hcall.messages import CALL, HELLO, MAGIC, VERSION, WELCOME, Hello, Welcome, end
-from hcall.session import GuestSession, HostSession
+from hcall.session.guest import GuestSession
+from hcall.session.host import HostSession
 from hcall.wire import Decoder, encode
 
 Guest: TypeAlias = GuestSession[str]

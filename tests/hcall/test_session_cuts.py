@@ -6,7 +6,9 @@ import enum
 
 import pytest
 from hcall.messages import REPLY
-from hcall.session import GuestSession, HostSession, State
+from hcall.session.guest import GuestSession
+from hcall.session.host import HostSession
+from hcall.session.states import State
 from hcall.wire import Decoder
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -1,0 +1,172 @@
+"""The guest's end of a session."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, Generic, TypeVar
+
+from ..errors import BadArgument, ProtocolViolation, Status
+from ..messages import ACK, CALL, END, IRQ, REPLY, WELCOME, Areas, Args, End, Hello, Welcome
+from ..wire import MAX_MESSAGE, SMALL, encode, fits
+from .states import GUEST_MOVES, READY, Event, Message, Session, State
+
+W = TypeVar("W")  # what a guest's client keeps beside a call until the answer comes
+_EVENTS: Final = {REPLY: Event.REPLY, IRQ: Event.IRQ, WELCOME: Event.WELCOME, END: Event.END}
+
+
+def _possible(value: object, areas: Areas) -> bool:
+    """Whether the device can have filled *areas*, if it was to, with what it claims: nobody who uses it checks it."""
+    if type(areas[0]) is int:  # room within the message, and more or something else in it
+        return False
+    room = 0
+    for area in areas:  # a third of the time of `sum`
+        if type(area) is tuple and area[2]:
+            room += area[1]
+    return not room or (type(value) is int and 0 <= value <= room)
+
+
+class GuestSession(Session, Generic[W]):
+    """The guest's end: puts calls into slots and keeps each, with its waiter, until it is answered."""
+
+    __slots__ = ("_backlog", "_free", "_given_up", "_new", "_sent", "_seq", "last")
+    MOVES = GUEST_MOVES
+
+    def __init__(self, given_up: Callable[[W], bool] = lambda waiter: False) -> None:
+        """A call that waits for a slot is dropped if *given_up*(waiter) then."""
+        super().__init__(State.IDLE)
+        self._given_up = given_up
+        self.last: End | None = None  # the host's last word
+        self._new = True  # no WELCOME yet
+        self._seq = 0
+        self._free: list[int] = []
+        self._sent: dict[int, tuple[int, bytes, W, Areas]] = {}  # by slot: seq, message, waiter, areas; in seq order
+        self._backlog: deque[tuple[int, int, Args, Areas, W]] = deque()
+
+    @property
+    def busy(self) -> int:
+        """How many calls wait for their answer."""
+        return len(self._sent)
+
+    def greet(self, hello: Hello) -> bytes:
+        """There is a link: the bytes of HELLO, to be sent with its descriptors before anything else."""
+        self.move(Event.LINK)
+        self._relink()
+        return encode(hello)
+
+    def lose(self) -> None:
+        """The link broke; every call is kept."""
+        self.move(Event.LOSS)
+        self._relink()
+
+    def end(self) -> list[W]:
+        """Nothing more will be answered: the waiters of all calls."""
+        if self.state is not State.ENDED:
+            self.move(Event.END)
+        waiters = [call[2] for call in self._sent.values()] + [entry[4] for entry in self._backlog]
+        self._sent.clear()
+        self._backlog.clear()
+        return waiters
+
+    def call(self, handle: int, number: int, args: Args, areas: Areas, waiter: W) -> None:
+        """Send a call as soon as a slot is free.  Raises BadArgument for what the wire cannot carry."""
+        if not self._free:
+            self._backlog.append((handle, number, args, areas, waiter))
+            return
+        slot = self._free.pop()
+        seq = self._seq + 1
+        try:
+            data = encode((CALL, slot, seq, number, handle, args, areas))
+            if len(data) > SMALL and (len(data) > MAX_MESSAGE or not fits(args) or not fits(areas)):
+                raise ValueError("longer than a message may be")
+        except (TypeError, ValueError, OverflowError) as error:
+            self._free.append(slot)
+            raise BadArgument(f"this call cannot be sent: {error}") from None
+        self._seq = seq
+        self._sent[slot] = (seq, data, waiter, areas)
+        if self.state is READY:  # else WELCOME sends it, with all that are unanswered
+            self.out.append(data)
+
+    def uses(self, address: int, size: int) -> bool:
+        """Whether a call that is not answered has an area within these bytes: the host may still fill them.
+
+        Nobody has to be waiting for it any more: a task that is cancelled leaves its call behind.
+        """
+        lists = [call[3] for call in self._sent.values()] + [entry[3] for entry in self._backlog]
+        return any(
+            type(area) is tuple and area[0] < address + size and address < area[0] + area[1]
+            for areas in lists
+            for area in areas
+        )
+
+    def acknowledge(self, handle: int, vector: int, seen: int) -> None:
+        """Say that *vector* was seen at the count *seen*; lost with the link, after which the host hints again."""
+        if self.state is READY:
+            self.out.append(encode((ACK, handle, vector, seen)))
+
+    def receive(self, data: bytes) -> tuple[list[tuple[W, int, Any]], list[Message]]:
+        """The answers in *data* as (waiter, status, value), and the IRQ messages.
+
+        After a violation those before it are still given, and `broken` is set; the session has to end then.
+        """
+        answers: list[tuple[W, int, Any]] = []
+        interrupts: list[Message] = []
+        sent, free = self._sent, self._free
+        ready = self.state is READY
+        for message in self._decoder.feed(data):
+            if type(message) is tuple and len(message) == 5 and ready and message[0] == REPLY:
+                kind, slot, seq, status, value = message
+                if int is type(kind) is type(slot) is type(seq) is type(status):
+                    call = sent.get(slot)
+                    if call is not None and call[0] == seq:
+                        if call[3] and status == 0:
+                            room = call[3][0]
+                            is_inline = type(room) is int and type(value) is bytes and len(value) <= room  # most often
+                            if not is_inline and not _possible(value, call[3]):
+                                self.broken = ProtocolViolation("an answer that does not fit the room there was")
+                                return answers, interrupts
+                        del sent[slot]
+                        free.append(slot)
+                        answers.append((call[2], status, value))
+                        continue
+                self.broken = ProtocolViolation("an answer to no call")
+                return answers, interrupts
+            try:
+                if self._other(message):
+                    interrupts.append(message)  # type: ignore[arg-type]  # a tuple, as was just seen
+            except ProtocolViolation as violation:
+                self.broken = violation
+                return answers, interrupts
+            ready = self.state is READY
+        self.broken = self._decoder.broken
+        while self._backlog and free:
+            queued = self._backlog.popleft()
+            if self._given_up(queued[4]):
+                continue
+            try:
+                self.call(*queued)
+            except BadArgument as error:
+                answers.append((queued[4], Status.BAD_ARGUMENT, str(error)))
+        return answers, interrupts
+
+    def _other(self, message: object) -> bool:
+        """Take a message that is no REPLY; whether it is an IRQ.  Raises ProtocolViolation."""
+        if type(message) is not tuple or not message or type(message[0]) is not int or message[0] not in _EVENTS:
+            raise ProtocolViolation("a message of no known kind")
+        event = _EVENTS[message[0]]
+        self.move(event)
+        if event is Event.WELCOME:
+            self._welcome(Welcome.check(message))
+        elif event is Event.END:
+            self.last = End.check(message)
+        elif event is Event.REPLY or len(message) != 4 or {*map(type, message)} != {int}:
+            raise ProtocolViolation("a message of the wrong shape")
+        return event is Event.IRQ
+
+    def _welcome(self, welcome: Welcome) -> None:
+        if self._new:
+            self._free += range(welcome.slots)[::-1]  # slot 0 is used first, the latest freed one next
+            self._new = False
+        elif not welcome.resumed:
+            raise ProtocolViolation("the host no longer knows this session")
+        self.out += [call[1] for call in self._sent.values()]

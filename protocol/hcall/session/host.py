@@ -1,0 +1,137 @@
+"""The host's end of a session."""
+
+from __future__ import annotations
+
+from ..errors import ProtocolViolation, Status
+from ..messages import ACK, CALL, IRQ, REPLY, SLOTS, End, Hello
+from ..wire import MAX_MESSAGE, SMALL, encode, fits
+from .states import HOST_MOVES, READY, Event, Message, Session, State
+
+
+class HostSession(Session):
+    """The host's end: hands out each new call once, and answers a repeated one from its slot."""
+
+    __slots__ = ("_last", "_linked", "_repeated", "_replies", "_seqs", "_slots")
+    MOVES = HOST_MOVES
+
+    def __init__(self, slots: int = SLOTS) -> None:
+        super().__init__(State.GREETING)
+        self._slots = slots
+        self._last = 0  # seq of the lane's newest call
+        self._linked = 0  # what it was when this link began
+        self._repeated: set[int] = set()  # slots whose call of before came again on this link
+        self._seqs: list[int] = []  # by slot: its newest call
+        self._replies: list[bytes | None] = []  # by slot: that call's reply, None while there is none
+
+    @property
+    def calls(self) -> int:
+        """How many calls the guest has made."""
+        return self._last
+
+    def greet(self, data: bytes) -> Hello | None:
+        """The guest's HELLO, once it is complete.  Raises ProtocolViolation."""
+        messages = self._decoder.feed(data)
+        if len(messages) > 1 or (messages and (self._decoder.partial or self._decoder.broken)):
+            raise ProtocolViolation("nothing may follow HELLO before WELCOME")
+        if self._decoder.broken is not None:
+            raise self._decoder.broken
+        if not messages:
+            return None
+        hello = Hello.check(messages[0])
+        self.move(Event.HELLO)
+        return hello
+
+    def lose(self) -> None:
+        """The link broke."""
+        self.move(Event.LOSS)
+        self._relink()
+
+    def resume(self) -> None:
+        """The guest came back on a new link.  Its unanswered calls will come again, in seq order."""
+        self.move(Event.RESUME)
+        self._relink()
+        self._linked = self._last
+        self._repeated.clear()
+
+    def receive(self, data: bytes) -> list[Message]:
+        """The new CALLs and the ACKs in *data*, in their order.
+
+        After a violation those before it are still given, and `broken` is set; the session has to end then.
+        """
+        decoder = self._decoder
+        messages = decoder.feed(data)
+        if self.state is not READY:
+            self.broken = ProtocolViolation(f"a message in the state {self.state.name}")
+            return []
+        fresh: list[Message] = []
+        seqs, replies, last = self._seqs, self._replies, self._last
+        for message in messages:
+            if type(message) is tuple and len(message) == 7:
+                kind, slot, seq, number, handle, args, areas = message
+                if not (
+                    kind == CALL
+                    and int is type(kind) is type(slot) is type(seq) is type(number) is type(handle)
+                    and tuple is type(args) is type(areas)
+                ):
+                    self.broken = ProtocolViolation("CALL is [0, slot, seq, number, handle, args, areas]")
+                    return fresh
+                if seq == last + 1:
+                    if 0 <= slot < len(seqs):
+                        if replies[slot] is None:
+                            self.broken = ProtocolViolation(f"slot {slot} still waits for its answer")
+                            return fresh
+                        seqs[slot] = seq
+                        replies[slot] = None
+                    elif slot == len(seqs) < self._slots:  # slots come into use in order
+                        seqs.append(seq)
+                        replies.append(None)
+                    else:
+                        self.broken = ProtocolViolation(f"slot {slot} is out of range or out of turn")
+                        return fresh
+                    self._last = last = seq
+                    fresh.append(message)
+                elif not self._repeat(slot, seq):
+                    self.broken = ProtocolViolation(f"seq {seq} in slot {slot} after seq {last}")
+                    return fresh
+            elif type(message) is tuple and len(message) == 4 and message[0] == ACK and {*map(type, message)} == {int}:
+                fresh.append(message)
+            else:
+                self.broken = ProtocolViolation("neither CALL nor ACK")
+                return fresh
+        self.broken = decoder.broken
+        return fresh
+
+    def _repeat(self, slot: int, seq: int) -> bool:
+        """Take a call that comes again.  Once on each link: a flood of repeats would be a flood of replies."""
+        if not 0 <= slot < len(self._seqs) or self._seqs[slot] != seq or seq > self._linked or slot in self._repeated:
+            return False
+        self._repeated.add(slot)
+        reply = self._replies[slot]
+        if reply is not None:
+            self.out.append(reply)
+        return True
+
+    def reply(self, slot: int, seq: int, status: int, value: object) -> bool:
+        """Answer the call *seq* in *slot*; whether the wire can carry *value*, else the answer is INTERNAL."""
+        carried = True
+        try:
+            data = encode((REPLY, slot, seq, status, value))
+            if len(data) > SMALL and (len(data) > MAX_MESSAGE or not fits(value)):
+                raise ValueError("longer than a message may be")
+        except (TypeError, ValueError, OverflowError):
+            carried = False
+            data = encode((REPLY, slot, seq, Status.INTERNAL, "the device's answer does not fit a message"))
+        self._replies[slot] = data
+        # A call of an older link is answered on this one only when the guest has asked again.
+        if seq > self._linked or slot in self._repeated:
+            self.out.append(data)
+        return carried
+
+    def interrupt(self, tag: int, vector: int, count: int) -> None:
+        """Hint that *vector* stands at *count*."""
+        self.out.append(encode((IRQ, tag, vector, count)))
+
+    def end(self, last: End) -> None:
+        """Say the last word; only what is in `out` still goes to the guest."""
+        self.move(Event.END)
+        self.out.append(encode(last))
