@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Generic, ParamSpec, Protocol, TypeVar, get_ori
 
 from hcall.errors import IoError, NoSuchCall
 from hcall.messages import Areas, Args
-from hcall.programs.command import suggest
 from hcall.programs.plugins import Mistakes
+from hcall.text import suggest
 from hcall.wire import MAX_INLINE
 
 from .memory import Buffer, Ram

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hcall.programs.command import run, shown, sized
+from hcall.programs.command import run
 
 import guestd
 import guestd.commands.cli
@@ -159,18 +159,6 @@ def test_debug_shows_tracebacks_and_is_not_for_the_command_after_the_dashes(tmp_
         answer = typed(*words, check=False).stderr
         assert (b"Traceback" in answer) is traceback and b"no hostd answers" in answer
     assert typed("hostd", "run", "m.toml", "--", "echo", "--debug", cwd=tmp_path).stdout == b"--debug\n"
-
-
-SIZES = {0: "0 B", 1: "1 B", 1023: "1023 B", 1024: "1 KiB", 1536: "1.5 KiB", 64 << 20: "64 MiB", 5 << 50: "5120 TiB"}
-
-
-def test_a_truth_is_shown_as_a_machine_file_has_it() -> None:
-    assert shown([True, False, 1, "True"]) == "true, false, 1, True"
-
-
-@pytest.mark.parametrize(("count", "text"), SIZES.items())
-def test_bytes_for_people(count: int, text: str) -> None:
-    assert sized(count) == text
 
 
 async def test_status_says_how_much_memory_and_how_long(host: hostd.Host) -> None:

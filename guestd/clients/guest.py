@@ -17,7 +17,7 @@ from hcall.errors import HcallError, IoError, LinkLost, NoMatch, StaleHandle
 from hcall.messages import FD_LANE, HELLO, MAGIC, TOKEN_BYTES, VERSION, Areas, Args, Hello
 from hcall.session.guest import GuestSession
 from hcall.session.states import Message
-from hcall.wire import MAX_TEXT
+from hcall.text import MAX_TEXT
 
 from ..bus.answers import checked
 from ..bus.bus import OpenDevice, known_drivers, match

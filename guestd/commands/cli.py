@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
-from hcall.programs.command import print_json, print_table, run, shown
+from hcall.programs.command import print_json, print_table, run
 from hcall.programs.help import new_program
 from hcall.programs.options import Json, ReadyFd, Socket
+from hcall.text import shown
 
 if TYPE_CHECKING:
     from cyclopts.completion import CompletionContext

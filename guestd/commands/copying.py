@@ -16,7 +16,8 @@ from typing import IO, Final
 import uvloop
 from hcall.errors import BadArgument, NoMatch, NotAllowed, Reset, StaleHandle
 from hcall.formats.folder import Access, Kind
-from hcall.programs.command import Exit, Failure, counted, say
+from hcall.programs.command import Exit, Failure, say
+from hcall.text import counted
 from hcall.wire import MAX_INLINE
 
 from ..clients.asynchronous import AsyncGuest, attach

@@ -18,7 +18,7 @@ from typing import Any
 
 import uvloop
 from hcall.errors import HcallError
-from hcall.programs.command import shown
+from hcall.text import shown
 
 from ..clients.asynchronous import AsyncGuest, attach
 from ..drivers.block import BlockDriver

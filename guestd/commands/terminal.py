@@ -15,7 +15,8 @@ from collections.abc import Iterator
 import uvloop
 from hcall import numbers
 from hcall.errors import HcallError, LinkLost, Reset, StaleHandle
-from hcall.programs.command import Exit, Failure, explain, say, shown
+from hcall.programs.command import Exit, Failure, explain, say
+from hcall.text import shown
 
 from ..clients.asynchronous import AsyncGuest, attach
 from ..driver import Driver

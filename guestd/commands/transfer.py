@@ -12,7 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Final, Protocol, cast
 
-from hcall.programs.command import Exit, Failure, counted, say
+from hcall.programs.command import Exit, Failure, say
+from hcall.text import counted
 
 from ..clients.blocking import BlockingGuest
 from ..driver import Driver

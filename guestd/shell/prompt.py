@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from hcall.errors import LinkLost
-from hcall.programs.command import Exit, Failure, explain, harmless, say
+from hcall.programs.command import Exit, Failure, explain, say
+from hcall.text import harmless
 
 from ..clients.blocking import BlockingGuest
 from .shell import Shell

@@ -15,7 +15,8 @@ from typing import Any
 
 from hcall import numbers
 from hcall.errors import NoMatch, StaleHandle, WouldBlock
-from hcall.programs.command import Exit, Failure, suggest
+from hcall.programs.command import Exit, Failure
+from hcall.text import suggest
 from hcall.wire import MAX_INLINE
 
 from ..bus.bus import OpenDevice, match

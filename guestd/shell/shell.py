@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Final, NamedTuple, TextIO, TypeVar
 
 from hcall.errors import HcallError
-from hcall.programs.command import Exit, Failure, counted, harmless, shown, suggest
+from hcall.programs.command import Exit, Failure
+from hcall.text import counted, harmless, shown, suggest
 from hcall.wire import MAX_INLINE
 
 from ..clients.blocking import BlockingGuest

@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from hcall.programs.command import Exit, Failure, harmless, shown
+from hcall.programs.command import Exit, Failure
+from hcall.text import harmless, shown
 
 _PIECE: Final = re.compile(r""" "((?:[^"\\]|\\.)*)" | '([^']*)' | ((?:[^\s"'\\]|\\.?)+) """, re.VERBOSE)
 _FLOAT: Final = re.compile(r"[+-]?\d+(\.\d+([eE][+-]?\d+)?|[eE][+-]?\d+)")

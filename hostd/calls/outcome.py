@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 import msgspec
 from hcall.errors import HcallError, IoError, NoSpace, NotAllowed, ReadOnly, Status
 from hcall.memory import InlineRoom
-from hcall.wire import cut
+from hcall.text import cut
 
 from ..model.handlers import type_name
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hcall.programs.command import counted, print_json, print_table, say, shown
+from hcall.programs.command import print_json, print_table, say
+from hcall.text import counted, shown
 
 from ..machine import models
 from ..machine.description import describe

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
-from hcall.programs.command import Exit, Failure, console, print_json, print_table, run, say, shown, sized
+from hcall.programs.command import Exit, Failure, console, print_json, print_table, run, say
 from hcall.programs.help import new_program
 from hcall.programs.options import Json, ReadyFd, Socket
+from hcall.text import shown, sized
 
 if TYPE_CHECKING:
     from cyclopts.completion import CompletionContext

@@ -11,7 +11,8 @@ import shutil
 import time
 from typing import Any
 
-from hcall.programs.command import Exit, Failure, counted, print_json, shown
+from hcall.programs.command import Exit, Failure, print_json
+from hcall.text import counted, shown
 
 from .remote import ask
 from .shipped import shipped

@@ -16,7 +16,7 @@ from hcall.clock import Clock, Timer
 from hcall.errors import Busy, NotAllowed, Status
 from hcall.messages import Hello
 from hcall.session.host import HostSession
-from hcall.wire import cut
+from hcall.text import cut
 
 from ..calls.limits import Limits
 from ..lanes.socket.link import Greeting, Link

@@ -23,9 +23,9 @@ from types import MappingProxyType
 from typing import Any
 
 import msgspec
-from hcall.programs.command import Exit, Failure, suggest
+from hcall.programs.command import Exit, Failure
 from hcall.programs.plugins import PluginError
-from hcall.wire import MAX_TEXT
+from hcall.text import MAX_TEXT, suggest
 
 from ..calls.limits import Limits
 from ..device import Config, Device

@@ -12,8 +12,8 @@ import pkgutil
 from pathlib import Path
 
 from hcall.programs import plugins
-from hcall.programs.command import suggest
 from hcall.programs.plugins import PluginError
+from hcall.text import suggest
 
 from .. import devices
 from ..device import Device

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from hcall.errors import HcallError
-from hcall.programs.command import Exit, Failure, suggest
+from hcall.programs.command import Exit, Failure
+from hcall.text import suggest
 
 from ..model.handlers import Handler
 from ..tree.tree import Node

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import uvloop
 from hcall import rendezvous
-from hcall.programs.command import Failure, counted, say
+from hcall.programs.command import Failure, say
+from hcall.text import counted
 
 from ..calls.overrun import guard
 from ..machine.file import Machine

@@ -13,8 +13,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from hcall.errors import BadHandle, HcallError, NoMatch, StaleHandle
 from hcall.numbers import ADDED, CHANGES_LIMIT, CLASS_SHIFT, FIRST_ASSIGNED_CLASS, LEAVING, REMOVED
-from hcall.programs.command import suggest
-from hcall.wire import cut
+from hcall.text import cut, suggest
 
 from ..device import Device
 from ..model.handlers import Entry, Handler

@@ -8,11 +8,11 @@ from typing import Final
 import msgpack
 
 from .errors import ProtocolViolation
+from .text import MAX_TEXT
 
 MAX_MESSAGE: Final = 16 * 1024
 MAX_READ: Final = 256 * 1024  # the most that a transport hands over at once
 MAX_INLINE: Final = 4096  # bytes within a message; more goes through guest memory
-MAX_TEXT: Final = 256  # bytes of one string
 MAX_ITEMS: Final = 64  # of one array or map
 MAX_LEVELS: Final = 64  # of arrays in arrays
 SMALL: Final = MAX_ITEMS  # a message of no more bytes than this cannot break a limit above
@@ -58,11 +58,6 @@ def fits(value: object) -> bool:
                 return False
             rest += [(item, level + 1) for item in (*value, *value.values())]
     return True
-
-
-def cut(text: str) -> str:
-    """*text*, as much as one string of the wire holds."""
-    return text if len(text) * 4 <= MAX_TEXT else text.encode(errors="replace")[:MAX_TEXT].decode(errors="ignore")
 
 
 class Decoder:

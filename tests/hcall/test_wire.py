@@ -6,7 +6,8 @@ from random import Random
 from typing import Any
 
 import pytest
-from hcall.wire import MAX_INLINE, MAX_ITEMS, MAX_MESSAGE, MAX_READ, MAX_TEXT, Decoder, encode, fits
+from hcall.text import MAX_TEXT
+from hcall.wire import MAX_INLINE, MAX_ITEMS, MAX_MESSAGE, MAX_READ, Decoder, encode, fits
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 

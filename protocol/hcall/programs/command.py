@@ -12,9 +12,10 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from ..errors import Busy, HcallError, LinkLost, NoHost, NoMatch, StaleHandle
+from ..text import nearest, shown
 
 if TYPE_CHECKING:
     from cyclopts import App, CycloptsError
@@ -146,19 +147,6 @@ def _or(word: str | None) -> str:
     return f': did you mean "{word}"?' if word else ""
 
 
-def suggest(word: str, words: Iterable[str]) -> str:
-    """` (did you mean 'x'?)` if one of *words* is near *word*, else nothing."""
-    near = nearest(word, words)
-    return f" (did you mean {near!r}?)" if near else ""
-
-
-def nearest(word: str, words: Iterable[str]) -> str | None:
-    """The one of *words* that somebody may have meant who wrote *word*."""
-    import difflib
-
-    return next(iter(difflib.get_close_matches(word, list(words), 1)), None)
-
-
 def _open_standard_streams() -> None:
     """A stream that the caller closed is the null device: nothing else may get its number."""
     for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
@@ -192,18 +180,6 @@ def console() -> Console:
     return Output(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 device`, `2 devices`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def sized(count: int) -> str:
-    """So many bytes, for people: `64 MiB`."""
-    units = ("B", "KiB", "MiB", "GiB", "TiB")
-    power = min(max(count.bit_length() - 1, 0) // 10, len(units) - 1)
-    return f"{count / 1024**power:.4g} {units[power]}"
-
-
 def print_json(value: object) -> None:
     """One JSON document; bytes are shown in hex."""
     json.dump(value, sys.stdout, indent=2, ensure_ascii=False, default=bytes.hex)
@@ -230,19 +206,3 @@ def print_table(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> No
         out.print(table)
     for line in capture.get().splitlines():
         print(line.rstrip())
-
-
-def shown(value: Any) -> str:
-    """A property's value for people, as they would write it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, bytes):
-        return value.hex(" ")
-    if isinstance(value, list | tuple):
-        return ", ".join(map(shown, value))
-    return harmless(str(value), "")  # which may have come from the peer
-
-
-def harmless(text: str, keep: str = "\n\t") -> str:
-    """*text* so that it does nothing to a terminal, but for the control characters in *keep*."""
-    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)

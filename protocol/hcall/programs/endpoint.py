@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from .command import suggest
+from ..text import suggest
 
 
 class Kind(NamedTuple):

@@ -17,7 +17,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
 
-from .command import Exit, Failure, suggest
+from ..text import suggest
+from .command import Exit, Failure
 
 T = TypeVar("T")
 _files: dict[Path, tuple[bytes, types.ModuleType]] = {}  # by their path: the text that was read, and what it became

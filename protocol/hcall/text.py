@@ -1,0 +1,54 @@
+"""Words for people: what they may have meant, how much it is, and nothing that does more than to be read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+MAX_TEXT: Final = 256  # bytes of one string of the wire
+
+
+def suggest(word: str, words: Iterable[str]) -> str:
+    """` (did you mean 'x'?)` if one of *words* is near *word*, else nothing."""
+    near = nearest(word, words)
+    return f" (did you mean {near!r}?)" if near else ""
+
+
+def nearest(word: str, words: Iterable[str]) -> str | None:
+    """The one of *words* that somebody may have meant who wrote *word*."""
+    import difflib
+
+    return next(iter(difflib.get_close_matches(word, list(words), 1)), None)
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 device`, `2 devices`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def sized(count: int) -> str:
+    """So many bytes, for people: `64 MiB`."""
+    units = ("B", "KiB", "MiB", "GiB", "TiB")
+    power = min(max(count.bit_length() - 1, 0) // 10, len(units) - 1)
+    return f"{count / 1024**power:.4g} {units[power]}"
+
+
+def shown(value: Any) -> str:
+    """A property's value for people, as they would write it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, bytes):
+        return value.hex(" ")
+    if isinstance(value, list | tuple):
+        return ", ".join(map(shown, value))
+    return harmless(str(value), "")  # which may have come from the peer
+
+
+def harmless(text: str, keep: str = "\n\t") -> str:
+    """*text* so that it does nothing to a terminal, but for the control characters in *keep*."""
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
+
+
+def cut(text: str) -> str:
+    """*text*, as much as one string of the wire holds."""
+    return text if len(text) * 4 <= MAX_TEXT else text.encode(errors="replace")[:MAX_TEXT].decode(errors="ignore")
