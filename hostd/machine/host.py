@@ -23,10 +23,8 @@ from ..calls.limits import Limits
 from ..calls.outcome import Misbehaved
 from ..device import Device
 from ..guests.guests import Guests
-from ..service.systemd import Notifier
 from ..tree.tree import Node, Tree
 from .file import DeviceSpec, Machine, MachineError, read_device
-from .reload import Reloads
 
 log = logging.getLogger(__name__)
 
@@ -40,14 +38,13 @@ _FDS_OF_OURS: Final = 128  # devices, control connections, the interpreter
 class Host:
     """The devices of a machine, and the guests that use them."""
 
-    def __init__(self, machine: Machine, clock: Clock, socket: Path, notifier: Notifier | None = None) -> None:
-        """*socket* is where guests attach; *notifier* hears of reloads."""
+    def __init__(self, machine: Machine, clock: Clock, socket: Path) -> None:
+        """*socket* is where guests attach."""
         self.machine, self.clock, self.socket = machine, clock, socket
         self.epoch = new_epoch()
         self.tree = Tree(self.epoch, machine.name)
         self.guests = Guests(self.tree, _affordable(machine.limits), clock, self.epoch)
         self.started = clock.time()
-        self.reloads = Reloads(self, notifier or Notifier({}))
         self._specs: dict[int, DeviceSpec] = {}  # by node handle
         self._common: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()  # see Device
         self._ticker: Timer = clock.call_later(TICK_SECONDS, self._tick)
@@ -175,7 +172,6 @@ class Host:
     async def close(self) -> None:
         """Answer every call, end every session, stop every device."""
         self._ticker.cancel()
-        await self.reloads.close()
         await self.guests.close()
         for node in list(self.tree.root.children.values()):
             self._remove(node)

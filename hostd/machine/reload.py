@@ -10,43 +10,29 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-import time
 from collections.abc import Iterator
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 from hcall.errors import NoMatch
 
-from ..service.systemd import Notifier
-from ..tree.tree import Node, Tree
+from ..tree.tree import Node
 from .file import DeviceSpec, Machine, MachineError
+from .host import Host
 
 log = logging.getLogger(__name__)
 
 _STOP_SECONDS = 5.0  # that a worker thread has for what it does on a device that is gone
 
 
-class Host(Protocol):
-    """What is changed: a machine that runs."""
+class Told(Protocol):
+    """Who hears of reloads."""
 
-    machine: Machine
-    tree: Tree
+    def reloading(self) -> None:
+        """One begins."""
 
-    @property
-    def summary(self) -> str:
-        """What it does, in one line."""
-
-    def spec(self, node: Node) -> DeviceSpec | None:
-        """What *node* was plugged from."""
-
-    def plug(self, spec: DeviceSpec) -> Node:
-        """Start the device of *spec*.  Raises MachineError."""
-
-    async def unplug(self, path: str) -> bool:
-        """Take the node at *path* out.  Raises NoMatch."""
-
-    async def closed(self, node: Node) -> None:
-        """Until nobody has *node* open."""
+    def ready(self, status: str) -> None:
+        """It is through; *status* says in one line what the host does, and what went wrong."""
 
 
 class Outcome(msgspec.Struct):
@@ -60,10 +46,10 @@ class Outcome(msgspec.Struct):
 
 
 class Reloads:
-    """The reloads of one host, one after the other; *notifier* hears of each."""
+    """The reloads of one host, one after the other; *told* hears of each."""
 
-    def __init__(self, host: Host, notifier: Notifier) -> None:
-        self._host, self._notifier = host, notifier
+    def __init__(self, host: Host, told: Told) -> None:
+        self._host, self._told = host, told
         self._turn = asyncio.Lock()
         self._waiting: asyncio.Task[Outcome] | None = None
         self._tasks: set[asyncio.Task[Outcome]] = set()
@@ -88,7 +74,7 @@ class Reloads:
     async def _reload(self) -> Outcome:
         async with self._turn:
             self._waiting = None
-            self._notifier.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            self._told.reloading()
             failed: list[str] = []
             try:
                 outcome = await _reload(self._host)
@@ -102,13 +88,20 @@ class Reloads:
                 raise
             finally:
                 trouble = f"; the last reload failed: {failed[0]}" if failed else ""
-                self._notifier.tell("READY=1", f"STATUS={self._host.summary}{trouble}")
+                self._told.ready(f"{self._host.summary}{trouble}")
                 for line in failed:
                     log.error("reload: %s", line)
             for what, paths in msgspec.structs.asdict(outcome).items():
                 if paths and what != "failed":  # that was told above
                     log.info("reload: %s %s", what, ", ".join(paths))
             return outcome
+
+
+class Running(NamedTuple):
+    """A host that serves, and what changes it when its file has changed."""
+
+    host: Host
+    reloads: Reloads
 
 
 async def _reload(host: Host) -> Outcome:

@@ -20,6 +20,7 @@ from hcall.errors import HcallError, NoMatch
 from hcall.programs.command import Exit, explain
 
 from ..machine.host import UNPLUG_SECONDS, Host
+from ..machine.reload import Running
 from ..tree.tree import Node
 from .panel import act, actions_of
 
@@ -64,8 +65,8 @@ class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
 class Control:
     """Serves one host to whoever may open its control socket."""
 
-    def __init__(self, host: Host) -> None:
-        self._host = host
+    def __init__(self, served: Running) -> None:
+        self._served = served
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.Task[None]] = set()
 
@@ -117,7 +118,7 @@ class Control:
             if not isinstance(request, dict) or request.get("do") not in list(_VERBS):
                 return _error(f'a request is {{"do": VERB, ...}}, VERB one of {", ".join(_VERBS)}', Exit.USAGE)
             kind, verb = _VERBS[request.pop("do")]
-            return {"ok": await verb(self._host, msgspec.convert(request, kind))}
+            return {"ok": await verb(self._served, msgspec.convert(request, kind))}
         except (json.JSONDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
             return _error(str(error), Exit.USAGE)
         except Exception as error:
@@ -147,13 +148,13 @@ def _describe(host: Host, node: Node, users: dict[Node, list[str]]) -> dict[str,
     }  # fmt: skip
 
 
-async def _ls(host: Host, request: _Nothing) -> Answer:
-    users = host.users()
+async def _ls(at: Running, request: _Nothing) -> Answer:
+    host, users = at.host, at.host.users()
     return [_describe(host, node, users) for node in host.tree.root.walk() if node.device is not None]
 
 
-async def _tree(host: Host, request: _Nothing) -> Answer:
-    users = host.users()
+async def _tree(at: Running, request: _Nothing) -> Answer:
+    host, users = at.host, at.host.users()
 
     def below(node: Node) -> dict[str, object]:
         return _describe(host, node, users) | {"children": [below(child) for child in node.children.values()]}
@@ -161,7 +162,8 @@ async def _tree(host: Host, request: _Nothing) -> Answer:
     return below(host.tree.root)
 
 
-async def _status(host: Host, request: _Nothing) -> Answer:
+async def _status(at: Running, request: _Nothing) -> Answer:
+    host = at.host
     guests = [
         {
             "name": guest.name, "uid": guest.uid, "linked": guest.link is not None,
@@ -180,27 +182,30 @@ async def _status(host: Host, request: _Nothing) -> Answer:
     }  # fmt: skip
 
 
-async def _plug(host: Host, request: _Plug) -> Answer:
+async def _plug(at: Running, request: _Plug) -> Answer:
     folder = Path(request.folder) if request.folder is not None else None
-    return _describe(host, host.plug_table(request.path.strip("/"), request.config, request.words, folder), {})
+    node = at.host.plug_table(request.path.strip("/"), request.config, request.words, folder)
+    return _describe(at.host, node, {})
 
 
-async def _unplug(host: Host, request: _Unplug) -> Answer:
-    return {"willing": await host.unplug(request.path, request.surprise, request.timeout, request.if_free)}
+async def _unplug(at: Running, request: _Unplug) -> Answer:
+    return {"willing": await at.host.unplug(request.path, request.surprise, request.timeout, request.if_free)}
 
 
-async def _reload(host: Host, request: _Nothing) -> Answer:
-    return msgspec.to_builtins(await asyncio.shield(host.reloads.begin()))  # once begun, whoever asked
+async def _reload(at: Running, request: _Nothing) -> Answer:
+    return msgspec.to_builtins(await asyncio.shield(at.reloads.begin()))  # once begun, whoever asked
 
 
-async def _act(host: Host, request: _Act) -> Answer:
-    node = host.tree.find(request.path)
+async def _act(at: Running, request: _Act) -> Answer:
+    node = at.host.tree.find(request.path)
     if request.action is None:
         return [{"name": action.name, "signature": action.signature} for action in actions_of(node)]
     return act(node, request.action, request.args)
 
 
-async def _wait(host: Host, request: _Wait) -> Answer:
+async def _wait(at: Running, request: _Wait) -> Answer:
+    host = at.host
+
     def find(path: str) -> Node | None:
         try:
             return host.tree.find(path)
@@ -220,7 +225,7 @@ async def _wait(host: Host, request: _Wait) -> Answer:
     return True
 
 
-_VERBS: Final[dict[str, tuple[type, Callable[[Host, Any], Awaitable[Answer]]]]] = {
+_VERBS: Final[dict[str, tuple[type, Callable[[Running, Any], Awaitable[Answer]]]]] = {
     "ls": (_Nothing, _ls),
     "tree": (_Nothing, _tree),
     "status": (_Nothing, _status),

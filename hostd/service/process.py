@@ -19,8 +19,8 @@ from hcall.text import counted
 
 from ..calls.overrun import guard
 from ..machine.file import Machine
-from ..machine.host import Host
-from .serve import serve
+from ..machine.reload import Reloads
+from .serve import running, serve
 from .sockets import handed_over
 from .systemd import Notifier
 
@@ -48,14 +48,14 @@ def serve_forever(file: Path, runtime_dir: Path | None, ready_fd: int | None, ve
         loop.add_signal_handler(signal.SIGINT, stop.set)
         loop.add_signal_handler(signal.SIGTERM, stop.set)
         loop.add_signal_handler(signal.SIGHUP, hung_up)
-        async with serve(machine, directory, given=given, notifier=notifier) as host:
-            reloading = loop.create_task(_reload_on(again, host))
+        async with running(machine, directory, given=given, notifier=notifier) as (host, reloads):
+            reloading = loop.create_task(_reload_on(again, reloads))
             say("hostd", f"serving {machine.name!r}, {counted(len(machine.devices), 'device')}, at {host.socket}")
             if ready_fd is not None:
                 os.write(ready_fd, b"ready\n")
                 os.close(ready_fd)
-            notifier.tell("READY=1", f"STATUS={host.summary}")
-            notifier.watch(loop)
+            notifier.ready(host.summary)
+            notifier.watch(host.clock)
             await stop.wait()
             with contextlib.suppress(OSError):  # the terminal may be gone
                 say("hostd", "shutting down")
@@ -71,12 +71,12 @@ def serve_forever(file: Path, runtime_dir: Path | None, ready_fd: int | None, ve
     return _left(0)
 
 
-async def _reload_on(again: asyncio.Event, host: Host) -> None:
+async def _reload_on(again: asyncio.Event, reloads: Reloads) -> None:
     while True:
         await again.wait()
         again.clear()
         with contextlib.suppress(Exception):  # the log has it
-            await host.reloads.begin()
+            await reloads.begin()
 
 
 def run_captive(file: Path, command: list[str]) -> int:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
-from hcall.clock import Clock
+from hcall.clock import Clock, LoopClock
 from hcall.rendezvous import CONTROL_SOCKET, GUEST_SOCKET
 
 from ..machine.file import Machine
 from ..machine.host import Host
+from ..machine.reload import Reloads, Running
 from .control import Control
 from .sockets import listeners
 from .systemd import Notifier
@@ -21,18 +21,26 @@ from .systemd import Notifier
 
 @contextlib.asynccontextmanager
 async def serve(
+    machine: Machine | str | Path, runtime_dir: str | Path | None = None, clock: Clock | None = None
+) -> AsyncIterator[Host]:
+    """Serve *machine*, or the machine file of that name, in this process: guests attach at `host.socket`.
+
+    Without *runtime_dir* the sockets are in a directory of their own, which goes away with the host; *clock* is the
+    system's if not given.  Raises MachineError, AlreadyServed or OSError.
+    """
+    async with running(machine, runtime_dir, clock) as (host, _):
+        yield host
+
+
+@contextlib.asynccontextmanager
+async def running(
     machine: Machine | str | Path,
     runtime_dir: str | Path | None = None,
     clock: Clock | None = None,
     given: Mapping[str, socket.socket] | None = None,
     notifier: Notifier | None = None,
-) -> AsyncIterator[Host]:
-    """Serve *machine*, or the machine file of that name, in this process: guests attach at `host.socket`.
-
-    Without *runtime_dir* the sockets are in a directory of their own, which goes away with the host; *clock* is the
-    running loop if not given.  *given* are sockets that are there already (`listeners`), *notifier* hears of reloads.
-    Raises MachineError, AlreadyServed or OSError.
-    """
+) -> AsyncIterator[Running]:
+    """As `serve`; *given* are sockets that are there already (`listeners`), *notifier* hears of reloads."""
     if not isinstance(machine, Machine):
         machine = Machine.load(machine)
     async with contextlib.AsyncExitStack() as stack:
@@ -40,12 +48,15 @@ async def serve(
             runtime_dir = stack.enter_context(tempfile.TemporaryDirectory(prefix="hostd-"))
         bound = stack.enter_context(listeners(Path(runtime_dir), given))
         guests_at = Path(bound[GUEST_SOCKET].getsockname())
-        host = Host(machine, clock or asyncio.get_running_loop(), guests_at, notifier)
+        host = Host(machine, clock or LoopClock(), guests_at)
         stack.push_async_callback(host.close)
         for spec in sorted(machine.devices, key=lambda spec: spec.path.count("/")):  # what stands above comes first
             host.plug(spec)
-        control = Control(host)
+        reloads = Reloads(host, notifier or Notifier({}))
+        stack.push_async_callback(reloads.close)
+        served = Running(host, reloads)
+        control = Control(served)
         stack.push_async_callback(control.close)
         await control.listen(bound[CONTROL_SOCKET].dup())
         host.guests.listen(bound[GUEST_SOCKET].dup())
-        yield host
+        yield served

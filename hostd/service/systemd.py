@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 from collections.abc import MutableMapping
 from typing import Final
 
@@ -39,6 +40,14 @@ class Notifier:
                 sock.sendto("\n".join(fields).encode(), self._address)
         except OSError as error:
             log.warning("the service manager cannot be told %s: %s", fields[0], error)
+
+    def reloading(self) -> None:
+        """A reload begins; `ready` ends it."""
+        self.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")  # which systemd compares with its own
+
+    def ready(self, status: str) -> None:
+        """Guests can attach; *status* says in one line how it goes."""
+        self.tell("READY=1", f"STATUS={status}")
 
     def watch(self, clock: Clock) -> None:
         """Ping the watchdog, if there is one, from now on: twice in its interval, as sd_watchdog_enabled(3) has it."""

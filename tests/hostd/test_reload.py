@@ -19,7 +19,8 @@ from raw import PATIENCE, RawGuest, attached, connected, hello, until
 import guestd
 import hostd
 from guestd.drivers.block import BlockDriver
-from hostd.machine.reload import Outcome
+from hostd.machine.reload import Outcome, Running
+from hostd.service.serve import running
 
 NOTHING = Outcome([], [], [], [], [])
 DISK = """
@@ -60,8 +61,9 @@ class Slow(Device):
 class Bench:
     """A host, and the file that it reads."""
 
-    def __init__(self, host: hostd.Host, file: Path) -> None:
-        self.host, self.file = host, file
+    def __init__(self, running: Running, file: Path) -> None:
+        self.host, self.reloads = running
+        self.file = file
 
     def handles(self) -> dict[str, int]:
         """What there is: node handles by path."""
@@ -75,7 +77,7 @@ class Bench:
         """Write *parts* into the file, and have it read."""
         self.write(*parts)
         async with asyncio.timeout(PATIENCE):
-            return await self.host.reloads.begin()
+            return await self.reloads.begin()
 
     @contextlib.asynccontextmanager
     async def holder(self, *paths: str) -> AsyncIterator[tuple[RawGuest, list[int]]]:
@@ -98,8 +100,8 @@ class Bench:
 @contextlib.asynccontextmanager
 async def bench(folder: Path, *parts: str, clock: ManualClock | None = None) -> AsyncIterator[Bench]:
     (folder / "m.toml").write_text("".join(parts))
-    async with hostd.serve(folder / "m.toml", folder / "run", clock) as host:
-        yield Bench(host, folder / "m.toml")
+    async with running(folder / "m.toml", folder / "run", clock) as served:
+        yield Bench(served, folder / "m.toml")
 
 
 async def test_a_file_that_says_the_same_changes_nothing(tmp_path: Path) -> None:
@@ -178,15 +180,15 @@ async def test_a_file_with_mistakes_changes_nothing_and_all_are_told(tmp_path: P
             await there.reload("[devices")
         there.file.unlink()
         with pytest.raises(hostd.MachineError, match="No such file"):
-            await there.host.reloads.begin()
+            await there.reloads.begin()
         assert there.handles() == before and there.host.machine is machine
         assert await there.reload(RNG, DISK) == NOTHING
 
 
 async def test_a_machine_that_is_no_file_cannot_be_read_again() -> None:
-    async with hostd.serve(hostd.Machine()) as host:
+    async with running(hostd.Machine()) as (_, reloads):
         with pytest.raises(hostd.MachineError, match="no machine file"):
-            await host.reloads.begin()
+            await reloads.begin()
 
 
 async def test_a_device_that_does_not_start_is_told_and_tried_again_the_next_time(tmp_path: Path) -> None:
@@ -237,7 +239,7 @@ async def test_guests_are_asked_all_at_once_and_have_a_bounded_time(tmp_path: Pa
     async with bench(tmp_path, RNG, DISK, second, clock=clock) as there, there.holder("/disk", "/second") as held:
         guest, (first, _) = held
         there.write(RNG, second.replace("second.img", "third.img"))
-        task = there.host.reloads.begin()
+        task = there.reloads.begin()
         await there.leaving("/disk", "/second")
         await guest.core(numbers.CLOSE, first)
         assert not task.done()
@@ -256,7 +258,7 @@ async def test_an_image_is_let_go_of_before_it_is_used_again(tmp_path: Path) -> 
         guest.send(guest.next_call(calls["work"], handle))
         node = there.host.tree.find("/slow")
         there.write(table.replace("slow.py", "./slow.py"))
-        task = there.host.reloads.begin()
+        task = there.reloads.begin()
         await there.leaving("/slow")
         clock.turn(5)
         await until(there.host, lambda: node.gone)
@@ -269,11 +271,11 @@ async def test_an_image_is_let_go_of_before_it_is_used_again(tmp_path: Path) -> 
 async def test_two_reloads_go_one_after_the_other(tmp_path: Path) -> None:
     async with bench(tmp_path, RNG, DISK) as there, there.holder("/disk") as (guest, (handle,)):
         there.write()
-        first = there.host.reloads.begin()
+        first = there.reloads.begin()
         await there.leaving("/disk")
         there.write(DISK)
-        second = there.host.reloads.begin()
-        assert second is not first and there.host.reloads.begin() is second
+        second = there.reloads.begin()
+        assert second is not first and there.reloads.begin() is second
         await guest.core(numbers.NOP)
         assert not first.done() and not second.done()
         await guest.core(numbers.CLOSE, handle)
@@ -301,7 +303,7 @@ async def test_a_device_that_is_being_unplugged_by_hand_comes_back(tmp_path: Pat
     async with bench(tmp_path, DISK) as there, there.holder("/disk") as (guest, (handle,)):
         unplug = asyncio.ensure_future(there.host.unplug("/disk"))
         await there.leaving("/disk")
-        reload = there.host.reloads.begin()
+        reload = there.reloads.begin()
         await guest.core(numbers.CLOSE, handle)
         async with asyncio.timeout(PATIENCE):
             assert await reload == Outcome([], ["/disk"], [], [], []) and await unplug
@@ -314,9 +316,9 @@ async def test_the_end_of_a_host_ends_its_reloads(tmp_path: Path) -> None:
             await guest.greet(hello())
             await guest.open("/disk")
             there.write()
-            under_way = there.host.reloads.begin()
+            under_way = there.reloads.begin()
             await there.leaving("/disk")
-            waiting = there.host.reloads.begin()
+            waiting = there.reloads.begin()
             await stack.aclose()
             assert under_way.cancelled() and waiting.cancelled()
 
