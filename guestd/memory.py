@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import mmap
 import os
 from collections.abc import Callable
 from typing import Final
 
 from hcall.errors import BadArgument
-from hcall.memory import F_ADD_SEALS, PAGE, SEALS, TO_DEVICE, TO_GUEST
-from hcall.messages import Areas
+from hcall.kernel import memfd
+from hcall.kernel.memfd import PAGE
+from hcall.messages import Areas, Direction
 
 START: Final = 0x4000_0000  # where the first region lies; nothing depends on it
 
@@ -23,8 +23,8 @@ class Buffer:
 
     def __init__(self, ram: Ram, address: int, size: int, view: memoryview) -> None:
         self._ram, self.address, self.size, self.view = ram, address, size, view
-        self.room: Areas = ((address, size, TO_GUEST),)
-        self.data: Areas = ((address, size, TO_DEVICE),)
+        self.room: Areas = ((address, size, Direction.TO_GUEST),)
+        self.data: Areas = ((address, size, Direction.TO_DEVICE),)
 
     def part(self, start: int, size: int) -> Buffer:
         """*size* bytes of it, from *start* on; not to be freed by itself."""
@@ -48,10 +48,8 @@ class Region:
 
     def __init__(self, start: int, size: int) -> None:
         self.start, self.size = start, size
-        self.fd = os.memfd_create("guest", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        self.fd = memfd.create(size)
         try:
-            os.ftruncate(self.fd, size)
-            fcntl.fcntl(self.fd, F_ADD_SEALS, SEALS)
             self.map = mmap.mmap(self.fd, size)
         except BaseException:
             os.close(self.fd)

@@ -14,8 +14,9 @@ from typing import Any, ClassVar, ParamSpec, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 from hcall.clock import Clock
-from hcall.memory import Data, Room
 from hcall.programs.plugins import Mistakes
+
+from hostd.model.areas import Data, Room
 
 from .calls.vectors import Vectors
 from .model.declared import Config, Feature, Irq, Property, action, call

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 from hcall import numbers
 from hcall.clock import Clock
 from hcall.errors import Status
-from hcall.memory import F_ADD_SEALS, SEALS
+from hcall.kernel.memfd import F_ADD_SEALS, SEALS
 from hcall.messages import CALL, END, FD_LANE, HELLO, IRQ, MAGIC, REPLY, WELCOME
 from hcall.wire import Decoder, encode
 

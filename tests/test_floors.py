@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {"hcall": {"hcall"}, "hostd": {"hostd", "hcall"}, "guestd": {"guestd", "hcall"}}
 IO = {"asyncio", "fcntl", "mmap", "selectors", "socket", "subprocess", "threading", "uvloop"}
 # And hcall/kernel: what both do alike with the kernel.  Whoever waits, waits by a clock.
-HCALL_IO = {Path("hcall/memory.py"): {"fcntl", "mmap"}, Path("hcall/clock.py"): {"asyncio"}}
+HCALL_IO = {Path("hcall/clock.py"): {"asyncio"}}
 HOMES = {"hcall": ROOT / "protocol", "hostd": ROOT, "guestd": ROOT}
 FILES = sorted(path.relative_to(home) for package, home in HOMES.items() for path in (home / package).rglob("*.py"))
 

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from functools import partial
 
 from hcall.errors import BadArgument, BadHandle, Busy, HcallError, IoError, NotAllowed, NotOpen
-from hcall.memory import Memory
+
+from hostd.calls.memory import Memory
 
 from ..tree.tree import Node, Tree
 from .hold import Open, reset

@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from hcall.errors import BadArea, BadArgument, NoSuchCall
-from hcall.memory import InlineRoom
 from hcall.messages import Areas, Args
 from hcall.numbers import CLASS_SHIFT
+
+from hostd.model.areas import InlineRoom
 
 from ..model.later import Later
 from .account import Account

@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from hcall.errors import HcallError, IoError, NoSuchCall, NotAllowed
 from hcall.features import DeviceStatus, Negotiation
-from hcall.memory import Data, Room
+
+from hostd.model.areas import Data, Room
 
 from ..device import Device
 from ..model.handlers import Entry

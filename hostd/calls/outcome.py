@@ -11,8 +11,9 @@ from typing import Any, Final, Protocol
 
 import msgspec
 from hcall.errors import HcallError, IoError, NoSpace, NotAllowed, ReadOnly, Status
-from hcall.memory import InlineRoom
 from hcall.text import cut
+
+from hostd.model.areas import InlineRoom
 
 from ..model.handlers import type_name
 

@@ -13,8 +13,9 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from hcall.memory import Data, Room
 from hcall.numbers import FIRST_CALL, VERBS
+
+from hostd.model.areas import Data, Room
 
 from .later import Later
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from typing import Final, NamedTuple, TypeAlias
 
 from .errors import ProtocolViolation, Status
@@ -13,6 +14,14 @@ CALL, REPLY, IRQ, ACK, HELLO, WELCOME, END = range(7)
 # REPLY  slot seq status value                value is a sentence unless status is OK
 # IRQ    tag vector count                     a hint; tag is OPEN's cookie, or the handle; count the vector's count
 # ACK    handle vector seen                   no slot, no reply; a count beyond *seen* is hinted again
+
+
+class Direction(enum.IntEnum):
+    """Of an area in guest memory."""
+
+    TO_DEVICE = 0  # the device reads it
+    TO_GUEST = 1  # the device fills it
+
 
 Areas: TypeAlias = tuple[object, ...]
 Args: TypeAlias = tuple[object, ...]

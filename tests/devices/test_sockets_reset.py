@@ -8,12 +8,12 @@ import struct
 from pathlib import Path
 
 import pytest
-from hcall.memory import InlineRoom
 from raw import attached, served, settled
 
 from hostd.backings.named import AnyBacking as Backing
 from hostd.devices.tty import Tty
 from hostd.machine.file import DeviceSpec
+from hostd.model.areas import InlineRoom
 
 BUFFERS = 64 * 1024  # bytes, the stream's, and what is kept for a peer
 SECONDS = 10  # after which the test says that something hangs

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from hcall.errors import BadArgument
-from hcall.memory import TO_DEVICE, TO_GUEST
+from hcall.messages import Direction
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -107,10 +107,10 @@ def test_a_free_that_fails_because_somebody_looks_gives_nothing_back(ram: Ram) -
 
 def test_a_buffer_is_an_area_either_way_and_so_is_a_part_of_it(ram: Ram) -> None:
     with ram.alloc(PAGE + 10) as buffer:
-        assert buffer.room == ((buffer.address, PAGE + 10, TO_GUEST),)
-        assert buffer.data == ((buffer.address, PAGE + 10, TO_DEVICE),)
+        assert buffer.room == ((buffer.address, PAGE + 10, Direction.TO_GUEST),)
+        assert buffer.data == ((buffer.address, PAGE + 10, Direction.TO_DEVICE),)
         part = buffer.part(4, 3)
-        assert part.room == ((buffer.address + 4, 3, TO_GUEST),) and len(part.view) == 3
+        assert part.room == ((buffer.address + 4, 3, Direction.TO_GUEST),) and len(part.view) == 3
         part.view[:] = b"abc"
         assert bytes(buffer.view[4:7]) == b"abc"
         assert buffer.part(PAGE + 10, 0).size == 0

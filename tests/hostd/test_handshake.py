@@ -13,7 +13,7 @@ import pytest
 from hcall import numbers
 from hcall.clock import ManualClock
 from hcall.errors import Status
-from hcall.memory import F_GET_SEALS, F_SEAL_GROW, F_SEAL_SEAL, SEALS
+from hcall.kernel.memfd import F_GET_SEALS, F_SEAL_GROW, F_SEAL_SEAL, SEALS
 from hcall.messages import END, FD_LANE, WELCOME
 from hcall.wire import encode
 from raw import ADDRESS, PAGE, attached, bystander, connected, hello, lent, memfd, served, settled, until

@@ -8,11 +8,12 @@ from collections.abc import Callable
 import pytest
 from hcall.errors import BadArgument, IoError, WouldBlock
 from hcall.formats.vuart import Param
-from hcall.memory import InlineRoom, Memory
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hostd.calls.memory import Memory
 from hostd.calls.vectors import Vectors
+from hostd.model.areas import InlineRoom
 from hostd.stream import Stream
 
 SIZE = 65536  # of each buffer, as the protocol's parameters 3 and 5 say

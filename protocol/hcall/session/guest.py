@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar
 
 from ..errors import BadArgument, ProtocolViolation, Status
-from ..messages import ACK, CALL, END, IRQ, REPLY, WELCOME, Areas, Args, End, Hello, Welcome
+from ..messages import ACK, CALL, END, IRQ, REPLY, WELCOME, Areas, Args, Direction, End, Hello, Welcome
 from ..wire import MAX_MESSAGE, SMALL, encode, fits
 from .states import GUEST_MOVES, READY, Event, Message, Session, State
 
 W = TypeVar("W")  # what a guest's client keeps beside a call until the answer comes
+TO_GUEST: Final = Direction.TO_GUEST  # a member's look-up costs 0.08 us
 _EVENTS: Final = {REPLY: Event.REPLY, IRQ: Event.IRQ, WELCOME: Event.WELCOME, END: Event.END}
 
 
@@ -21,7 +22,7 @@ def _possible(value: object, areas: Areas) -> bool:
         return False
     room = 0
     for area in areas:  # a third of the time of `sum`
-        if type(area) is tuple and area[2]:
+        if type(area) is tuple and area[2] == TO_GUEST:
             room += area[1]
     return not room or (type(value) is int and 0 <= value <= room)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 
-from hcall.memory import F_ADD_SEALS
+from hcall.kernel.memfd import F_ADD_SEALS
 
 
 class Files:

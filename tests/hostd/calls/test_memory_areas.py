@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from guest_files import Files
 from hcall.errors import BadArea
-from hcall.memory import PAGE, Memory
+from hcall.kernel.memfd import PAGE
 from hcall.wire import MAX_INLINE
 from hypothesis import given
 from hypothesis import strategies as st
+
+from hostd.calls.memory import Memory
 
 IN, OUT = 1, 0  # the directions: to the guest, to the device
 LOW, NEXT, HIGH = 0x10000, 0x10000 + 2 * PAGE, (1 << 64) - PAGE  # two pages, one right behind them, the last of all

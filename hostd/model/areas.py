@@ -1,0 +1,114 @@
+"""The bytes of one call: the Room that a handler fills, the Data that it reads.
+
+In guest memory they may be changed by the guest at any time: decide on a call's arguments, which are copies, never on
+the bytes of an Area.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import overload
+
+
+class Area(Sequence[memoryview]):
+    """Some bytes of one call, in one or more pieces; `os.preadv` and `os.pwritev` take it as it is.
+
+    Dispatch made it, checked it, and releases it when the call is answered: keep no piece of it longer.
+    """
+
+    __slots__ = ()
+    nbytes: int
+
+
+class Room(Area):
+    """Room that the device fills."""
+
+    __slots__ = ()
+
+    def put(self, data: bytes) -> int:
+        """Copy in as much of *data* as fits, from the start; the bytes copied."""
+        raise NotImplementedError
+
+
+class Data(Area):
+    """Bytes for the device to read."""
+
+    __slots__ = ()
+
+    def get(self) -> bytes:
+        """A copy of all of it: decide on this, not on the Area, whose bytes may change."""
+        raise NotImplementedError
+
+
+class Scattered(list[memoryview]):
+    """Pieces of guest memory."""
+
+    __slots__ = ("nbytes",)
+    nbytes: int
+
+    def put(self, data: bytes) -> int:
+        if len(self) == 1 and len(data) <= self.nbytes:
+            self[0][: len(data)] = data
+            return len(data)
+        at = 0
+        for view in self:
+            part = data[at : at + len(view)]
+            view[: len(part)] = part
+            at += len(part)
+        return at
+
+    def get(self) -> bytes:
+        return b"".join(self)
+
+    def release(self) -> None:
+        for view in self:
+            view.release()
+
+
+Room.register(Scattered)
+Data.register(Scattered)
+
+
+class InlineRoom(Room):
+    """Room in the reply.  Bytes given to `put` are kept as they are; a buffer exists only if a view is asked for."""
+
+    __slots__ = ("_data", "nbytes")
+
+    def __init__(self, nbytes: int) -> None:
+        self.nbytes = nbytes
+        self._data: bytes | bytearray | None = None
+
+    def put(self, data: bytes) -> int:
+        if len(data) > self.nbytes:
+            data = data[: self.nbytes]
+        if self._data is None:
+            self._data = data
+        else:
+            self[0][: len(data)] = data
+        return len(data)
+
+    def __len__(self) -> int:
+        return 1
+
+    @overload
+    def __getitem__(self, n: int) -> memoryview: ...
+    @overload
+    def __getitem__(self, n: slice) -> Sequence[memoryview]: ...
+    def __getitem__(self, n: int | slice) -> memoryview | Sequence[memoryview]:
+        if not isinstance(self._data, bytearray):
+            kept = self._data or b""
+            self._data = bytearray(self.nbytes)
+            self._data[: len(kept)] = kept
+        return [memoryview(self._data)][n]
+
+    def __iter__(self) -> Iterator[memoryview]:
+        yield self[0]
+
+    def filled(self, count: object) -> bytes:
+        """The first *count* bytes.  Raises TypeError for a count that cannot be."""
+        data = self._data
+        if type(data) is bytes and len(data) == count:
+            return data
+        if type(count) is not int or not 0 <= count <= self.nbytes:
+            raise TypeError(f"a handler with a Room returns a count up to {self.nbytes}, not {count!r}")
+        return bytes((data or b"")[:count]).ljust(count, b"\0")
