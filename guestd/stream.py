@@ -9,7 +9,7 @@ from hcall.errors import IoError, WouldBlock
 from hcall.formats.vuart import DISCONNECT, RX, TX, Param
 from hcall.wire import MAX_INLINE
 
-from .driver import Buffer, BusDevice, Driver, Op, Signal
+from .driver import Buffer, BusDevice, Driver, Op, Signal, moved
 
 __all__ = ["Op", "Signal", "StreamDriver"]
 
@@ -28,13 +28,12 @@ class StreamDriver(Driver):
     get_param = Op[[int], int]()
     set_param = Op[[int, int], None]()
 
-    _kept = b""  # read already, and not yet asked for
-    _writers = 0  # that wait for tx_ready
-
     def __init__(self, dev: BusDevice) -> None:
         super().__init__(dev)
-        self._spare: list[Buffer] = []  # one at most: to allocate it takes longer than to fill it
-        weakref.finalize(self, _free, self._spare).atexit = False
+        self.__kept = b""  # read already, and not yet asked for
+        self.__writers = 0  # that wait for tx_ready
+        self.__spare: list[Buffer] = []  # one at most: to allocate it takes longer than to fill it
+        weakref.finalize(self, _free, self.__spare).atexit = False
 
     async def probe(self) -> None:
         """Receive interrupts only."""
@@ -47,10 +46,10 @@ class StreamDriver(Driver):
 
     async def read_some(self, count: int = MAX_INLINE) -> bytes:
         """One byte or more, up to *count*, as soon as there are any; none at the end of the stream."""
-        if self._kept:
-            data, self._kept = self._kept[:count], self._kept[count:]
+        if self.__kept:
+            data, self.__kept = self.__kept[:count], self.__kept[count:]
             return data
-        buffer = self._take_buffer() if count > MAX_INLINE else None
+        buffer = self.__take_buffer() if count > MAX_INLINE else None
         done = False
         try:
             while True:
@@ -64,35 +63,35 @@ class StreamDriver(Driver):
                     await self.rx_ready.wait()
         finally:
             if buffer is not None:
-                self._give_back(buffer, done)
+                self.__give_back(buffer, done)
 
     async def write_all(self, data: bytes, at: int = 0) -> None:
         """Write all of *data*, waiting for room; much of it goes through guest memory."""
         done = start = end = 0  # in the buffer is what lies from start to end
         waiting = False
-        buffer = self._take_buffer() if len(data) > MAX_INLINE else None
+        buffer = self.__take_buffer() if len(data) > MAX_INLINE else None
         try:
             while done < len(data):
                 try:
                     if buffer is None:
-                        done += self._moved(await self.write(data[done : done + MAX_INLINE]))
+                        done += moved(self.dev, await self.write(data[done : done + MAX_INLINE]))
                         continue
                     if done == end:
                         start, end = end, min(end + _CHUNK, len(data))
                         buffer.view[: end - start] = data[start:end]
                     rest = buffer if end - done == buffer.size else buffer.part(done - start, end - done)
-                    done += self._moved(await self.write_from(rest))
+                    done += moved(self.dev, await self.write_from(rest))
                 except WouldBlock:
                     if not waiting:
                         waiting = True
-                        self._writers += 1
+                        self.__writers += 1
                         await self.set_param(Param.INTERRUPT_MASK, _QUIET | TX)
                     await self.tx_ready.wait()
         finally:
-            self._writers -= waiting
+            self.__writers -= waiting
             if buffer is not None:
-                self._give_back(buffer, done == len(data))
-        if waiting and not self._writers:  # else another writer still waits for it
+                self.__give_back(buffer, done == len(data))
+        if waiting and not self.__writers:  # else another writer still waits for it
             await self.set_param(Param.INTERRUPT_MASK, _QUIET)
 
     async def settle(self) -> None:
@@ -106,19 +105,19 @@ class StreamDriver(Driver):
             except WouldBlock:
                 await self.tx_ready.wait()
 
-    def _take_buffer(self) -> Buffer | None:
+    def __take_buffer(self) -> Buffer | None:
         """Guest memory for one transfer; None if there is none."""
-        if self._spare:
-            return self._spare.pop()
+        if self.__spare:
+            return self.__spare.pop()
         try:
             return self.dev.ram.alloc(_CHUNK)
         except MemoryError:
             return None
 
-    def _give_back(self, buffer: Buffer, done: bool) -> None:
+    def __give_back(self, buffer: Buffer, done: bool) -> None:
         """Keep one for the next transfer, if no call is under way that still uses it."""
-        if done and not self._spare:
-            self._spare.append(buffer)
+        if done and not self.__spare:
+            self.__spare.append(buffer)
         else:
             buffer.free()
 
@@ -132,7 +131,7 @@ class StreamDriver(Driver):
                     raise IoError(f"{self.dev.name} ended {count - len(data)} bytes early")
                 data += more
         except BaseException:
-            self._kept = bytes(data) + self._kept  # the next read gets it
+            self.__kept = bytes(data) + self.__kept  # the next read gets it
             raise
         return bytes(data)
 
@@ -151,10 +150,10 @@ class StreamDriver(Driver):
                     raise EOFError(f"the stream ended before {mark!r}")
                 data += more
         except BaseException:
-            self._kept = data + self._kept  # the next read gets it
+            self.__kept = data + self.__kept  # the next read gets it
             raise
         end = data.index(mark) + len(mark)
-        self._kept = data[end:] + self._kept
+        self.__kept = data[end:] + self.__kept
         return data[:end]
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 from hcall.errors import BadArgument, IoError, NoMatch
 from hcall.formats.folder import MAX_PATH, ROOT, Access, Kind, Stat, shown, unpack
 
-from guestd.driver import MAX_INLINE, Buffer, Driver, Op
+from guestd.driver import MAX_INLINE, Buffer, Driver, Op, moved
 
 AnyPath: TypeAlias = "str | bytes | os.PathLike[str]"
 
@@ -162,7 +162,7 @@ class File:
         """*size* and *mode* are what it had when it was opened."""
         self.number, self.size, self.mode = number, size, mode
         self._folder, self._ram = folder, folder.dev.ram
-        self._call, self._moved = folder._call, folder._moved
+        self._call = folder._call
 
     async def read(self, count: int, at: int) -> bytes:
         """Up to *count* bytes, 4,096 at most, from *at* on; none is the end."""
@@ -197,13 +197,14 @@ class File:
         done = 0
         if len(data) <= MAX_INLINE:
             while done < len(data):
-                done += self._moved(await self._call("write_file", self.number, at + done, areas=(data[done:],)))
+                taken = await self._call("write_file", self.number, at + done, areas=(data[done:],))
+                done += moved(self._folder.dev, taken)
             return
         with self._ram.alloc(min(len(data), _CHUNK)) as buffer:
             while done < len(data):
                 piece = data[done : done + buffer.size]
                 buffer.view[: len(piece)] = piece
-                done += self._moved(await self.write_from(buffer.part(0, len(piece)), at + done))
+                done += moved(self._folder.dev, await self.write_from(buffer.part(0, len(piece)), at + done))
 
     async def truncate(self, size: int) -> None:
         """Make it so long."""

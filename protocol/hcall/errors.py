@@ -29,15 +29,20 @@ class Status(enum.IntEnum):
 
 
 class HcallError(Exception):
-    """A call was answered with a status other than OK.  `str()` is the host's sentence."""
+    """A call was answered with a status other than OK.  `str()` is the host's sentence.
+
+    An author's own sort of one of the classes below is one of these to everybody else: `class TooCold(BadArgument)`.
+    """
 
     status: ClassVar[Status] = Status.INTERNAL
     by_status: ClassVar[dict[int, type[HcallError]]] = {}
 
     def __init_subclass__(cls) -> None:
-        if cls.status in HcallError.by_status:
-            raise TypeError(f"{cls.__name__}: {cls.status!r} already has a class")
-        HcallError.by_status[cls.status] = cls
+        known = HcallError.by_status.get(cls.status)
+        if known is None and "status" in vars(cls):
+            HcallError.by_status[cls.status] = cls
+        elif known is not None and not issubclass(cls, known):
+            raise TypeError(f"{cls.__name__}: {cls.status!r} already has a class: make it a sort of {known.__name__}")
 
 
 class WouldBlock(HcallError):

@@ -143,6 +143,9 @@ class Wrong(Driver):
     dim = Op  #! the () behind it is missing
     burnt = Signal  #! the () behind it is missing
     good, better = Op[[], None](), Signal()
+    settle = Op[[], None]()  #! the name is Driver's own, a method that takes ()
+    async def probe(self):
+        self.number = 1  #! the name is Driver's own, a method that takes (call)
 """
     Path("wrong.py").write_text(text)
     with pytest.raises(PluginError) as error:

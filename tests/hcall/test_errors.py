@@ -49,6 +49,14 @@ def test_a_second_class_for_a_status_is_refused() -> None:
     assert HcallError.by_status[Status.BUSY] is Busy
 
 
+def test_an_authors_own_sort_of_an_error_is_one_of_its_kind_and_what_the_wire_brings_stays_what_it_is() -> None:
+    own = type("TooBusy", (Busy,), {})
+    assert own.status is Status.BUSY and type(failure(Status.BUSY, "")) is Busy
+    assert type("MuchTooBusy", (own,), {"status": Status.BUSY}).status is Status.BUSY
+    with pytest.raises(TypeError, match="INTERNAL: 16> already has a class: make it a sort of Internal"):
+        type("Loose", (HcallError,), {})
+
+
 def test_a_violation_is_no_answer_to_a_call_and_has_a_kind() -> None:
     assert not issubclass(ProtocolViolation, HcallError)
     assert ProtocolViolation("why").status is Status.BAD_ARGUMENT

@@ -182,6 +182,9 @@ def _by_line(error: Mistakes, source: bytes, shown: str) -> list[str]:
             for member in node.body:
                 if isinstance(member, ast.FunctionDef | ast.AsyncFunctionDef):
                     lines[member.name] = member.lineno
+                    for inner in ast.walk(member):
+                        if isinstance(inner, ast.Attribute) and isinstance(inner.ctx, ast.Store):
+                            lines.setdefault(inner.attr, inner.lineno)
                 for name in ast.walk(member) if isinstance(member, ast.Assign | ast.AnnAssign) else ():
                     if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store):
                         lines[name.id] = name.lineno
