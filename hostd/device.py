@@ -7,7 +7,7 @@ no guest, no handle and no wire; whatever raises here fails the call it was made
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, ParamSpec, Protocol, TypeVar
@@ -19,6 +19,7 @@ from hcall.programs.plugins import Mistakes
 from hostd.model.areas import Data, Room
 
 from .calls.vectors import Vectors
+from .model import names
 from .model.declared import Config, Feature, Irq, Property, action, call
 from .model.handlers import Handler, find, find_actions
 from .model.later import Later
@@ -69,7 +70,8 @@ class Device:
     common: WeakValueDictionary[Hashable, Any]  # given before `start`: what devices of one host share, while one has it
     offered: int  # feature bits
 
-    def __init_subclass__(cls) -> None:
+    def __init_subclass__(cls, leaves: Iterable[str] | None = None) -> None:
+        """*leaves* are for a base of models: which of its names models may take, too; all others are its own."""
         super().__init_subclass__()
         declared = dict(vars(cls))  # before what is found takes the place of a call named `config`, say
         members: dict[str, Any] = {}
@@ -89,12 +91,14 @@ class Device:
         mistakes += _mistakes(cls, declared, Device)
         if mistakes:
             raise Mistakes(cls, mistakes)
+        if leaves is not None:
+            names.keep(cls, declared, leaves)
 
     def __init__(self, **config: Any) -> None:
         """*config* are the values of the `Config` keys; a default is converted as the machine file's value would be."""
         self.opens, self.openers = [], []
         self.offered = sum(1 << bit for bit in type(self).features.values())
-        self._workers = Workers(type(self).__name__)
+        self.__workers = Workers(type(self).__name__)
         for name, key in type(self).config.items():
             if name not in config and key.required:
                 raise TypeError(f"{type(self).__name__} needs {name}")
@@ -130,9 +134,12 @@ class Device:
 
     def offload(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Later[T]:
         """Run a call that blocks, such as a flush, in a worker thread; its outcome is the answer."""
-        return self._workers.submit(work, *args, **kwargs)
+        return self.__workers.submit(work, *args, **kwargs)
 
     def close(self) -> None:
         """`stop`, and end the workers.  For the host."""
-        self._workers.close()
+        self.__workers.close()
         self.stop()
+
+
+names.keep(Device, vars(Device))

@@ -19,7 +19,10 @@ __all__ = ["Stream"]
 BUFFER: Final = 64 * 1024  # bytes each way
 
 
-class Stream(Device):
+class Stream(
+    Device,
+    leaves=("written", "drained", "clear", "transmit", "hang_up", "read", "write", "get_param", "set_param"),
+):
     """Base of the models that are a plain bidirectional stream.
 
     Towards the guest a model calls `send` and is asked for more by `drained`; what the guest wrote comes to `written`,
@@ -36,7 +39,7 @@ class Stream(Device):
 
     def touch(self) -> None:
         """For every call of the model's own that changes something: a reset `clear`s only what was touched."""
-        self._touched = True
+        self.__touched = True
 
     def written(self, data: bytes) -> int:
         """The guest wrote *data*: how much of it is taken now."""
@@ -48,95 +51,121 @@ class Stream(Device):
     @property
     def space(self) -> int:
         """How many bytes `send` would take."""
-        return BUFFER - len(self._rx)
+        return BUFFER - len(self.__rx)
 
     def send(self, data: bytes) -> int:
         """Give *data* to the guest: how much of it fitted."""
         data = data[: self.space]
-        self._rx += data
-        self._came()
+        self.__rx += data
+        self.__came()
         return len(data)
 
     def transmit(self) -> None:
         """The model takes bytes again: what waited goes to `written`."""
-        while self._tx and not self._closed:
-            taken = self.written(bytes(self._tx))
+        while self.__tx and not self.__closed:
+            taken = self.written(bytes(self.__tx))
             if not taken:
                 break
-            del self._tx[:taken]
-        self._update()
+            del self.__tx[:taken]
+        self.__update()
+
+    @property
+    def waiting(self) -> int:
+        """How many bytes the guest wrote that nobody took."""
+        return len(self.__tx)
+
+    def forget(self) -> None:
+        """What waits is lost."""
+        self.__tx.clear()
+
+    def flushed(self) -> None:
+        """For a `sync`: all that the guest wrote was taken.
+
+        Errors: WouldBlock, and tx_ready comes when there is another answer; IoError if the other end went before.
+        """
+        if self.__tx and self.__closed:
+            raise IoError(f"the other end is gone: {len(self.__tx)} bytes have not reached it")
+        if self.__tx:
+            self.__syncing = True
+            raise WouldBlock(f"{len(self.__tx)} bytes wait: wait for tx_ready")
+
+    @property
+    def hung_up(self) -> bool:
+        """Whether the other end is gone."""
+        return self.__closed
 
     def hang_up(self) -> None:
         """The other end is gone: the guest reads what is left, then the end; what it wrote and nobody took is lost."""
-        self._closed = True
-        self._came()
+        self.__closed = True
+        self.__came()
 
     def ready(self) -> None:
         """What is true already is told."""
-        self._raised = 0
-        self._update()
+        self.__raised = 0
+        self.__update()
 
     def reset(self) -> None:
         """As after power-on; what came in before anybody looked is kept."""
-        if self._touched:
+        if self.__touched:
             self.clear()
-            self._update()
+            self.__update()
             self.drained()
 
     def clear(self) -> None:
         """Nothing of one guest is visible to the next."""
-        self._rx, self._tx = bytearray(), bytearray()
-        self._touched = self._closed = False
-        self._triggers = [1, BUFFER - 1]  # one byte of room, one byte that waits
-        self._enabled = TX | RX | DISCONNECT
-        self._raised = TX  # conditions that hold, and were told
+        self.__rx, self.__tx = bytearray(), bytearray()
+        self.__touched = self.__closed = False
+        self.__syncing = False  # the guest waits until nothing does
+        self.__triggers = [1, BUFFER - 1]  # one byte of room, one byte that waits
+        self.__enabled = TX | RX | DISCONNECT
+        self.__raised = TX  # conditions that hold, and were told
 
     # What the guest sees.
 
     def read(self, into: Room, at: int) -> int:
         """Bytes that wait; 0 is the end of the stream.  Errors: WouldBlock."""
         self.touch()
-        if not self._rx:
-            if self._closed or not into.nbytes:
+        if not self.__rx:
+            if self.__closed or not into.nbytes:
                 return 0
             raise WouldBlock("nothing has come: wait for rx_ready")
-        if len(self._rx) <= into.nbytes:
-            count = into.put(bytes(self._rx))
-            self._rx.clear()
+        if len(self.__rx) <= into.nbytes:
+            count = into.put(bytes(self.__rx))
+            self.__rx.clear()
         else:
-            count = into.put(bytes(self._rx[: into.nbytes]))
-            del self._rx[:count]
-        self._update()
+            count = into.put(bytes(self.__rx[: into.nbytes]))
+            del self.__rx[:count]
+        self.__update()
         self.drained()
         return count
 
     def write(self, data: Data, at: int) -> int:
         """Take as much as there is room for.  Errors: WouldBlock, IoError after the other end is gone."""
         self.touch()
-        if self._closed:
+        if self.__closed:
             raise IoError("the other end is gone")
-        if self._tx:
-            room = BUFFER - len(self._tx)
+        if self.__tx:
+            room = BUFFER - len(self.__tx)
             if not room:
                 raise WouldBlock("no room: wait for tx_ready")
-            self._tx += (taken := _head(data, room))
+            self.__tx += (taken := _head(data, room))
             self.transmit()
             return len(taken)
         taken = _head(data, BUFFER)
         passed = self.written(taken) if taken else 0  # most often all of it, and nothing has to be kept
         if passed < len(taken):
-            self._tx += taken[passed:]
-            self._update()
+            self.__tx += taken[passed:]
+            self.__update()
         return len(taken)
 
     @call
     def get_param(self, param: int) -> int:
         """A parameter of the port, see `Param`.  Errors: BadArgument."""
         if param == Param.TX_TRIGGER or param == Param.RX_TRIGGER:
-            return self._triggers[param]
+            return self.__triggers[param]
         values = {
-            Param.INTERRUPT_MASK: self._enabled, Param.RX_BUF_SIZE: BUFFER, Param.RX_BYTES: len(self._rx),
-            Param.TX_BUF_SIZE: BUFFER, Param.TX_BYTES: len(self._tx), Param.INTERRUPT_STATUS: self._conditions(),
+            Param.INTERRUPT_MASK: self.__enabled, Param.RX_BUF_SIZE: BUFFER, Param.RX_BYTES: len(self.__rx),
+            Param.TX_BUF_SIZE: BUFFER, Param.TX_BYTES: len(self.__tx), Param.INTERRUPT_STATUS: self.__conditions(),
         }  # fmt: skip
         if param not in values:
             raise BadArgument(f"a port has the parameters 0 to {max(Param)}, not {param}")
@@ -147,33 +176,35 @@ class Stream(Device):
         """Set a trigger, 1 to the buffer's size for TX, 0 to below it for RX, or the mask.  Errors: BadArgument."""
         self.touch()
         if param == Param.INTERRUPT_MASK and 0 <= value <= TX | RX | DISCONNECT:
-            self._raised &= value  # what is enabled anew while true is told
-            self._enabled = value
+            self.__raised &= value  # what is enabled anew while true is told
+            self.__enabled = value
         elif param in (Param.TX_TRIGGER, Param.RX_TRIGGER) and 0 <= value - (param == Param.TX_TRIGGER) < BUFFER:
-            self._triggers[param] = value
+            self.__triggers[param] = value
         else:
             raise BadArgument(f"parameter {param} cannot be set to {value}")
-        self._update()
+        self.__update()
 
-    def _conditions(self) -> int:
-        tx = TX if BUFFER - len(self._tx) >= self._triggers[Param.TX_TRIGGER] or self._closed else 0
-        rx = RX if self.space <= self._triggers[Param.RX_TRIGGER] or self._closed else 0
-        return tx | rx | (DISCONNECT if self._closed else 0)
+    def __conditions(self) -> int:
+        tx = TX if BUFFER - len(self.__tx) >= self.__triggers[Param.TX_TRIGGER] or self.__closed else 0
+        rx = RX if self.space <= self.__triggers[Param.RX_TRIGGER] or self.__closed else 0
+        return tx | rx | (DISCONNECT if self.__closed else 0)
 
-    def _came(self) -> None:
+    def __came(self) -> None:
         """Something from the other end: for the guest that is there, and not for the next; or kept for the first."""
         if self.openers:
             self.touch()
-        self._update()
+        self.__update()
 
-    def _update(self) -> None:
+    def __update(self) -> None:
         """Raise the interrupts whose condition has become true."""
-        conditions = self._conditions()
-        fresh = conditions & ~self._raised & self._enabled
-        self._raised = conditions & (self._raised | fresh)
+        conditions = self.__conditions()
+        fresh = conditions & ~self.__raised & self.__enabled
+        self.__raised = conditions & (self.__raised | fresh)
         if fresh & RX:
             self.rx_ready()
-        if fresh & TX:
+        synced = self.__syncing and (self.__closed or not self.__tx)
+        if fresh & TX or synced:
+            self.__syncing = self.__syncing and not synced
             self.tx_ready()
         if fresh & DISCONNECT:
             self.disconnected()

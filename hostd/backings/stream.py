@@ -2,8 +2,6 @@
 
 import logging
 
-from hcall.errors import IoError, WouldBlock
-
 from hostd.backings.named import AnyBacking
 from hostd.device import Config, Property, call
 from hostd.stream import Stream
@@ -11,12 +9,11 @@ from hostd.stream import Stream
 log = logging.getLogger(__name__)
 
 
-class BackedStream(Stream):
+class BackedStream(Stream, leaves=("backing", "written", "drained", "clear", "parted", "sync", "send_break")):
     """Gives its backing what the guest writes, and the guest what the backing has; a reset is one of both."""
 
     backing = Config(AnyBacking, "pty:", help="pty:, cmd:COMMAND, unix:PATH, tcp:HOST:PORT, ...: see docs/endpoints.md")
     endpoint = Property(str)
-    _syncing = False  # the guest waits until nothing does in the transmit buffer
 
     def start(self) -> None:
         super().start()
@@ -53,17 +50,7 @@ class BackedStream(Stream):
 
         Errors: WouldBlock, and tx_ready comes when there is another answer; IoError if the other end went before.
         """
-        if self._tx and self._closed:
-            raise IoError(f"the other end is gone: {len(self._tx)} bytes have not reached it")
-        if self._tx:
-            self._syncing = True
-            raise WouldBlock(f"{len(self._tx)} bytes wait: wait for tx_ready")
-
-    def _update(self) -> None:
-        super()._update()
-        if self._syncing and (self._closed or not self._tx):
-            self._syncing = False
-            self.tx_ready()
+        self.flushed()
 
     @call
     def send_break(self) -> None:

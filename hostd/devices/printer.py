@@ -106,7 +106,7 @@ class Printer(Stream):
 
     def transmit(self) -> None:
         super().transmit()
-        if self._ending and not self._tx and not self._handed_on:
+        if self._ending and not self.waiting and not self._handed_on:
             self._handed_on = True
             self.spool.finish()
 
@@ -152,9 +152,9 @@ class Printer(Stream):
             raise kind(text)
         if self._ending:
             raise Busy("the job before is on its way: wait for job_ended")
-        if self._size < 0 and not self._tx:
+        if self._size < 0 and not self.waiting:
             raise NotAllowed("no job has begun: write comes first")
-        if self._tx:
+        if self.waiting:
             self._raise_if_aborting()
         self._number += 1
         self._ending = True
@@ -175,7 +175,7 @@ class Printer(Stream):
         """Drop the job that is being written, or is on its way, and what failed before."""
         self.touch()
         self.spool.drop()
-        self._tx.clear()
+        self.forget()
         self._size, self._broken = -1, None
         if self._ending:
             self.ended(OSError(errno.ECANCELED, "dropped by a soft reset"))

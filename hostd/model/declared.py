@@ -167,8 +167,7 @@ def call(method: F | None = None, /, *, needs: Feature | None = None, early: boo
     """
 
     def mark(method: F) -> F:
-        method.__hcall__ = (needs.mask if needs else 0, early)  # type: ignore[attr-defined]
-        return method
+        return _marked(method, "__hcall__", (needs.mask if needs else 0, early))
 
     return mark if method is None else mark(method)
 
@@ -178,5 +177,20 @@ def action(method: F) -> F:
 
     Arguments are int, bool, str or float; what it returns is shown.
     """
-    method.__action__ = True  # type: ignore[attr-defined]
+    return _marked(method, "__action__", True)
+
+
+class Unfit:
+    """In the place of what takes no mark, as a property: so that all mistakes of a class are told at once."""
+
+    def __init__(self, sort: str) -> None:
+        self.sort = sort
+
+
+def _marked(method: F, mark: str, value: object) -> F:
+    try:
+        setattr(method, mark, value)
+    except AttributeError:
+        method = typing.cast(F, Unfit(type(method).__name__))
+        setattr(method, mark, value)
     return method

@@ -26,6 +26,12 @@ _VERBS: Final = {
 }  # fmt: skip
 
 
+_WRAPPED: Final[dict[type, str]] = {
+    staticmethod: "__func__", classmethod: "__func__", property: "fget", functools.cached_property: "func",
+    functools.partialmethod: "func",
+}  # fmt: skip
+
+
 #: A call as dispatch makes it: method, argument types, which areas it takes, the answer's type.
 Entry: TypeAlias = tuple[Callable[..., Any], tuple[type, ...], int, Any]
 
@@ -67,8 +73,7 @@ def find(members: Mapping[str, Any]) -> tuple[tuple[Handler, ...], list[tuple[st
     mistakes: list[tuple[str, str]] = []
     number = FIRST_CALL
     for name, method in members.items():
-        marked = hasattr(getattr(method, "__func__", method), "__hcall__")  # under a @staticmethod, too
-        if not marked and not (name in VERBS and inspect.isfunction(method)):
+        if not _is_marked(method, "__hcall__") and not (name in VERBS and inspect.isfunction(method)):
             continue
         try:
             handlers.append(_handler(name, method, VERBS.get(name, number)))
@@ -83,20 +88,28 @@ def find_actions(members: Mapping[str, Any]) -> tuple[tuple[Handler, ...], list[
     actions: list[Handler] = []
     mistakes: list[tuple[str, str]] = []
     for name, method in members.items():
-        if not hasattr(method, "__action__"):
+        if not _is_marked(method, "__action__"):
             continue
         try:
             actions.append(_handler(name, method, 0))
             if actions[-1].areas or bytes in actions[-1].kinds:
                 raise TypeError("an action takes int, bool, str or float")
-        except (TypeError, NameError) as error:
-            mistakes.append((name, f"{method.__qualname__}: {error}"))
+        except (TypeError, NameError, AttributeError, SyntaxError) as error:
+            mistakes.append((name, f"{getattr(method, '__qualname__', name)}: {error}"))
     return tuple(actions), mistakes
+
+
+def _is_marked(member: object, mark: str) -> bool:
+    """Whether @call or @action stands above *member*, or below what wraps it, such as @staticmethod."""
+    inner = getattr(member, _WRAPPED[type(member)], None) if type(member) in _WRAPPED else None
+    return hasattr(member, mark) or hasattr(inner, mark)
 
 
 def _handler(name: str, method: Callable[..., Any], number: int) -> Handler:
     """Raises TypeError with what is wrong, another error for an annotation that is none."""
-    if not inspect.isfunction(method) or _NO_HANDLER & method.__code__.co_flags:
+    if not inspect.isfunction(method):
+        raise TypeError(f"a handler is a plain def with self, no {getattr(method, 'sort', type(method).__name__)}")
+    if _NO_HANDLER & method.__code__.co_flags:
         raise TypeError("a handler is a plain def; what takes time returns Later")
     hints = typing.get_type_hints(method)
     answer = _now_or_later(hints.pop("return", Any))

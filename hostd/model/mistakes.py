@@ -8,12 +8,12 @@ from typing import Any, Final
 
 from hcall.numbers import MAX_VECTORS
 
+from . import names
 from .declared import PROPERTY_KINDS, Config, Declared, Feature, Irq, Property
 
 _MAX_CALLS: Final = 60  # the reply to OPEN carries them in one map
 _MAX_NAME: Final = 63  # so that all names of a device fit the reply to OPEN
 _MAX_COMPATIBLE: Final = 16
-_HOOKS: Final = ("start", "ready", "reset", "stop", "tick")
 _STANDARD_PROPERTIES: Final = ("name", "vendor_id", "device_id", "hcall_class")  # and compatible, see Tree
 
 
@@ -30,18 +30,20 @@ def mistakes(cls: Any, own: Mapping[str, object], base: type) -> Iterator[tuple[
 
     Yields (member, sentence).
     """
+    for name, owner in names.taken(cls, own):
+        yield name, f"{cls.__name__}.{name}: {owner} has this name for itself: take another"
     for name, member in own.items():
         marked = hasattr(member, "__hcall__") or hasattr(member, "__action__")
         declared = marked or isinstance(member, Declared | Feature | Irq)
-        if name == "close" or (declared and (hasattr(base, name) or name in base.__annotations__)):
-            yield name, f"{cls.__name__}.{name}: the name is the base class's own"
+        if declared and name in names.LEFT:
+            yield name, f"{cls.__name__}.{name}: {base.__name__} has another use for the name"
         if isinstance(member, Config) and name == "model":
             yield name, f"{cls.__name__}.{name}: the machine file has another use for this key"
         if isinstance(member, Property) and name in _STANDARD_PROPERTIES:
             yield name, f"{cls.__name__}.{name}: every node has a property of that name"
         if isinstance(member, Property) and member.kind not in PROPERTY_KINDS:
             yield name, f"{cls.__name__}.{name}: a property is int, str, bytes, bool, float or tuple"
-        if name in _HOOKS and not _is_hook(member):
+        if name in names.HOOKS and not _is_hook(member):
             yield name, f"{cls.__name__}.{name}: a plain def with no argument but self"
         if isinstance(member, Config) and (wrong := member.mistake()):
             yield name, f"{cls.__name__}.{name}: {wrong}"

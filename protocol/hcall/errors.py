@@ -38,6 +38,9 @@ class HcallError(Exception):
     by_status: ClassVar[dict[int, type[HcallError]]] = {}
 
     def __init_subclass__(cls) -> None:
+        status: object = cls.status
+        if not isinstance(status, Status) or status is Status.OK:
+            raise TypeError(f"{cls.__name__}: the status of an error is one of Status, and not OK: {status!r}")
         known = HcallError.by_status.get(cls.status)
         if known is None and "status" in vars(cls):
             HcallError.by_status[cls.status] = cls

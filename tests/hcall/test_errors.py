@@ -57,6 +57,13 @@ def test_an_authors_own_sort_of_an_error_is_one_of_its_kind_and_what_the_wire_br
         type("Loose", (HcallError,), {})
 
 
+@pytest.mark.parametrize("status", [Status.OK, 2, 17, "busy", None])
+def test_an_error_has_one_of_the_statuses_that_are_failures(status: object) -> None:
+    for base in (HcallError, Busy):
+        with pytest.raises(TypeError, match="Strange: the status of an error is one of Status"):
+            type("Strange", (base,), {"status": status})
+
+
 def test_a_violation_is_no_answer_to_a_call_and_has_a_kind() -> None:
     assert not issubclass(ProtocolViolation, HcallError)
     assert ProtocolViolation("why").status is Status.BAD_ARGUMENT

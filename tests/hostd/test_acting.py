@@ -20,6 +20,10 @@ from hostd.machine.file import DeviceSpec
 from hostd.machine.host import Host
 
 
+class Jammed(BadArgument):
+    """An error of the model's own."""
+
+
 class Panel(Device):
     compatible = "test,panel"
     pressed = Irq()
@@ -36,7 +40,7 @@ class Panel(Device):
 
     @action
     def jam(self) -> None:
-        raise BadArgument("it is jammed already")
+        raise Jammed("it is jammed already")
 
     @action
     def explode(self) -> None:

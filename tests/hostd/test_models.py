@@ -114,7 +114,7 @@ from __future__ import annotations
 from enum import IntEnum
 from pathlib import Path
 import functools
-from hostd.device import Config, Data, Device, Feature, Irq, Later, Property, Room, call
+from hostd.device import Config, Data, Device, Feature, Irq, Later, Property, Room, action, call
 class Level(IntEnum):
     LOW = 1
 class Wrong(Device):
@@ -127,8 +127,8 @@ class Wrong(Device):
     bounded = Config(str, "", bounds=range(3))  #! only an int has bounds
     outside = Config(int, 3, bounds=range(3))  #! its default must be 0 to 2, not 3
     count = Config(int, "3")  #! its default must be a whole number, not a string
-    clock = Config(str, "")  #! the name is the base class's own
-    offered = Irq()  #! the name is the base class's own
+    clock = Config(str, "")  #! Device has this name for itself
+    offered = Irq()  #! Device has this name for itself
     model = Config(str, "")  #! the machine file has another use for this key
     vendor_id = Property(int)  #! every node has a property of that name
     numbers = Property(set)  #! a property is
@@ -156,12 +156,44 @@ class Wrong(Device):
     async def slow(self) -> int: ...  #! a handler is a plain def; what takes time returns Later
     @call
     def pieces(self) -> int: yield 1  #! a handler is a plain def; what takes time returns Later
-    fixed = call(functools.partialmethod(level, 1))  #! a handler is a plain def; what takes time returns Later
-    cached = call(functools.cache(level))  #! a handler is a plain def; what takes time returns Later
-    bound = call(classmethod(level))  #! a handler is a plain def; what takes time returns Later
-    unbound = staticmethod(call(lambda: 0))  #! a handler is a plain def; what takes time returns Later
+    fixed = call(functools.partialmethod(level, 1))  #! a handler is a plain def with self, no partialmethod
+    cached = call(functools.cache(level))  #! a handler is a plain def with self, no _lru_cache_wrapper
+    bound = call(classmethod(level))  #! a handler is a plain def with self, no classmethod
+    unbound = staticmethod(call(lambda: 0))  #! a handler is a plain def with self, no staticmethod
     @call
-    def close(self) -> None: ...  #! the name is the base class's own
+    @staticmethod
+    def alone(a: int) -> int: ...  #! a handler is a plain def with self, no staticmethod
+    @classmethod
+    @call
+    def of_all(cls, a: int) -> int: ...  #! a handler is a plain def with self, no classmethod
+    @call
+    @property
+    def level_now(self) -> int: ...  #! a handler is a plain def with self, no property
+    @property
+    @call
+    def level_then(self) -> int: ...  #! a handler is a plain def with self, no property
+    @functools.cached_property
+    @call
+    def level_once(self) -> int: ...  #! a handler is a plain def with self, no cached_property
+    @action
+    @staticmethod
+    def push(hard: bool) -> None: ...  #! a handler is a plain def with self, no staticmethod
+    @property
+    @action
+    def pushed(self) -> bool: ...  #! a handler is a plain def with self, no property
+    def open(self) -> None:
+        self.openers = 0  #! Device has this name for itself
+    def gone(self) -> None:
+        def later() -> None:
+            self.common = None  #! Device has this name for itself
+        for self.handlers in (): ...  #! Device has this name for itself
+        self.offered = self.openers.offered = 0
+        self.common.clock = self
+    def more(self) -> None:
+        self.features += 1  #! Device has this name for itself
+    def properties(self) -> None: ...  #! Device has this name for itself
+    @call
+    def close(self) -> None: ...  #! Device has this name for itself
     @call
     def text(self, into: Room) -> str: ...  #! a call with a Room returns int
     def read(self, at: int) -> int: ...  #! the verb read takes (Room, int)
