@@ -42,7 +42,7 @@ def _tell(stage: Stage) -> dict[str, Any]:
     image = stage.folder / "disk.img"
     image.write_bytes(archive.ljust(len(archive) + -len(archive) % 512, b"\0").ljust(16 << 20, b"\0"))
     host = stage.start_host(machine)
-    guest = stage.start("-m", "guestd.commands.demo", str(stage.run / "guest.sock"), str(len(archive)))
+    guest = stage.start("guestd.commands.demo", str(stage.run / "guest.sock"), str(len(archive)))
     assert guest.stdin is not None and guest.stdout is not None
     facts: dict[str, Any] = {"files": files, "archive_sha256": hashlib.sha256(archive).hexdigest()}
     for line in guest.stdout:

@@ -41,7 +41,7 @@ def _tell(stage: Stage) -> list[dict[str, Any]]:
     shutil.copy(shipped("machines/all.toml"), machine)
     host = stage.start_host(machine)
     classes = {node["name"]: shown(node["properties"]["compatible"]) for node in ask(str(stage.run), "ls")}
-    guest = stage.start("-m", "guestd.commands.demo_all", str(stage.run / "guest.sock"), str(stage.folder))
+    guest = stage.start("guestd.commands.demo_all", str(stage.run / "guest.sock"), str(stage.folder))
     assert guest.stdout is not None
     said: dict[str, dict[str, Any]] = {}
     for line in guest.stdout:

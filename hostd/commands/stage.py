@@ -54,10 +54,10 @@ class Stage:
             self._out.print(Text.assemble((f"{step:>9}  ", style), text))
 
     def start(self, *arguments: str, fd: int | None = None) -> subprocess.Popen[str]:
-        """Run Python with *arguments*; it inherits *fd*."""
+        """Run a module of ours with *arguments*, whatever lies in the current folder; it inherits *fd*."""
         process = subprocess.Popen(
-            [sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
-            pass_fds=() if fd is None else (fd,),
+            [sys.executable, "-P", "-m", *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
+            text=True, pass_fds=() if fd is None else (fd,),
         )  # fmt: skip
         self._processes.append(process)
         return process
@@ -67,7 +67,7 @@ class Stage:
         ready, fd = os.pipe()
         with open(ready) as pipe:  # noqa: PTH123  # a descriptor, not a path
             try:
-                host = self.start("-m", "hostd", "serve", str(machine), "--runtime-dir", str(self.run),
+                host = self.start("hostd", "serve", str(machine), "--runtime-dir", str(self.run),
                                   "--ready-fd", str(fd), fd=fd)  # fmt: skip
             finally:
                 os.close(fd)
