@@ -21,7 +21,8 @@ ROOMS: Final = {
         "tree", "calls", "lanes", "guests", "machine", "service", "hostd", "commands",
     ],
     "guestd": [
-        "memory", "declared", "driver", "stream", "drivers", "probers", "bus", "clients", "guestd", "exports", "shell", "commands",
+        "memory", "declared", "driver", "stream", "drivers",
+        "probers", "bus", "clients", "guestd", "exports", "shell", "commands",
     ],
 }  # fmt: skip
 SEES: Final = {"hcall": {"hcall"}, "hostd": {"hostd", "hcall"}, "guestd": {"guestd", "hcall"}}
