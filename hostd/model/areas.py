@@ -7,7 +7,10 @@ the bytes of an Area.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import overload
+from typing import TypeAlias, overload
+
+#: What may be put into a room: so may an array, or whatever else has its items side by side.
+Buffer: TypeAlias = bytes | bytearray | memoryview
 
 
 class Area(Sequence[memoryview]):
@@ -25,8 +28,8 @@ class Room(Area):
 
     __slots__ = ()
 
-    def put(self, data: bytes) -> int:
-        """Copy in as much of *data* as fits, from the start; the bytes copied."""
+    def put(self, data: Buffer) -> int:
+        """Copy in as much of *data* as fits, from the start; the bytes copied.  *data* stays the caller's."""
         raise NotImplementedError
 
 
@@ -46,7 +49,9 @@ class Scattered(list[memoryview]):
     __slots__ = ("nbytes",)
     nbytes: int
 
-    def put(self, data: bytes) -> int:
+    def put(self, data: Buffer) -> int:
+        if type(data) is not bytes:
+            data = _flat(data)
         if len(self) == 1 and len(data) <= self.nbytes:
             self[0][: len(data)] = data
             return len(data)
@@ -70,7 +75,10 @@ Data.register(Scattered)
 
 
 class InlineRoom(Room):
-    """Room in the reply.  Bytes given to `put` are kept as they are; a buffer exists only if a view is asked for."""
+    """Room in the reply.  Bytes given to `put`, which nobody can change, are kept as they are.
+
+    Anything else is copied; there is a buffer only if a view is asked for.
+    """
 
     __slots__ = ("_data", "nbytes")
 
@@ -78,8 +86,10 @@ class InlineRoom(Room):
         self.nbytes = nbytes
         self._data: bytes | bytearray | None = None
 
-    def put(self, data: bytes) -> int:
-        if len(data) > self.nbytes:
+    def put(self, data: Buffer) -> int:
+        if type(data) is not bytes:
+            data = bytes(_flat(data)[: self.nbytes])
+        elif len(data) > self.nbytes:
             data = data[: self.nbytes]
         if self._data is None:
             self._data = data
@@ -112,3 +122,12 @@ class InlineRoom(Room):
         if type(count) is not int or not 0 <= count <= self.nbytes:
             raise TypeError(f"a handler with a Room returns a count up to {self.nbytes}, not {count!r}")
         return bytes((data or b"")[:count]).ljust(count, b"\0")
+
+
+def _flat(data: Buffer) -> bytes | memoryview:
+    """The bytes of *data*, whatever its items are."""
+    view = memoryview(data)
+    try:
+        return view.cast("B")
+    except TypeError:  # what is empty, or not side by side in memory
+        return view.tobytes()
