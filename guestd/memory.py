@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 import mmap
 import os
+import weakref
 from collections.abc import Callable
 from typing import Final
 
@@ -13,34 +16,100 @@ from hcall.kernel import memfd
 from hcall.kernel.memfd import PAGE
 from hcall.messages import Areas, Direction
 
+_TO_GUEST, _TO_DEVICE = Direction.TO_GUEST, Direction.TO_DEVICE  # looked up for every call
 START: Final = 0x4000_0000  # where the first region lies; nothing depends on it
+
+
+class _Span:
+    """Some pages of a region that a buffer has, and all its parts."""
+
+    __slots__ = ("_many", "_pages", "_parts", "address", "is_over", "size")
+
+    def __init__(self, address: int, size: int, pages: ctypes.Array[ctypes.c_ubyte]) -> None:
+        """*size* is in bytes; *pages* are where they are mapped, and live as long as anybody looks at them."""
+        self.address, self.size, self._pages = address, size, weakref.ref(pages)
+        self.is_over = False  # it was given back
+        self._parts: list[weakref.ref[memoryview]] = []  # the views of them
+        self._many = 16
+
+    def add(self, view: memoryview) -> None:
+        """*view* ends with the span."""
+        parts = self._parts
+        if len(parts) == self._many:
+            parts[:] = [each for each in parts if each() is not None]
+            self._many = 16 + 2 * len(parts)
+        parts.append(weakref.ref(view))
+
+    def end(self) -> bool:
+        """Give it back, and all its parts with it; whether nobody looks at it any more.  Else ask again."""
+        self.is_over = True
+        for each in self._parts:
+            _release(each())
+        return self._pages() is None
 
 
 class Buffer:
     """Some guest memory.  *view* is its bytes, *room* and *data* are what calls take; `with` gives it back."""
 
-    __slots__ = ("_ram", "address", "data", "room", "size", "view")
+    __slots__ = ("_ram", "_span", "address", "size", "view")
 
-    def __init__(self, ram: Ram, address: int, size: int, view: memoryview) -> None:
-        self._ram, self.address, self.size, self.view = ram, address, size, view
-        self.room: Areas = ((address, size, Direction.TO_GUEST),)
-        self.data: Areas = ((address, size, Direction.TO_DEVICE),)
+    def __init__(self, ram: Ram, span: _Span, address: int, size: int, view: memoryview) -> None:
+        span.add(view)
+        self._ram, self._span, self.address, self.size, self.view = ram, span, address, size, view
+
+    @property
+    def room(self) -> Areas:
+        """To be filled by a call.  Raises BadArgument once it was given back."""
+        if self._span.is_over:
+            raise _gone()
+        return ((self.address, self.size, _TO_GUEST),)
+
+    @property
+    def data(self) -> Areas:
+        """To be read by a call.  Raises BadArgument once it was given back."""
+        if self._span.is_over:
+            raise _gone()
+        return ((self.address, self.size, _TO_DEVICE),)
 
     def part(self, start: int, size: int) -> Buffer:
-        """*size* bytes of it, from *start* on; not to be freed by itself."""
+        """*size* bytes of it, from *start* on, which end with it; to give them back by themselves frees nothing."""
+        if self._span.is_over:
+            raise _gone()
         if start < 0 or not 0 <= size <= self.size - start:
             raise BadArgument(f"a buffer of {self.size} bytes has no part {start}+{size}")
-        return Buffer(self._ram, self.address + start, size, self.view[start : start + size])
+        return _Part(self._ram, self._span, self.address + start, size, self.view[start : start + size])
 
     def free(self) -> None:
-        """Give it back.  Its pages are not used again before every call that has them is answered."""
-        self._ram.free(self)
+        """Give it back, parts and all; twice is harmless.
+
+        Its pages are used again when every call that has them is answered, and nobody has a view of them any more.
+        """
+        if not self._span.is_over:
+            self._ram.free(self._span)
 
     def __enter__(self) -> Buffer:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.free()
+
+
+class _Part(Buffer):
+    __slots__ = ()
+
+    def free(self) -> None:
+        self._span = _OVER
+        _release(self.view)
+
+
+def _release(view: memoryview | None) -> None:
+    if view is not None:
+        with contextlib.suppress(BufferError):  # somebody has a view of it: see `_Span.end`
+            view.release()
+
+
+def _gone() -> BadArgument:
+    return BadArgument("this buffer was given back")
 
 
 class Region:
@@ -54,12 +123,10 @@ class Region:
         except BaseException:
             os.close(self.fd)
             raise
-        self.view = memoryview(self.map)
         self.free = [(0, size)]  # (offset, bytes), in order
 
     def close(self) -> None:
         """Let go of it."""
-        self.view.release()
         os.close(self.fd)
         with contextlib.suppress(BufferError):  # somebody still looks at a buffer, which keeps its pages
             self.map.close()
@@ -71,6 +138,10 @@ class Region:
                 self.free[n : n + 1] = [(at + size, room - size)] if room > size else []
                 return at
         return None
+
+    def mapped(self, at: int, size: int) -> ctypes.Array[ctypes.c_ubyte]:
+        """*size* bytes from *at* on, an object of their own: it lives as long as any view of it."""
+        return (ctypes.c_ubyte * size).from_buffer(self.map, at)  # whole pages: each size makes a type that stays
 
     def give(self, at: int, size: int) -> None:
         spans = sorted([*self.free, (at, size)])
@@ -89,7 +160,7 @@ class Ram:
     def __init__(self, size: int, in_use: Callable[[int, int], bool] = lambda address, size: False) -> None:
         """*size* is in bytes, rounded up to whole pages; *in_use*(address, bytes): the host may still touch them."""
         self._in_use = in_use
-        self._given_back: list[tuple[int, int]] = []  # (address, bytes), freed while in use
+        self._given_back: list[_Span] = []  # freed while in use
         self.first = Region(START, _pages(size))  # the one that HELLO brings
         self._regions = [self.first]
         self._end = START + self.first.size
@@ -110,31 +181,39 @@ class Ram:
             raise BadArgument(f"a buffer has no {size} bytes")
         if self._given_back:
             self._reclaim()
+        buffer = self._alloc(size)
+        if buffer is None and self._given_back:
+            gc.collect()  # a view that is only part of a circle holds up what it looks at
+            self._reclaim()
+            buffer = self._alloc(size)
+        if buffer is None:
+            raise MemoryError(f"no {size} bytes of guest memory are free in one piece")
+        return buffer
+
+    def _alloc(self, size: int) -> Buffer | None:
         for region in self._regions:
             at = region.take(_pages(size))
             if at is not None:
-                return Buffer(self, region.start + at, size, region.view[at : at + size])
-        raise MemoryError(f"no {size} bytes of guest memory are free in one piece")
+                pages = region.mapped(at, _pages(size))
+                view = memoryview(pages).cast("B")[:size]
+                return Buffer(self, _Span(region.start + at, _pages(size), pages), region.start + at, size, view)
+        return None
 
-    def free(self, buffer: Buffer) -> None:
-        """Give *buffer* back; twice is harmless."""
-        if buffer.size < 0:
-            return
-        buffer.view.release()  # raises BufferError, and keeps it, while somebody looks
-        self._given_back.append((buffer.address, buffer.size))
-        buffer.size = -1
+    def free(self, span: _Span) -> None:
+        """Take *span* back, as soon as nobody has it any more."""
+        self._given_back.append(span)
         self._reclaim()
 
     def _reclaim(self) -> None:
-        """Take back what was freed, but for what the host may still touch."""
+        """Take back what was freed, but for what the host may still touch, or somebody looks at."""
         kept = []
-        for address, size in self._given_back:
-            if self._in_use(address, size):
-                kept.append((address, size))
+        for span in self._given_back:
+            if not span.end() or self._in_use(span.address, span.size):
+                kept.append(span)
                 continue
             for region in self._regions:
-                if region.start <= address < region.start + region.size:
-                    region.give(address - region.start, _pages(size))
+                if region.start <= span.address < region.start + region.size:
+                    region.give(span.address - region.start, span.size)
         self._given_back = kept
 
     def close(self) -> None:
@@ -142,6 +221,10 @@ class Ram:
         for region in self._regions:
             region.close()
         self._regions.clear()
+
+
+_OVER: Final = _Span(0, 0, (ctypes.c_ubyte * 0)())
+_OVER.end()
 
 
 def _pages(size: int) -> int:

@@ -337,7 +337,7 @@ class Connection(asyncio.BufferedProtocol):
     def _forget(self) -> None:
         """It is gone, and nothing of it is under way: its memory can be another's."""
         self._free.clear()
-        self._out.clear()
+        self._out.clear()  # views of it
         if self._memory is not None:
             self._memory.free()
             self._memory = None

@@ -6,7 +6,8 @@ import fcntl
 import mmap
 import os
 import struct
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,13 @@ def pages(buffer: Buffer) -> set[int]:
     return set(range(buffer.address, buffer.address + max(1, buffer.size), PAGE))
 
 
+USES: list[Callable[[Buffer], object]] = [
+    lambda buffer: buffer.room,
+    lambda buffer: buffer.data,
+    lambda buffer: buffer.part(0, 1),
+    lambda buffer: bytes(buffer.view),
+    lambda buffer: buffer.view.__setitem__(0, 1),
+]
 SIZES = st.one_of(st.integers(0, PAGES * PAGE), st.sampled_from([0, 1, PAGE - 1, PAGE, PAGE + 1, PAGES * PAGE]))
 
 
@@ -41,6 +49,7 @@ def test_buffers_never_overlap_and_all_that_is_freed_is_one_piece_again(steps: l
     ram = Ram(PAGES * PAGE)
     start, size = ram.first.start, ram.first.size
     held: list[tuple[Buffer, int]] = []
+    parts: list[Buffer] = []
     for n, step in enumerate(steps):  # a size to allocate, or a negative index to free
         taken = {page for buffer, _ in held for page in pages(buffer)}
         if step < 0:
@@ -48,6 +57,8 @@ def test_buffers_never_overlap_and_all_that_is_freed_is_one_piece_again(steps: l
                 buffer, mark = held.pop(step % len(held))
                 assert bytes(buffer.view) == bytes([mark]) * buffer.size, "somebody else wrote into it"
                 buffer.free()
+            if parts and step % 2:
+                parts.pop(step % len(parts)).free()
             continue
         free = [page not in taken for page in range(start, start + size, PAGE)]
         longest = max(map(len, "".join(" x"[page] for page in free).split()), default=0)
@@ -61,6 +72,7 @@ def test_buffers_never_overlap_and_all_that_is_freed_is_one_piece_again(steps: l
         assert not pages(buffer) & taken
         buffer.view[:] = bytes([n]) * step
         held.append((buffer, n))
+        parts.append(buffer.part(step // 3, step // 2))
     for buffer, _ in held:
         buffer.free()
     with ram.alloc(size) as everything:
@@ -92,17 +104,105 @@ def test_freeing_twice_is_harmless(ram: Ram) -> None:
     assert third.address != second.address
 
 
-def test_a_free_that_fails_because_somebody_looks_gives_nothing_back(ram: Ram) -> None:
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda buffer: struct.iter_unpack("B", buffer.view),
+        lambda buffer: buffer.view[5:10],
+        lambda buffer: buffer.part(5, 10).view.cast("H").toreadonly(),
+        lambda buffer: memoryview(buffer.view),
+    ],
+    ids=["an export", "a slice", "a cast", "a copy of a view"],
+)
+def test_what_somebody_still_looks_at_is_nobody_elses(ram: Ram, look: Callable[[Buffer], object]) -> None:
     buffer = ram.alloc(PAGE)
-    looking = struct.iter_unpack("B", buffer.view)
-    with pytest.raises(BufferError):
-        buffer.free()
-    with ram.alloc(PAGE) as other:
-        assert not pages(other) & pages(buffer)
-    del looking
+    address = buffer.address
+    looking = look(buffer)
     buffer.free()
-    held = [ram.alloc(PAGE) for _ in range(PAGES)]
-    assert len({each.address for each in held}) == PAGES
+    with ram.alloc(PAGE) as other:
+        assert other.address != address
+    with pytest.raises(MemoryError):
+        ram.alloc(PAGES * PAGE)
+    del looking
+    ram.alloc(PAGES * PAGE).free()
+
+
+def test_a_view_that_only_a_circle_holds_does_not_use_up_the_memory(ram: Ram) -> None:
+    buffer = ram.alloc(PAGES * PAGE)
+    circle: list[object] = [buffer.view[1:2]]
+    circle.append(circle)
+    buffer.free()
+    del circle
+    ram.alloc(PAGES * PAGE).free()
+
+
+@pytest.mark.parametrize("end", [lambda part: part.free(), lambda part: part.__exit__()], ids=["free", "with"])
+def test_a_part_that_is_given_back_is_no_more_and_the_whole_goes_on(ram: Ram, end: Callable[[Buffer], None]) -> None:
+    whole = ram.alloc(2 * PAGE)
+    part, other = whole.part(0, PAGE), whole.part(0, 10)
+    inner = part.part(1, 2)
+    end(part)
+    end(part)
+    for use in USES:
+        with pytest.raises((BadArgument, ValueError)):
+            use(part)
+        use(inner)
+        use(other)
+        use(whole)
+    with ram.alloc(PAGE) as more:
+        assert not pages(more) & pages(whole)
+
+
+def test_with_the_whole_its_parts_end_and_theirs(ram: Ram) -> None:
+    whole = ram.alloc(2 * PAGE)
+    part = whole.part(PAGE, PAGE)
+    inner = part.part(1, 2)
+    several = [whole.part(n, 1) for n in range(100)]
+    whole.free()
+    for buffer in (whole, part, inner, *several):
+        for use in USES:
+            with pytest.raises((BadArgument, ValueError)):
+                use(buffer)
+    with ram.alloc(PAGES * PAGE) as everything:
+        everything.view[:] = bytes([7]) * PAGES * PAGE
+        for buffer in (inner, part, whole, *several):
+            buffer.free()  # of one that is gone
+        with pytest.raises(MemoryError):
+            ram.alloc(1)
+        assert bytes(everything.view) == bytes([7]) * PAGES * PAGE
+
+
+def test_parts_that_nobody_has_any_more_cost_nothing(ram: Ram) -> None:
+    def grown() -> int:
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(10_000):
+            whole.part(0, 10)
+        return tracemalloc.get_traced_memory()[0] - before
+
+    whole = ram.alloc(PAGE)
+    tracemalloc.start()
+    try:
+        grown()
+        assert grown() < 10_000  # less than a byte for each
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("part", [False, True])
+def test_what_a_call_under_way_has_is_nobody_elses_before_its_answer(part: bool) -> None:
+    under_way: set[tuple[int, int]] = set()
+    ram = Ram(PAGES * PAGE, lambda address, size: any(address <= at < address + size for at, _ in under_way))
+    buffer = ram.alloc(2 * PAGE)
+    lent = buffer.part(PAGE, 10) if part else buffer
+    ((address, size, _),) = lent.room
+    under_way.add((address, size))
+    buffer.free()
+    lent.free()
+    with ram.alloc(PAGE) as other:
+        assert not pages(other) & set(range(buffer.address, buffer.address + 2 * PAGE, PAGE))
+    under_way.clear()
+    ram.alloc(PAGES * PAGE).free()
+    ram.close()
 
 
 def test_a_buffer_is_an_area_either_way_and_so_is_a_part_of_it(ram: Ram) -> None:
