@@ -7,7 +7,7 @@ import contextlib
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from functools import partial, reduce
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, Unpack, cast
 
@@ -17,10 +17,11 @@ from hcall.errors import HcallError, LinkLost, NoHost, StaleHandle, failure
 from hcall.messages import Areas, Args
 from hcall.session.states import ENDED, READY, State
 
-from ..bus.bus import OpenDevice
+from ..bus.device import OpenDevice
 from ..driver import Driver
 from ..probers import Found
 from .guest import DETACH_SECONDS, PAUSE_SECONDS, WELCOME_SECONDS, Guest, Options, silent
+from .unbound import Unbound
 
 T = TypeVar("T")
 Waiter: TypeAlias = "asyncio.Future[Any]"
@@ -58,7 +59,7 @@ class AsyncGuest(Guest[Waiter]):
                 await self._welcomed
         except TimeoutError:
             raise silent(self.path) from None
-        self._since, _ = await self.core(0, numbers.CHANGES, 0)
+        await self.hotplug.begin()
 
     async def detach(self) -> None:
         """Give back all devices and end the session."""
@@ -148,7 +149,7 @@ class AsyncGuest(Guest[Waiter]):
 
     def __getitem__(self, path: str) -> Any:
         """The driver of the device at *path*; if it is not bound yet, a stand-in whose calls bind it first."""
-        return self.drivers.get("/" + path.strip("/")) or _Unbound(self, path)
+        return self.drivers.get("/" + path.strip("/")) or Unbound(self, path)
 
     # The link.
 
@@ -208,17 +209,17 @@ class AsyncGuest(Guest[Waiter]):
 
     def _wake(self, interrupts: list[Any]) -> None:
         for _, tag, vector, _ in interrupts:
-            device = self._devices.get(tag)
+            device = self.devices.get(tag)
             if device is not None and device.counts.get(vector, 0) > device.seen.get(vector, 0):
                 waiter = self._interrupted.pop((device, vector), None)
                 if waiter is not None and not waiter.done():
                     waiter.set_result(None)
-        if self._nodes and not self._following.locked():
+        if self.hotplug.hints and not self._following.locked():
             self._spawn(self._follow())
 
     async def _follow(self) -> None:
         async with self._following:
-            while self._nodes:  # more came meanwhile
+            while self.hotplug.hints:  # more came meanwhile
                 with contextlib.suppress(HcallError):
                     happened = await self.follow()
                     self._happened += happened  # in one line, it would be the list from before the wait
@@ -334,29 +335,6 @@ class _LoopClock:
 def _wake(woken: Waiter) -> None:
     if not woken.done():  # a task that is cancelled cancels it at once, and its timer may be due already
         woken.set_result(None)
-
-
-class _Unbound:
-    """Stands in for a driver, or a part of it such as a signal: whatever is called on it binds the driver first."""
-
-    def __init__(self, guest: AsyncGuest, path: str, *names: str) -> None:
-        self._guest, self._path, self._names = guest, path, names
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        driver = self._guest.drivers.get("/" + self._path.strip("/"))
-        if driver is not None:  # bound since
-            return getattr(reduce(getattr, self._names, driver), name)
-        return _Unbound(self._guest, self._path, *self._names, name)
-
-    async def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        driver = await self._guest.bind(self._path)
-        member: Any = reduce(getattr, self._names, driver)
-        return await member(*args, **kwargs)
-
-    def __repr__(self) -> str:
-        return f"<{'.'.join((self._path, *self._names))} is not bound: await guest.bind({self._path!r})>"
 
 
 @contextlib.asynccontextmanager

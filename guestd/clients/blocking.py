@@ -21,9 +21,10 @@ from hcall.errors import HcallError, LinkLost, NoHost, StaleHandle, failure
 from hcall.messages import Areas, Args
 from hcall.session.states import ENDED, READY, State
 
-from ..bus.bus import OpenDevice
-from ..driver import BoundSignal, Driver
+from ..bus.device import OpenDevice
+from ..driver import Driver
 from .guest import DETACH_SECONDS, PAUSE_SECONDS, WELCOME_SECONDS, Guest, Options, silent
+from .unbound import Returning
 
 T = TypeVar("T")
 _READ = 65536  # four times that is half as fast: the buffer is made anew for each read
@@ -106,7 +107,7 @@ class BlockingGuest(Guest[Pending]):
             self._connect()
         except _NoWelcome:
             self._reconnect()
-        self._since, _ = self.run(self.core(0, numbers.CHANGES, 0))
+        self.run(self.hotplug.begin())
 
     def detach(self) -> None:
         """Give back all devices and end the session."""
@@ -133,7 +134,7 @@ class BlockingGuest(Guest[Pending]):
     async def interrupt(self, device: OpenDevice, vector: int) -> None:
         """Until *vector* of *device* has been raised since it was last asked for."""
         while device.counts[vector] == device.seen[vector]:
-            if self._nodes:  # something was plugged or unplugged: this device, perhaps
+            if self.hotplug.hints:  # something was plugged or unplugged: this device, perhaps
                 await self.follow()
             if device.gone:
                 raise StaleHandle(f"{device.name} is gone")
@@ -192,7 +193,7 @@ class BlockingGuest(Guest[Pending]):
 
     def __getitem__(self, path: str) -> Any:
         """The driver of the device at *path*, bound if it is not yet; its calls return when they are done."""
-        return _Blocking(self, self.bind(path))
+        return Returning(self.run, self.bind(path))
 
     def wait(self, timeout: float | None = None) -> bool:
         """Until something comes from the host, an interrupt say, at most *timeout* seconds; whether it did."""
@@ -343,28 +344,6 @@ class _WallClock:
         deadline = self.time() + seconds
         while (left := deadline - self.time()) > 0:
             self._guest.wait(left)
-
-
-class _Blocking:
-    """A driver whose calls return their results."""
-
-    def __init__(self, guest: BlockingGuest, driver: Driver | BoundSignal) -> None:
-        self._guest, self._driver = guest, driver
-
-    def __getattr__(self, name: str) -> Any:
-        member = getattr(self._driver, name)
-        if isinstance(member, BoundSignal):
-            return _Blocking(self._guest, member)
-        if not callable(member):
-            return member
-        run = self._guest.run
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            result = member(*args, **kwargs)
-            return run(result) if hasattr(result, "__await__") else result
-
-        self.__dict__[name] = call  # found before `__getattr__` from now on
-        return call
 
 
 def _run(work: Awaitable[T]) -> T:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
-import logging
 import os
 import socket
 from collections.abc import Awaitable, Iterable
@@ -19,11 +18,13 @@ from hcall.session.guest import GuestSession
 from hcall.session.states import Message
 from hcall.text import MAX_TEXT
 
-from ..bus.answers import checked
-from ..bus.bus import OpenDevice, known_drivers, match
+from ..bus.core import checked
+from ..bus.device import OpenDevice
+from ..bus.known import known_drivers, match
 from ..driver import Driver, Sleeper
 from ..memory import Ram
 from ..probers import Found, tree
+from .hotplug import Hotplug
 
 RAM_BYTES: Final = 64 << 20  # untouched pages cost nothing
 WELCOME_SECONDS: Final = 5.0
@@ -32,7 +33,6 @@ PAUSE_SECONDS: Final = 0.05  # between attempts to reach the host
 PATIENCE_SECONDS: Final = 2.0  # for a host that does not answer before the session is given up
 
 W = TypeVar("W")
-log = logging.getLogger(__name__)
 
 
 def silent(path: Path) -> TimeoutError:
@@ -72,9 +72,8 @@ class Guest(Generic[W]):
         self._lane, self._lane_of_host = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._fd_ids = itertools.count(1)
         self._cookies = itertools.count(1)
-        self._devices: dict[int, OpenDevice] = {}  # by cookie
-        self._nodes: dict[int, int] = {}  # nodes whose children changed: the count to acknowledge
-        self._since = 0  # where CHANGES goes on
+        self.devices: dict[int, OpenDevice] = {}  # opened, by cookie
+        self.hotplug = Hotplug(self)
 
     # What a client adds.
 
@@ -149,7 +148,7 @@ class Guest(Generic[W]):
         """The same for a driver that somebody chose, with the features *wants*, or all that the device offers."""
         cookie = next(self._cookies)
         device = OpenDevice(self, found, await self.core(found.node, numbers.OPEN, cookie))
-        self._devices[cookie] = device
+        self.devices[cookie] = device
         try:
             await device.negotiate(device.offered if wants is None else wants)
             driver = driver_class(device)
@@ -157,7 +156,7 @@ class Guest(Generic[W]):
             if device.leaving:
                 raise StaleHandle(f"{found.path} is being unplugged")
         except BaseException:
-            del self._devices[cookie]
+            del self.devices[cookie]
             with contextlib.suppress(HcallError):  # it went by itself
                 await device.close()
             raise
@@ -181,14 +180,15 @@ class Guest(Generic[W]):
         try:
             await driver.remove()
         finally:
-            await self._close(driver)
+            await self.let_go(driver)
 
-    async def _close(self, driver: Driver) -> None:
-        for cookie, device in list(self._devices.items()):
+    async def let_go(self, driver: Driver) -> None:
+        """Give the device of *driver* back, which may be gone already."""
+        for cookie, device in list(self.devices.items()):
             if device is driver.dev:
                 with contextlib.suppress(HcallError):  # unplugged
                     await device.close()
-                del self._devices[cookie]
+                del self.devices[cookie]
                 device.gone = True
                 self._device_gone(device)
 
@@ -197,62 +197,7 @@ class Guest(Generic[W]):
 
         A device that is leaving is given back.  The path of a node that is gone is known only if it was bound.
         """
-        for node, count in self._nodes.items():
-            self.session.acknowledge(node, 0, count)
-        self._nodes.clear()
-        happened: list[tuple[int, str]] = []
-        while True:
-            since = self._since
-            self._since, changes = await self.core(0, numbers.CHANGES, since)
-            if changes != () and self._since <= since:
-                raise IoError("the host goes round in circles: the same changes again")
-            if changes is None:  # too much: look at what is bound
-                changes = [(numbers.REMOVED, device.found.node, 0) for device in list(self._devices.values())
-                           if not await self._is_there(device.found.node)]  # fmt: skip
-            if not changes:
-                return happened
-            for what, node, _ in changes:
-                path = await self._take_up(what, node)
-                if path is not None:
-                    happened.append((what, path))
-
-    async def _take_up(self, what: int, node: int) -> str | None:
-        if what == numbers.ADDED:
-            return await self._path(node)
-        for path, driver in list(self.drivers.items()):
-            device = driver.dev
-            if isinstance(device, OpenDevice) and device.found.node == node:
-                if what == numbers.LEAVING:
-                    try:
-                        await self.unbind(path)
-                    except Exception:  # the driver's, which is gone now: the next device is not concerned
-                        log.exception("%s: the driver failed to let go", path)
-                else:
-                    del self.drivers[path]
-                    await self._close(driver)
-                return path
-        for device in self._devices.values():
-            device.leaving |= device.found.node == node  # while it was being bound: that ends now
-        return await self._path(node) if what == numbers.LEAVING else None
-
-    async def _is_there(self, node: int) -> bool:
-        try:
-            await self.core(node, numbers.INFO)
-        except StaleHandle:
-            return False
-        return True
-
-    async def _path(self, node: int) -> str | None:
-        names: list[str] = []
-        try:
-            while parent := await self.core(node, numbers.PARENT):
-                if parent >= node:
-                    raise IoError("the host goes round in circles: a node that is below itself")
-                names.append((await self.core(node, numbers.INFO))[0])
-                node = parent
-        except StaleHandle:
-            return None
-        return "/" + "/".join(reversed(names))
+        return await self.hotplug.follow()
 
     # For the clients.
 
@@ -264,15 +209,19 @@ class Guest(Generic[W]):
 
     def _raised(self, interrupts: list[Message]) -> None:
         for _, tag, vector, count in interrupts:
-            device = self._devices.get(tag)
+            device = self.devices.get(tag)
             if device is None:
-                self._nodes[tag] = count
+                self.hotplug.hints[tag] = count
             elif count > device.counts.get(vector, count):
                 device.counts[vector] = count
 
     def _see(self, device: OpenDevice, vector: int) -> None:
         device.seen[vector] = seen = device.counts[vector]
-        self.session.acknowledge(device.handle, vector, seen)
+        self.acknowledge(device.handle, vector, seen)
+
+    def acknowledge(self, handle: int, vector: int, seen: int) -> None:
+        """Say that *vector* was seen at the count *seen*; rides with the next call."""
+        self.session.acknowledge(handle, vector, seen)
 
     def _why_over(self) -> LinkLost:
         if self.session.broken is not None:

@@ -38,7 +38,7 @@ class Reach:
 
     def drivers(self) -> list[type[Driver]]:
         """Those that were named, then all that are known.  Raises PluginError."""
-        from ..bus.bus import known_drivers, own_drivers
+        from ..bus.known import known_drivers, own_drivers
 
         return own_drivers(map(str, self.driver)) + known_drivers()
 
@@ -71,7 +71,7 @@ def probe(*, reach: Reach = DEFAULT_REACH, as_json: Json = False) -> None:
 
     The driver column says which driver would take the device.
     """
-    from ..bus.bus import match
+    from ..bus.known import match
 
     drivers = reach.drivers()
 

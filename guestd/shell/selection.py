@@ -19,7 +19,8 @@ from hcall.programs.command import Exit, Failure
 from hcall.text import suggest
 from hcall.wire import MAX_INLINE
 
-from ..bus.bus import OpenDevice, match
+from ..bus.device import OpenDevice
+from ..bus.known import match
 from ..clients.blocking import BlockingGuest
 from ..driver import Driver, Op
 from ..probers import Found

@@ -20,7 +20,7 @@ from hcall.rendezvous import VARIABLE as SOCKET
 
 import guestd.commands.cli
 import hostd.commands.cli
-from guestd.bus.bus import VARIABLE as DRIVERS
+from guestd.bus.known import VARIABLE as DRIVERS
 
 RUNTIME: Final = [
     Entry("/run/hostd", "The runtime directory, if you are root."),

@@ -16,7 +16,7 @@ from hcall.formats.frames import MAX_BATCH, MAX_FRAMES, format_mac
 
 import guestd
 import hostd
-from guestd.bus.bus import OpenDevice
+from guestd.bus.device import OpenDevice
 from guestd.driver import Buffer
 from guestd.drivers.net import NetDriver
 from hostd import Machine, MachineError

@@ -14,7 +14,8 @@ from hcall.features import DeviceStatus
 from raw import attached, bystander, run_on, served
 
 import hostd
-from guestd.bus.bus import OpenDevice, known_drivers, match
+from guestd.bus.device import OpenDevice
+from guestd.bus.known import known_drivers, match
 from guestd.clients.guest import Guest
 from guestd.driver import Driver, Op, Signal
 from guestd.probers import Found

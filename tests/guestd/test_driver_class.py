@@ -14,7 +14,7 @@ from hcall.programs.plugins import Mistakes
 
 import guestd
 import hostd
-from guestd.bus.bus import known_drivers
+from guestd.bus.known import known_drivers
 from guestd.driver import Driver, Op, Signal
 from guestd.drivers.net import NetDriver
 from guestd.stream import StreamDriver

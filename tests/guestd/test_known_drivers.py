@@ -14,7 +14,7 @@ from hcall.programs.plugins import PluginError
 
 import guestd
 import hostd
-from guestd.bus.bus import known_drivers, match, own_drivers
+from guestd.bus.known import known_drivers, match, own_drivers
 from guestd.drivers.rng import RngDriver
 from guestd.probers import Found
 
