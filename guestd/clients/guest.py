@@ -16,7 +16,7 @@ from hcall.errors import HcallError, IoError, LinkLost, NoMatch, StaleHandle
 from hcall.messages import FD_LANE, HELLO, MAGIC, TOKEN_BYTES, VERSION, Areas, Args, Hello
 from hcall.session.guest import GuestSession
 from hcall.session.states import Message
-from hcall.text import MAX_TEXT
+from hcall.text import MAX_TEXT, suggest
 
 from ..bus.core import checked
 from ..bus.device import OpenDevice
@@ -175,8 +175,11 @@ class Guest(Generic[W]):
         return outcome
 
     async def unbind(self, path: str) -> None:
-        """Take the driver of *path* away and give the device back."""
-        driver = self.drivers.pop("/" + path.strip("/"))
+        """Take the driver of *path* away and give the device back.  Errors: NoMatch if none is bound; the driver's."""
+        path = "/" + path.strip("/")
+        driver = self.drivers.pop(path, None)
+        if driver is None:
+            raise NoMatch(f"no driver is bound to {path}{suggest(path, self.drivers)}")
         try:
             await driver.remove()
         finally:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 from typing import Any, Protocol
 
 from hcall import numbers
-from hcall.errors import IoError, StaleHandle
+from hcall.errors import IoError, NoMatch, StaleHandle
 
 from ..bus.device import OpenDevice
 from ..driver import Driver
@@ -76,6 +76,8 @@ class Hotplug:
                 if what == numbers.LEAVING:
                     try:
                         await self._holder.unbind(path)
+                    except NoMatch:
+                        pass  # somebody did it just now
                     except Exception:  # the driver's, which is gone now: the next device is not concerned
                         log.exception("%s: the driver failed to let go", path)
                 else:

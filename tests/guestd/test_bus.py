@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 from hcall import numbers
-from hcall.errors import Busy, NoMatch, NoSuchCall, NotAllowed, StaleHandle
+from hcall.errors import BadArgument, BadHandle, Busy, HcallError, NoMatch, NoSuchCall, NotAllowed, StaleHandle
 from hcall.features import DeviceStatus
 from raw import attached, bystander, run_on, served
 
@@ -227,6 +227,30 @@ async def test_unbinding_gives_the_device_back_even_if_the_driver_fails(
         assert await guest.bind_found(await guest.found("/a-lamp")) is not driver
 
     await run_on(client, host, scenario, drivers=[driver_class])
+
+
+@CLIENTS
+async def test_a_name_that_is_wrong_is_told_by_a_sentence_wherever_it_is_given(host: hostd.Host, client: str) -> None:
+    async def scenario(guest: Guest[Any]) -> None:
+        driver = await guest.bind_found(await guest.found("/a-lamp"))
+        attempts: list[tuple[Callable[[], Any], type[HcallError], str]] = [
+            (lambda: guest.unbind("c-plain"), NoMatch, "no driver is bound to /c-plain"),
+            (lambda: guest.unbind("a-lamb"), NoMatch, "did you mean '/a-lamp'"),
+            (lambda: guest.unbind(""), NoMatch, "no driver is bound to /"),
+            (lambda: guest.found("a-lamb"), NoMatch, "a-lamb"),
+            (lambda: guest.found("x" * 300), BadArgument, "cannot be sent"),
+            (lambda: driver.dev.property("wats"), NoMatch, "no property 'wats'"),
+            (lambda: driver.dev.property("\udc80"), BadArgument, "cannot be sent"),
+            (lambda: guest.properties(12345), BadHandle, "never given"),
+        ]
+        for attempt, error, text in attempts:
+            with pytest.raises(error, match=text):
+                await attempt()
+        await guest.unbind("a-lamp")
+        with pytest.raises(NoMatch):
+            await guest.unbind("a-lamp")
+
+    await run_on(client, host, scenario, drivers=DRIVERS)
 
 
 @CLIENTS
