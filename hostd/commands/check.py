@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from ..machine.file import DeviceSpec, Machine
 
 def check_machine(file: Path, as_json: bool) -> None:
     """Raises MachineError with all mistakes."""
-    found = Machine.load(file)
+    with redirect_stdout(sys.stderr):  # what a model prints is no data of ours
+        found = Machine.load(file)
     if as_json:
         print_json({
             "name": found.name,
@@ -43,7 +46,8 @@ def _config(spec: DeviceSpec) -> Iterator[tuple[str, object]]:
 
 def check_model(name: str, as_json: bool) -> None:
     """Raises PluginError with all mistakes."""
-    about = describe(models.load(name, Path()))
+    with redirect_stdout(sys.stderr):
+        about = describe(models.load(name, Path()))
     if as_json:
         print_json(about)
         return

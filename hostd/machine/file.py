@@ -16,14 +16,14 @@ from __future__ import annotations
 import contextlib
 import copy
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import msgspec
-from hcall.programs.command import Exit, Failure
+from hcall.programs.mistakes import BadConfiguration, InUse
 from hcall.programs.plugins import PluginError
 from hcall.text import MAX_TEXT, suggest
 
@@ -34,12 +34,12 @@ from ..tree.tree import NAME
 from . import models
 
 
-class MachineError(Failure):
+class MachineError(BadConfiguration):
     """What is wrong with a machine file: one line for each mistake."""
 
-    def __init__(self, lines: Iterable[str], code: int = Exit.BAD_CONFIGURATION) -> None:
-        self.lines = list(lines)
-        super().__init__("\n".join(self.lines), code)
+
+class DeviceInUse(MachineError, InUse):
+    """What a device needs, such as its image, is somebody else's for now."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 import msgspec
 from hcall.clock import Clock, Timer
 from hcall.errors import BadArgument, Busy, NoMatch
-from hcall.programs.command import Exit, explain
+from hcall.programs.command import explain
 
 from ..calls.hold import fail
 from ..calls.limits import Limits
@@ -24,7 +24,7 @@ from ..calls.outcome import Misbehaved
 from ..device import Device
 from ..guests.guests import Guests
 from ..tree.tree import Node, Tree
-from .file import DeviceSpec, Machine, MachineError, read_device
+from .file import DeviceInUse, DeviceSpec, Machine, MachineError, read_device
 
 log = logging.getLogger(__name__)
 
@@ -63,9 +63,7 @@ class Host:
             device.start()
         except (OSError, ValueError) as error:
             busy = isinstance(error, OSError) and error.errno == errno.EBUSY
-            raise MachineError(
-                [f"{where}: {explain(error)[0]}"], Exit.BUSY if busy else Exit.BAD_CONFIGURATION
-            ) from error
+            raise (DeviceInUse if busy else MachineError)([f"{where}: {explain(error)[0]}"]) from error
         except BaseException as error:  # a model may do anything: sys.exit(), too
             log.exception("%s: the model failed to start", where)
             raise MachineError([f"{where}: the model failed to start: {type(error).__name__}: {error}"]) from error
@@ -224,11 +222,7 @@ def new_epoch() -> int:
 
 
 def _affordable(limits: Limits) -> Limits:
-    """*limits* with no more guests than the process may have descriptors for."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    possible = max(1, (hard - _FDS_OF_OURS) // _FDS_A_GUEST)
-    if possible >= limits.guests:
-        return limits
-    log.warning("%d open files allow %d guests, not %d: raise the limit (ulimit -Hn)", hard, possible, limits.guests)
-    return msgspec.structs.replace(limits, guests=possible)
+    """*limits* with no more guests than this process may have descriptors for now."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    possible = max(1, (soft - _FDS_OF_OURS) // _FDS_A_GUEST)
+    return limits if possible >= limits.guests else msgspec.structs.replace(limits, guests=possible)

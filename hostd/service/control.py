@@ -18,7 +18,10 @@ from typing import Any, Final, TypeAlias
 import msgspec
 from hcall.errors import HcallError, NoMatch
 from hcall.programs.command import Exit, explain
+from hcall.programs.mistakes import BadRequest
+from hcall.text import plain
 
+from ..calls.outcome import Misbehaved
 from ..machine.host import UNPLUG_SECONDS, Host
 from ..machine.reload import Running
 from ..tree.tree import Node
@@ -108,22 +111,22 @@ class Control:
     async def _answer(self, line: bytes) -> bytes:
         answer = await self._outcome(line)
         try:
-            return json.dumps(answer, default=bytes.hex).encode()
-        except (TypeError, ValueError) as error:  # a property that a model has made up
+            return json.dumps(plain(answer), allow_nan=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:  # what a model has made up
             return json.dumps(_error(f"the answer is no JSON: {error}", Exit.FAILED)).encode()
 
     async def _outcome(self, line: bytes) -> dict[str, object]:
         try:
-            request = json.loads(line)
+            request = json.loads(line, parse_constant=_refuse)
             if not isinstance(request, dict) or request.get("do") not in list(_VERBS):
                 return _error(f'a request is {{"do": VERB, ...}}, VERB one of {", ".join(_VERBS)}', Exit.USAGE)
             kind, verb = _VERBS[request.pop("do")]
             return {"ok": await verb(self._served, msgspec.convert(request, kind))}
-        except (json.JSONDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+        except (json.JSONDecodeError, UnicodeDecodeError, msgspec.ValidationError, RecursionError) as error:
             return _error(str(error), Exit.USAGE)
         except Exception as error:
             text, code = explain(error)
-            if code == Exit.FAILED and not isinstance(error, HcallError):  # that is the client's mistake
+            if code == Exit.FAILED and not isinstance(error, HcallError | Misbehaved):  # the client's, or logged
                 log.exception("a control request failed")
             return _error(text, code)
 
@@ -133,6 +136,10 @@ def _has_hung_up(writer: asyncio.StreamWriter) -> bool:
     poll = select.poll()
     poll.register(writer.get_extra_info("socket").fileno(), 0)
     return any(events & select.POLLHUP for _, events in poll.poll(0))
+
+
+def _refuse(word: str) -> None:
+    raise BadRequest(f"{word} is no number that JSON has")
 
 
 def _error(text: str, code: int) -> dict[str, object]:

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from hcall.errors import HcallError
-from hcall.programs.command import Exit, Failure
+from hcall.programs.mistakes import BadRequest
 from hcall.text import suggest
 
+from ..calls.outcome import Misbehaved
 from ..model.handlers import Handler
 from ..tree.tree import Node
 
@@ -22,14 +23,17 @@ _FROM_TEXT: Final[dict[type, Callable[[str], Any]]] = {
 
 
 def act(node: Node, name: str, args: list[Any]) -> object:
-    """Do it; what it returns.  A word for an argument that is no string is read as such.  Raises Failure."""
+    """Do it; what it returns.  A word for an argument that is no string is read as such.
+
+    Raises BadRequest, an error of a call, OSError, or Misbehaved.
+    """
     actions = {action.name: action for action in actions_of(node)}
     action = actions.get(name)
     if action is None:
         there = f"; it has {', '.join(actions)}" if actions else ", nor any other"
-        raise Failure(f"{node.path} has no action {name!r}{suggest(name, actions)}{there}", Exit.USAGE)
+        raise BadRequest(f"{node.path} has no action {name!r}{suggest(name, actions)}{there}")
     if len(args) != len(action.kinds):
-        raise Failure(f"usage: {action.signature}", Exit.USAGE)
+        raise BadRequest(f"usage: {action.signature}")
     values = [_value(action, kind, arg) for kind, arg in zip(action.kinds, args, strict=True)]
     try:
         return getattr(node.device, name)(*values)
@@ -37,7 +41,7 @@ def act(node: Node, name: str, args: list[Any]) -> object:
         raise
     except BaseException as error:  # a model may do anything: sys.exit(), too
         log.exception("%s: the model failed in %s()", node.path, name)
-        raise Failure(f"{node.path}: the model failed: {type(error).__name__}: {error}") from error
+        raise Misbehaved(f"{node.path}: the model failed: {type(error).__name__}: {error}") from error
 
 
 def actions_of(node: Node) -> tuple[Handler, ...]:
@@ -51,5 +55,5 @@ def _value(action: Handler, kind: type, arg: object) -> object:
         if type(value) is not kind:
             raise TypeError
     except (ValueError, KeyError, TypeError):
-        raise Failure(f"{arg!r} is no {kind.__name__}; usage: {action.signature}", Exit.USAGE) from None
+        raise BadRequest(f"{arg!r} is no {kind.__name__}; usage: {action.signature}") from None
     return value

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -19,10 +20,13 @@ from hcall.text import counted
 
 from ..calls.overrun import guard
 from ..machine.file import Machine
+from ..machine.host import Host
 from ..machine.reload import Reloads
 from .serve import running, serve
 from .sockets import handed_over
 from .systemd import Notifier
+
+log = logging.getLogger(__name__)
 
 _NOT_FOUND = 127  # exit codes of shells
 _SIGNALLED = 128
@@ -49,6 +53,7 @@ def serve_forever(file: Path, runtime_dir: Path | None, ready_fd: int | None, ve
         loop.add_signal_handler(signal.SIGTERM, stop.set)
         loop.add_signal_handler(signal.SIGHUP, hung_up)
         async with running(machine, directory, given=given, notifier=notifier) as (host, reloads):
+            _warn_of_few_files(host)
             reloading = loop.create_task(_reload_on(again, reloads))
             say("hostd", f"serving {machine.name!r}, {counted(len(machine.devices), 'device')}, at {host.socket}")
             if ready_fd is not None:
@@ -63,12 +68,26 @@ def serve_forever(file: Path, runtime_dir: Path | None, ready_fd: int | None, ve
             reloading.cancel()
         notifier.close()
 
+    _may_open_files()
     with contextlib.ExitStack() as stack:
         given = {name: stack.enter_context(sock) for name, sock in handed_over(os.environ).items()}
         machine = Machine.load(file)
-        with guard():
+        with guard(), contextlib.redirect_stdout(sys.stderr):  # what a model prints is no data of the command's
             uvloop.run(main())
     return _left(0)
+
+
+def _may_open_files() -> None:
+    """As many as this process may have at all: a guest takes a few."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _warn_of_few_files(host: Host) -> None:
+    wanted, possible = host.machine.limits.guests, host.guests.limits.guests
+    if possible < wanted:
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        log.warning("%d open files allow %d guests, not %d: raise the limit (ulimit -Hn)", hard, possible, wanted)
 
 
 async def _reload_on(again: asyncio.Event, reloads: Reloads) -> None:
@@ -83,9 +102,11 @@ def run_captive(file: Path, command: list[str]) -> int:
     """Serve the machine of *file* while *command* runs with HOSTD_SOCKET set; its exit status, as a shell has it."""
     _log(logging.WARNING)
     machine = Machine.load(file)
+    _may_open_files()
 
     async def main() -> int:
         async with serve(machine) as host:
+            _warn_of_few_files(host)
             loop, terminated = asyncio.get_running_loop(), asyncio.Event()
             loop.add_signal_handler(signal.SIGTERM, terminated.set)
             for number in (signal.SIGINT, signal.SIGHUP):  # of the terminal, which tells the command, too: it decides
@@ -100,7 +121,7 @@ def run_captive(file: Path, command: list[str]) -> int:
             passing_on.cancel()
             return status if status >= 0 else _SIGNALLED - status
 
-    with guard():
+    with guard(), contextlib.redirect_stdout(sys.stderr):
         status = uvloop.run(main())
     return _left(status)
 

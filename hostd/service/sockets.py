@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from hcall.kernel.claims import remove_stale
-from hcall.programs.command import Exit, Failure
+from hcall.programs.mistakes import BadConfiguration, InUse
 from hcall.rendezvous import CONTROL_SOCKET, GUEST_SOCKET, check_private
 
 _LOCK: Final = "hostd.lock"
@@ -25,18 +25,15 @@ _BY_FD_NAME: Final = {"guest": GUEST_SOCKET, "control": CONTROL_SOCKET}
 _FIRST_FD: Final = 3  # SD_LISTEN_FDS_START
 
 
-class AlreadyServed(Failure):
+class AlreadyServed(InUse):
     """Another host serves this runtime directory."""
 
-    def __init__(self, text: str) -> None:
-        super().__init__(text, Exit.BUSY)
 
-
-class WrongSocket(Failure):
+class WrongSocket(BadConfiguration):
     """A descriptor was handed over that is none of ours."""
 
-    def __init__(self, text: str) -> None:
-        super().__init__(text, Exit.BAD_CONFIGURATION)
+    def __init__(self, line: str) -> None:
+        super().__init__([line])
 
 
 def handed_over(environ: MutableMapping[str, str]) -> dict[str, socket.socket]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -42,6 +43,19 @@ def shown(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(shown, value))
     return harmless(str(value), "")  # which may have come from the peer
+
+
+def plain(value: Any) -> Any:
+    """*value* as JSON has it: bytes in hex, a list for a tuple, null for a number that is none (NaN, an infinity)."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if isinstance(value, dict):
+        return {key: plain(each) for key, each in value.items()}
+    return value
 
 
 def harmless(text: str, keep: str = "\n\t") -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hcall.programs.command import explain
 
 import guestd
 import hostd
@@ -107,7 +108,7 @@ def test_what_is_no_toml_is_one_line_with_its_position(tmp_path: Path, content: 
     with pytest.raises(MachineError) as error:
         Machine.load(file)
     (line,) = str(error.value).splitlines()
-    assert line.startswith(f"{file}: ") and says in line and error.value.code == 78
+    assert line.startswith(f"{file}: ") and says in line and explain(error.value)[1] == 78
 
 
 def test_a_word_that_is_no_toml_is_taken_as_it_is(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from ..errors import Busy, HcallError, LinkLost, NoHost, NoMatch, StaleHandle
-from ..text import nearest, shown
+from ..text import nearest, plain, shown
+from .mistakes import BadConfiguration, BadRequest, InUse
 
 if TYPE_CHECKING:
     from cyclopts import App, CycloptsError
@@ -57,30 +58,41 @@ class Failure(Exception):
         self.code = code
 
 
+# The one place that knows what an error is to whoever typed a command; all others are FAILED.
+_EXITS: Final[tuple[tuple[type[BaseException], Exit], ...]] = (
+    (InUse, Exit.BUSY),
+    (BadConfiguration, Exit.BAD_CONFIGURATION),
+    (BadRequest, Exit.USAGE),
+    (NoHost, Exit.NO_HOST),
+    (LinkLost, Exit.NO_HOST),
+    (NoMatch, Exit.NO_DEVICE),
+    (StaleHandle, Exit.NO_DEVICE),
+    (Busy, Exit.BUSY),
+    (TimeoutError, Exit.TIMEOUT),
+)
+
+
 def explain(error: BaseException) -> tuple[str, int]:
     """What to tell the user about *error*, and the exit code."""
     if isinstance(error, Failure):
         return str(error), error.code
+    code = next((code for kind, code in _EXITS if isinstance(error, kind)), Exit.FAILED)
+    return _sentence(error, code), code
+
+
+def _sentence(error: BaseException, code: int) -> str:
     if isinstance(error, NoHost):
         if error.errno in (errno.EACCES, errno.EPERM):
-            text = f"you may not connect to {error.filename}: it is another user's; name yours with --socket"
-        else:
-            text = f"no hostd answers at {error.filename}: start one with `hostd serve MACHINE.toml`"
-            text += ", or name it with --socket"
-        return text, Exit.NO_HOST
-    if isinstance(error, LinkLost):
-        return str(error), Exit.NO_HOST
-    if isinstance(error, NoMatch | StaleHandle):
-        return str(error), Exit.NO_DEVICE
-    if isinstance(error, Busy):
-        return str(error), Exit.BUSY
+            return f"you may not connect to {error.filename}: it is another user's; name yours with --socket"
+        start = "start one with `hostd serve MACHINE.toml`, or name it with --socket"
+        return f"no hostd answers at {error.filename}: {start}"
     if isinstance(error, TimeoutError):
-        return error.strerror or str(error) or "timed out", Exit.TIMEOUT
-    if isinstance(error, HcallError):
-        return f"{error} ({error.status.name})", Exit.FAILED
+        return error.strerror or str(error) or "timed out"
+    if isinstance(error, HcallError) and code == Exit.FAILED:
+        return f"{error} ({error.status.name})"
     if isinstance(error, OSError) and error.strerror:
-        return f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}", Exit.FAILED
-    return str(error) or type(error).__name__, Exit.FAILED
+        return f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}"
+    return str(error) or type(error).__name__
 
 
 def run(app: App, program: str, arguments: Sequence[str]) -> int:
@@ -181,8 +193,8 @@ def console() -> Console:
 
 
 def print_json(value: object) -> None:
-    """One JSON document; bytes are shown in hex."""
-    json.dump(value, sys.stdout, indent=2, ensure_ascii=False, default=bytes.hex)
+    """One JSON document; see `plain`."""
+    json.dump(plain(value), sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
     print()
 
 

@@ -18,18 +18,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..text import suggest
-from .command import Exit, Failure
+from .mistakes import BadConfiguration
 
 T = TypeVar("T")
 _files: dict[Path, tuple[bytes, types.ModuleType]] = {}  # by their path: the text that was read, and what it became
 
 
-class PluginError(Failure):
+class PluginError(BadConfiguration):
     """Code that cannot be loaded: one line for each mistake."""
-
-    def __init__(self, lines: Iterable[str]) -> None:
-        self.lines = list(lines)
-        super().__init__("\n".join(self.lines), Exit.BAD_CONFIGURATION)
 
 
 class Mistakes(TypeError):
