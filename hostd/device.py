@@ -20,8 +20,9 @@ from hostd.model.areas import Data, Room
 
 from .calls.vectors import Vectors
 from .model import names
-from .model.declared import Config, Feature, Irq, Property, action, call
+from .model.declared import Feature, Irq, Property, action, call, inherit
 from .model.handlers import Handler, find, find_actions
+from .model.keys import Config
 from .model.later import Later
 from .model.mistakes import mistakes as _mistakes
 from .model.workers import Workers
@@ -77,9 +78,8 @@ class Device:
         members: dict[str, Any] = {}
         for base in reversed(cls.__mro__):
             for name, member in vars(base).items():
-                offered = getattr(members.get(name), "__hcall__", None)
-                if offered is not None and not hasattr(member, "__hcall__") and inspect.isfunction(member):
-                    member.__hcall__ = offered  # type: ignore[attr-defined]  # an override need not say @call again
+                if inspect.isfunction(member) and name in members:
+                    inherit(member, members[name])
                 members[name] = member
         cls.handlers, mistakes = find(members)
         cls.actions, more = find_actions(members)

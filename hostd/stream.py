@@ -158,7 +158,7 @@ class Stream(
             self.__update()
         return len(taken)
 
-    @call
+    @call(again=True)
     def get_param(self, param: int) -> int:
         """A parameter of the port, see `Param`.  Errors: BadArgument."""
         if param == Param.TX_TRIGGER or param == Param.RX_TRIGGER:

@@ -37,10 +37,11 @@ def check_machine(file: Path, as_json: bool) -> None:
 def _config(spec: DeviceSpec) -> Iterator[tuple[str, object]]:
     """The keys of a device as JSON has them: an object that the model makes of one as the file has it."""
     for name, value in spec.config.items():
-        if isinstance(value, Path):
-            yield name, str(value)
+        items = value if isinstance(value, list) else [value]
+        if all(isinstance(item, Path) for item in items):
+            yield name, [*map(str, items)] if value is items else str(value)
         else:
-            plain = isinstance(value, int | float | str)
+            plain = all(isinstance(item, int | float | str) for item in items)
             yield name, value if plain else spec.table.get(name, spec.device.config[name].default)
 
 
@@ -73,7 +74,8 @@ def _section(heading: str, rows: Iterable[tuple[str, ...]]) -> None:
 
 
 def _handler(handler: dict[str, Any]) -> tuple[str, str]:
-    notes = (f"needs {handler['needs']}" if handler["needs"] else "", "early" if handler["early"] else "")
+    notes = [f"needs {handler['needs']}"] * bool(handler["needs"])
+    notes += [flag for flag in ("early", "again") if handler[flag]]
     return handler["signature"], "; ".join(filter(None, (*notes, handler["about"])))
 
 

@@ -93,6 +93,7 @@ class Block(Device):
             self.capacity = size
             self.resized()
 
+    @call(again=True)
     def read(self, into: Room, at: int) -> int | Later[int]:
         length = into.nbytes
         if not 0 <= at <= self.capacity - length:

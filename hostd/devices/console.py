@@ -27,7 +27,7 @@ class Console(BackedStream):
             self._size = self.backing.winsize()
             self.resized()
 
-    @call
+    @call(again=True)
     def winsize(self) -> tuple[int, int]:
         """Columns and rows; (0, 0) = not known."""
         return self.backing.winsize()

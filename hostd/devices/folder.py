@@ -96,12 +96,12 @@ class Folder(Device):
         """The guest is through with *node*."""
         self._tree.forget(node)
 
-    @call
+    @call(again=True)
     def stat(self, at: int, path: bytes) -> Later[tuple[int, ...]] | tuple[int, ...]:
         """Its kind, id, size, permissions, and time of change in ns since 1970; those of a link itself, too."""
         return self._quickly(partial(self._stat, at, path), path)
 
-    @call
+    @call(again=True)
     def read_link(self, into: Room, at: int, path: bytes) -> Later[int] | int:
         """What a symbolic link says; it is for the guest to make something of.  Errors: BadArgument if it is none."""
         return self._quickly(partial(self._read_link, into, at, path), path)
@@ -136,7 +136,7 @@ class Folder(Device):
         self._close(file)
         return None
 
-    @call
+    @call(again=True)
     def read_file(self, into: Room, file: int, at: int) -> Later[int] | int:
         """Bytes from *at* on; a count may be short, 0 is the end."""
         opened = self._file(file, at)
@@ -166,7 +166,7 @@ class Folder(Device):
         """Until the file is stable."""
         return self.offload(self._on_file, self._file(file), os.fsync)
 
-    @call
+    @call(again=True)
     def read_dir(self, into: Room, file: int, cookie: int) -> Later[int] | int:
         """Entries behind *cookie*, which is 0 at first, then the last entry's; none at all is the end.
 

@@ -194,17 +194,17 @@ class Hid(Device):
             self._play()
         return count
 
-    @call
+    @call(again=True)
     def devname(self) -> str:
         """What it is called, as EVIOCGNAME."""
         return f"hostd {self.kind.name}"
 
-    @call
+    @call(again=True)
     def devids(self) -> tuple[int, int, int, int]:
         """Bus, vendor, product and version, as EVIOCGID."""
         return evdev.BUS_VIRTUAL, *type(self).ids, 1
 
-    @call
+    @call(again=True)
     def bits(self, event_type: int) -> bytes:
         """A bitmap of the codes of a type, as EVIOCGBIT; of 0, of the types; empty if it has none."""
         if not 0 <= event_type < evdev.EV_CNT:
@@ -214,12 +214,12 @@ class Hid(Device):
             return evdev.bitmap(each for each, there in {EV_SYN: True, **codes}.items() if there)
         return evdev.bitmap(codes.get(event_type, ()))
 
-    @call
+    @call(again=True)
     def keys(self) -> bytes:
         """A bitmap of the keys that are down, as EVIOCGKEY, after what was read last."""
         return evdev.bitmap(self._queue.known)
 
-    @call
+    @call(again=True)
     def leds(self) -> bytes:
         """A bitmap of the LEDs that are on, as EVIOCGLED."""
         return evdev.bitmap(self._lit)

@@ -118,7 +118,7 @@ class Net(Device):
             self.rx_ready()
         return taken
 
-    @call
+    @call(again=True)
     def statistics(self) -> tuple[int, int, int, int, int, int]:
         """Received: frames, bytes, dropped; sent: frames, bytes, dropped.  Since the reset."""
         return self._received, self._received_bytes, self._dropped, self._sent, self._sent_bytes, self._lost

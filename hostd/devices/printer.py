@@ -161,7 +161,7 @@ class Printer(Stream):
         self.transmit()
         return self._number
 
-    @call
+    @call(again=True)
     def outcome(self) -> tuple[int, str]:
         """Number of the last job, and "" if it is spooled, else why not.  Errors: WouldBlock, NotAllowed."""
         if self._ending:
@@ -182,7 +182,7 @@ class Printer(Stream):
         self._failed = False
         self.transmit()
 
-    @call
+    @call(again=True)
     def status(self) -> int:
         """Not-error 0x08, selected 0x10, paper-out 0x20, busy 0x80; 0x18 is a printer that waits for a job."""
         good = NOT_ERROR if self._broken is None and not self._failed else 0
@@ -190,7 +190,7 @@ class Printer(Stream):
         paper_out = 0 if self._paper else PAPER_OUT
         return good | selected | paper_out | (BUSY if self._ending or not self._feeds else 0)
 
-    @call
+    @call(again=True)
     def get_device_id(self) -> bytes:
         """What it is: two bytes of length, which counts them, too, and text such as MFG:hostd;MDL:printer;"""
         return (len(self.device_id) + 2).to_bytes(2, "big") + self.device_id.encode()

@@ -195,7 +195,7 @@ class Sysman(Stream):
         self._lights[led] = state
         self._show_lights()
 
-    @call
+    @call(again=True)
     def get_time(self) -> float:
         """Seconds since 1970-01-01 00:00 UTC, by the clock on the board."""
         return self.time.after(self.clock.time() - self._began)

@@ -112,7 +112,7 @@ class Watchdog(Device):
         counting.ping()
         return counting.timeout
 
-    @call
+    @call(again=True)
     def get_timeout(self) -> int:
         """Seconds from a ping to the reset."""
         return self._counting.timeout
@@ -127,17 +127,17 @@ class Watchdog(Device):
         counting.arm()
         return seconds
 
-    @call
+    @call(again=True)
     def get_pretimeout(self) -> int:
         """Seconds from the interrupt to the reset; 0 = no interrupt."""
         return self._counting.pretimeout
 
-    @call
+    @call(again=True)
     def time_left(self) -> float:
         """Seconds to the reset."""
         return round(self._counting.left, 3)
 
-    @call
+    @call(again=True)
     def boot_status(self) -> int:
         """0x20 if the watchdog has fired since a guest opened it last, else 0."""
         return self._boot_status

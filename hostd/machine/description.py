@@ -47,5 +47,6 @@ def _handler(model: type[Device], handler: Handler, bits: dict[int, str]) -> dic
         "signature": handler.signature,
         "needs": bits.get(handler.needs),
         "early": handler.early,
+        "again": handler.again,
         "about": (inspect.getdoc(getattr(model, handler.name)) or "").partition("\n")[0],
     }

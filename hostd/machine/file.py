@@ -29,7 +29,7 @@ from hcall.text import MAX_TEXT, suggest
 
 from ..calls.limits import Limits
 from ..device import Config, Device
-from ..model.declared import TOML_NAMES
+from ..model.keys import TOML_NAMES
 from ..tree.tree import NAME
 from . import models
 
@@ -202,6 +202,6 @@ def _typed(word: str, key: Config[Any] | None) -> object:
     """*word* as a machine file has it: quotes are needed for nothing."""
     with contextlib.suppress(tomllib.TOMLDecodeError, RecursionError):
         value = tomllib.loads(f"value = {word}")["value"]
-        if isinstance(value, str) or (key is not None and key.kind in (bool, int)):
+        if isinstance(value, str) or (key is not None and (key.is_list or key.kind in (bool, int, float))):
             return value
     return word

@@ -1,18 +1,14 @@
-"""What the class of a model declares: keys of the machine file, properties, features, interrupts, calls, actions."""
+"""What the class of a model declares: properties, features, interrupts, calls, actions; and keys, see `keys`."""
 
 from __future__ import annotations
 
 import functools
-import inspect
 import typing
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Protocol, TypeVar, overload
+from typing import Any, ClassVar, Final, Generic, NamedTuple, Protocol, TypeVar, overload
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
-
-_REQUIRED: Final = object()
 
 
 class Declared(Generic[T]):
@@ -36,66 +32,6 @@ class Declared(Generic[T]):
             raise AttributeError(f"{owner.__name__}.{self.name} has no value yet") from None
 
 
-class Config(Declared[T]):
-    """A key of the device's table in the machine file.
-
-    *kind* is bool, int, str, Path (relative to the machine file), or a class with `parse(text, folder)`.  Without a
-    *default*, which is written as in the file, the key must be there.  An int may have *bounds*, such as range(1, 11).
-    """
-
-    def __init__(
-        self,
-        kind: type[T],
-        default: object = _REQUIRED,
-        help: str = "",  # noqa: A002  # as argparse
-        bounds: range | None = None,
-    ) -> None:
-        self.kind, self.default, self.help, self.bounds = kind, default, help, bounds
-
-    @property
-    def required(self) -> bool:
-        """Whether a machine file must have the key."""
-        return self.default is _REQUIRED
-
-    def mistake(self) -> str | None:
-        """What is wrong with it as it was declared."""
-        if self.kind not in (bool, int, str, Path):
-            if not hasattr(self.kind, "parse"):
-                return "a key is bool, int, str, Path or a class with parse(text, folder)"
-            if inspect.isfunction(inspect.getattr_static(self.kind, "parse")):
-                return f"{self.kind.__name__}.parse is a @classmethod, or a @staticmethod"
-        if self.bounds is not None and self.kind is not int:
-            return "only an int has bounds"
-        try:
-            if not self.required:
-                self.convert(self.default, Path())
-        except Exception as error:  # of the author's own parse
-            return f"its default {error if isinstance(error, ValueError) else f'{type(error).__name__}: {error}'}"
-        return None
-
-    def convert(self, value: object, folder: Path) -> T:
-        """*value*, as the machine file has it, as the device gets it.  Raises ValueError with a sentence."""
-        kind: Any = self.kind
-        wanted = kind if kind in (bool, int, str) else str
-        if type(value) is not wanted:
-            raise ValueError(f"must be {TOML_NAMES[wanted]}, not {TOML_NAMES.get(type(value), 'that')}")
-        if self.bounds is not None and value not in self.bounds:
-            raise ValueError(f"must be {self.bounds[0]} to {self.bounds[-1]}, not {value}")
-        if kind is Path:
-            return typing.cast(T, folder / typing.cast(str, value))
-        return typing.cast(T, value if kind is wanted else kind.parse(value, folder))
-
-    if TYPE_CHECKING:  # with a real one every read would come here, and not to the instance at once
-
-        def __set__(self, device: object, value: T) -> None: ...
-
-
-TOML_NAMES: Final = {
-    bool: "true or false", int: "a whole number", str: "a string", float: "a number with a point", list: "an array",
-    dict: "a table",
-}  # fmt: skip
-
-
 PROPERTY_KINDS: Final = (int, str, bytes, bool, float, tuple)
 
 
@@ -115,7 +51,7 @@ class Property(Declared[T]):
 
 
 class Feature:
-    """A feature bit, 0 to 63, offered unless the device takes it out of `offered`."""
+    """A feature bit, 0 to 23 or 50 to 63, offered unless the device takes it out of `offered`."""
 
     name: str
 
@@ -156,18 +92,29 @@ class Irq:
         return bound
 
 
+class Offer(NamedTuple):
+    """How a method is offered to the guest."""
+
+    needs: int = 0  # feature bits
+    early: bool = False
+    again: bool = False
+
+
 @overload
 def call(method: F, /) -> F: ...
 @overload
-def call(*, needs: Feature | None = None, early: bool = False) -> Callable[[F], F]: ...
-def call(method: F | None = None, /, *, needs: Feature | None = None, early: bool = False) -> F | Callable[[F], F]:
+def call(*, needs: Feature | None = None, early: bool = False, again: bool = False) -> Callable[[F], F]: ...
+def call(
+    method: F | None = None, /, *, needs: Feature | None = None, early: bool = False, again: bool = False
+) -> F | Callable[[F], F]:
     """Offer a method to the guest: areas first (a Room, a Data), then int, bool, str, bytes or float arguments.
 
     It is there only if the driver accepted the feature *needs*; *early*: before the driver has negotiated, too.
+    *again*: it changes nothing, so that it may be made again when its answer was lost.  A verb may say so, too.
     """
 
     def mark(method: F) -> F:
-        return _marked(method, "__hcall__", (needs.mask if needs else 0, early))
+        return _marked(method, "__hcall__", Offer(needs.mask if needs else 0, early, again))
 
     return mark if method is None else mark(method)
 
@@ -175,7 +122,7 @@ def call(method: F | None = None, /, *, needs: Feature | None = None, early: boo
 def action(method: F) -> F:
     """Offer a method to the host's user, `hostd act DEVICE NAME ARG ...`: a button, or paper that has run out.
 
-    Arguments are int, bool, str or float; what it returns is shown.
+    Arguments are int, bool, str or float, and may have defaults; what it returns, now or `Later`, is shown.
     """
     return _marked(method, "__action__", True)
 
@@ -194,3 +141,10 @@ def _marked(method: F, mark: str, value: object) -> F:
         method = typing.cast(F, Unfit(type(method).__name__))
         setattr(method, mark, value)
     return method
+
+
+def inherit(method: object, overridden: object) -> None:
+    """What overrides a call or an action is one, too: nobody has to say so again."""
+    for mark in ("__hcall__", "__action__"):
+        if hasattr(overridden, mark) and not hasattr(method, mark):
+            setattr(method, mark, getattr(overridden, mark))

@@ -17,9 +17,13 @@ from hcall.numbers import FIRST_CALL, VERBS
 
 from hostd.model.areas import Data, Room
 
+from .declared import Offer
 from .later import Later
 
 _SCALARS: Final = (int, bool, str, bytes, float)
+_WORDS: Final = (int, bool, str, float)  # what somebody types
+_AREAS: Final[tuple[tuple[type, ...], ...]] = ((), (Room,), (Data,), (Room, Data))
+_ARGUMENTS: Final = "a Room and a Data first, if any, then int, bool, str, bytes or float"
 _NO_HANDLER: Final = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 _VERBS: Final = {
     "read": ((Room, int), int), "write": ((Data, int), int), "sync": ((), type(None)), "map": ((int, int, int), Any),
@@ -47,13 +51,17 @@ class Handler(NamedTuple):
     early: bool
     answer: Any  # what it returns, now or later: a type, or Any
     arguments: tuple[str, ...]  # their names, areas first
+    again: bool = False  # it may be made again when its answer was lost
+    defaults: tuple[Any, ...] = ()  # of an action's last arguments
 
     @property
     def signature(self) -> str:
         """As people read it: `count(times: int) -> int`."""
         kinds = (*self.areas, *self.kinds)
-        said = ", ".join(f"{name}: {kind.__name__}" for name, kind in zip(self.arguments, kinds, strict=True))
-        return f"{self.name}({said}) -> {type_name(self.answer)}"
+        said = [f"{name}: {kind.__name__}" for name, kind in zip(self.arguments, kinds, strict=True)]
+        for n, default in enumerate(self.defaults, len(said) - len(self.defaults)):
+            said[n] += f" = {default!r}"
+        return f"{self.name}({', '.join(said)}) -> {type_name(self.answer)}"
 
 
 def type_name(kind: Any) -> str:
@@ -91,9 +99,7 @@ def find_actions(members: Mapping[str, Any]) -> tuple[tuple[Handler, ...], list[
         if not _is_marked(method, "__action__"):
             continue
         try:
-            actions.append(_handler(name, method, 0))
-            if actions[-1].areas or bytes in actions[-1].kinds:
-                raise TypeError("an action takes int, bool, str or float")
+            actions.append(_action(name, method))
         except (TypeError, NameError, AttributeError, SyntaxError) as error:
             mistakes.append((name, f"{getattr(method, '__qualname__', name)}: {error}"))
     return tuple(actions), mistakes
@@ -107,24 +113,11 @@ def _is_marked(member: object, mark: str) -> bool:
 
 def _handler(name: str, method: Callable[..., Any], number: int) -> Handler:
     """Raises TypeError with what is wrong, another error for an annotation that is none."""
-    if not inspect.isfunction(method):
-        raise TypeError(f"a handler is a plain def with self, no {getattr(method, 'sort', type(method).__name__)}")
-    if _NO_HANDLER & method.__code__.co_flags:
-        raise TypeError("a handler is a plain def; what takes time returns Later")
-    hints = typing.get_type_hints(method)
-    answer = _now_or_later(hints.pop("return", Any))
-    kinds = tuple(hints.values())
+    kinds, answer, arguments = _signature(method)
     areas = tuple(kind for kind in kinds if kind in (Room, Data))
     scalars = kinds[len(areas) :]
-    if (
-        len(hints) != method.__code__.co_argcount - 1
-        or method.__code__.co_kwonlyargcount
-        or method.__code__.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS)
-        or len(set(areas)) != len(areas)
-        or kinds[: len(areas)] not in ((), (Room,), (Data,), (Room, Data))
-        or any(kind not in _SCALARS for kind in scalars)
-    ):
-        raise TypeError("annotate every argument: a Room and a Data first, if any, then int, bool, str, bytes or float")
+    if kinds[: len(areas)] not in _AREAS or any(kind not in _SCALARS for kind in scalars):
+        raise TypeError(f"annotate every argument: {_ARGUMENTS}")
     if method.__defaults__:
         raise TypeError("an argument has no default: the wire has all or none")
     if name in _VERBS:
@@ -137,8 +130,36 @@ def _handler(name: str, method: Callable[..., Any], number: int) -> Handler:
             raise TypeError(f"the verb {name} returns {type_name(answers)}")
     if Room in areas and answer not in (int, Any):
         raise TypeError("a call with a Room returns int: how many bytes it put there")
-    needs, early = getattr(method, "__hcall__", (0, False))
-    return Handler(name, number, areas, scalars, needs, early, int if Room in areas else answer, tuple(hints))
+    offer: Offer = getattr(method, "__hcall__", Offer())
+    answer = int if Room in areas else answer
+    return Handler(name, number, areas, scalars, offer.needs, offer.early, answer, arguments, offer.again)
+
+
+def _action(name: str, method: Callable[..., Any]) -> Handler:
+    """Raises as `_handler` does."""
+    kinds, answer, arguments = _signature(method, "int, bool, str or float")
+    if any(kind not in _WORDS for kind in kinds):
+        raise TypeError("an action takes int, bool, str or float")
+    defaults = method.__defaults__ or ()
+    for argument, kind, default in reversed([*zip(arguments[::-1], kinds[::-1], defaults[::-1], strict=False)]):
+        if type(default) is not kind and not (kind is float and type(default) is int):
+            raise TypeError(f"the default of {argument} is no {kind.__name__}: {default!r}")
+    return Handler(name, 0, (), kinds, 0, False, answer, arguments, defaults=defaults)
+
+
+def _signature(method: Callable[..., Any], takes: str = _ARGUMENTS) -> tuple[tuple[type, ...], Any, tuple[str, ...]]:
+    """Types of the arguments, the answer's, and the arguments' names.  Raises as `_handler` does."""
+    if not inspect.isfunction(method):
+        raise TypeError(f"a handler is a plain def with self, no {getattr(method, 'sort', type(method).__name__)}")
+    if _NO_HANDLER & method.__code__.co_flags:
+        raise TypeError("a handler is a plain def; what takes time returns Later")
+    hints = typing.get_type_hints(method)
+    answer = _now_or_later(hints.pop("return", Any))
+    code = method.__code__
+    is_open = code.co_kwonlyargcount or code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS)
+    if len(hints) != code.co_argcount - 1 or is_open:
+        raise TypeError(f"annotate every argument: {takes}")
+    return tuple(hints.values()), answer, tuple(hints)
 
 
 def _now_or_later(hint: Any) -> Any:

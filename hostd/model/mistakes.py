@@ -9,11 +9,13 @@ from typing import Any, Final
 from hcall.numbers import MAX_VECTORS
 
 from . import names
-from .declared import PROPERTY_KINDS, Config, Declared, Feature, Irq, Property
+from .declared import PROPERTY_KINDS, Declared, Feature, Irq, Property
+from .keys import Config
 
 _MAX_CALLS: Final = 60  # the reply to OPEN carries them in one map
 _MAX_NAME: Final = 63  # so that all names of a device fit the reply to OPEN
 _MAX_COMPATIBLE: Final = 16
+_FEATURE_BITS: Final = (*range(24), *range(50, 64))  # those between are the transports': virtio 1.2, 6
 _STANDARD_PROPERTIES: Final = ("name", "vendor_id", "device_id", "hcall_class")  # and compatible, see Tree
 
 
@@ -50,8 +52,8 @@ def mistakes(cls: Any, own: Mapping[str, object], base: type) -> Iterator[tuple[
     if len(cls.irqs) > MAX_VECTORS or len(cls.handlers) > _MAX_CALLS:
         yield "", f"{cls.__name__}: at most {MAX_VECTORS} vectors and {_MAX_CALLS} calls"
     for name, bit in cls.features.items():
-        if not 0 <= bit < 64 or list(cls.features.values()).count(bit) > 1:
-            yield name, f"{cls.__name__}.{name}: a feature has a bit of its own, 0 to 63, not {bit}"
+        if bit not in _FEATURE_BITS or list(cls.features.values()).count(bit) > 1:
+            yield name, f"{cls.__name__}.{name}: a feature has a bit of its own, 0 to 23 or 50 to 63, not {bit}"
     for name in (*(handler.name for handler in cls.handlers), *cls.irqs, *cls.features, *cls.properties):
         if len(name) > _MAX_NAME or not name.isascii():
             yield name, f"{cls.__name__}.{name[:_MAX_NAME]}: a name has {_MAX_NAME} letters of ASCII at most"

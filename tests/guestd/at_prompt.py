@@ -31,7 +31,7 @@ class Bench(Device):
     """A call for each sort of argument and result; its memory is 5,000 bytes."""
 
     compatible, ids = ("test,bench-2", "test,bench"), (0x1234, 0x77)
-    FAST, ODD = Feature(3), Feature(40)
+    FAST, ODD = Feature(3), Feature(60)
     done = Irq()
     serial_number = Property(str)
     size = Property(int)

@@ -106,7 +106,7 @@ async def test_see_says_what_a_name_is(host: hostd.Host) -> None:
         assert command == "command: sync" and first == COMMANDS["sync"].help[1]
         assert any(row.startswith("Driver: sync() ->") for row in see("sync"))
         assert len(see("half")) == 1  # the driver does not have it
-        assert see("FAST") == ["feature: bit 3, accepted"] and see("ODD") == ["feature: bit 40, not offered"]
+        assert see("FAST") == ["feature: bit 3, accepted"] and see("ODD") == ["feature: bit 60, not offered"]
         assert see("serial-number") == ["property: B-17"]
         assert see("done") == ["interrupt: vector 0, raised 0 times, 0 of them seen"]
         prompt.say("ring", "ring", "ring", "wait done", "ring")

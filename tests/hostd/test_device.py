@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import math
 import threading
 import types
 from collections.abc import Callable
@@ -121,6 +122,13 @@ class Radio(Device):
     aerial = Config(Path, "aerial")
     stereo = Config(bool, True)
     presets = Config(int, 3)
+    gain = Config(float, 1, bounds=(0, 2.5))
+    wheel = Config(int, 5, bounds=(1, 10))
+    stations = Config(list[str], ["one"])
+    levels = Config(list[float], [], bounds=(0.0, 1.0))
+    records = Config(list[Path], [])
+    volumes = Config(list[Volume], ["loud"])
+    mixed = Config(list, [])
     tuned = Property(int)
 
 
@@ -128,6 +136,9 @@ def test_config_values_are_given_or_converted_from_the_default() -> None:
     radio = Radio(station="BBC", presets=5)
     assert (radio.station, radio.volume, radio.stereo, radio.presets) == ("BBC", 11, True, 5)
     assert type(radio.volume) is Volume and radio.aerial == Path("aerial")
+    assert (radio.gain, radio.stations, radio.volumes) == (1.0, ["one"], [11]) and type(radio.gain) is float
+    radio.stations.append("two")
+    assert Radio(station="BBC").stations == ["one"]
 
 
 @pytest.mark.parametrize(
@@ -147,6 +158,14 @@ def test_config_that_is_missing_or_unknown_is_an_error(config: dict[str, Any], t
         (Radio.aerial, "roof/rod", Path("/etc/roof/rod")),
         (Radio.aerial, "/dev/rod", Path("/dev/rod")),
         (Radio.volume, "loud", 11),
+        (Radio.gain, 2.5, 2.5),
+        (Radio.gain, 0, 0.0),
+        (Radio.wheel, 10, 10),
+        (Radio.stations, ["a", "b"], ["a", "b"]),
+        (Radio.levels, [0, 0.5, 1], [0.0, 0.5, 1.0]),
+        (Radio.records, ["a", "/b"], [Path("/etc/a"), Path("/b")]),
+        (Radio.volumes, ["loud", "loud"], [11, 11]),
+        (Radio.mixed, [1, "a", True, 0.5], [1, "a", True, 0.5]),
     ],
 )
 def test_config_is_converted_from_what_the_file_says(key: Config[Any], value: object, expected: object) -> None:
@@ -162,6 +181,20 @@ def test_config_is_converted_from_what_the_file_says(key: Config[Any], value: ob
         (Radio.presets, 1.0, "must be a whole number, not a number with a point"),
         (Radio.aerial, ["a"], "must be a string, not an array"),
         (Radio.volume, 11, "must be a string, not a whole number"),
+        (Radio.gain, "1.0", "must be a number, not a string"),
+        (Radio.gain, True, "must be a number, not true or false"),
+        (Radio.gain, 2.6, r"must be 0 to 2\.5, not 2\.6"),
+        (Radio.gain, -1, "must be 0 to 2.5, not -1.0"),
+        (Radio.gain, math.nan, "must be a number, not nan"),
+        (Radio.gain, math.inf, "must be a number, not inf"),
+        (Radio.gain, 10**400, "must be a number that is not as large as that"),
+        (Radio.wheel, 11, "must be 1 to 10, not 11"),
+        (Radio.stations, "a", "must be an array, not a string"),
+        (Radio.stations, ["a", 1], "item 2 of it must be a string, not a whole number"),
+        (Radio.levels, [0.5, 1, 1.5], r"item 3 of it must be 0\.0 to 1\.0, not 1\.5"),
+        (Radio.volumes, ["soft"], "item 1 of it 'soft' is no volume"),
+        (Radio.mixed, [1, [2]], "item 2 of it must be true, false, a number or a string, not an array"),
+        (Radio.mixed, [{}], "item 1 of it must be true, false, a number or a string, not a table"),
         (Radio.volume, "soft", "'soft' is no volume: loud, in /etc"),
     ],
 )

@@ -116,6 +116,19 @@ def test_a_word_that_is_no_toml_is_taken_as_it_is(tmp_path: Path) -> None:
         assert read_device("rng", {"model": "rng"}, tmp_path, {"seed": word}).config["seed"] == word
 
 
+def test_a_word_is_what_its_key_takes(tmp_path: Path) -> None:
+    (tmp_path / "gauge.py").write_text(
+        "from hostd.device import Config, Device\nclass Gauge(Device):\n    compatible = 'a,b'\n"
+        "    step = Config(float, 1)\n"
+        "    names = Config(list[str], [])\n    text = Config(str, '')\n"
+    )
+    words = {"step": "3", "names": '["a", "b"]', "text": "[1]"}
+    spec = read_device("gauge", {"model": "gauge.py"}, tmp_path, words)
+    assert spec.config == {"step": 3.0, "names": ["a", "b"], "text": "[1]"}
+    with pytest.raises(MachineError, match=r"devices\.gauge\.names: must be an array, not a string"):
+        read_device("gauge", {"model": "gauge.py"}, tmp_path, {"names": "a"})
+
+
 @pytest.mark.parametrize(("name", "says"), [("missing.toml", "No such file"), (".", "Is a directory")])
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, name: str, says: str) -> None:
     with pytest.raises(MachineError) as error:

@@ -120,11 +120,23 @@ class Level(IntEnum):
 class Wrong(Device):
     compatible = "example,lamp", "ümlaut"  #! compatible is "vendor,name"
     ids = (1, 65536)  #! two numbers of 16 bits
-    one = Feature(1)  #! a bit of its own, 0 to 63, not 1
-    same = Feature(1)  #! a bit of its own, 0 to 63, not 1
-    high = Feature(64)  #! a bit of its own, 0 to 63, not 64
-    table = Config(dict)  #! a key is bool, int, str, Path or a class with parse(text, folder)
-    bounded = Config(str, "", bounds=range(3))  #! only an int has bounds
+    one = Feature(1)  #! a bit of its own, 0 to 23 or 50 to 63, not 1
+    same = Feature(1)  #! a bit of its own, 0 to 23 or 50 to 63, not 1
+    rings = Feature(24)  #! a bit of its own, 0 to 23 or 50 to 63, not 24
+    last = Feature(49)  #! a bit of its own, 0 to 23 or 50 to 63, not 49
+    high = Feature(64)  #! a bit of its own, 0 to 23 or 50 to 63, not 64
+    table = Config(dict)  #! a key is bool, int, float, str, Path, a class with parse(text, folder), or a list
+    bounded = Config(str, "", bounds=range(3))  #! only numbers have bounds
+    ranged = Config(float, 1.0, bounds=range(3))  #! only numbers have bounds
+    halved = Config(float, 1.0, bounds=(3.0, 1.0))  #! only numbers have bounds
+    single = Config(int, 1, bounds=(3,))  #! only numbers have bounds
+    nothing = Config(int, 1, bounds=range(0))  #! only numbers have bounds
+    warm = Config(float, "1.0")  #! its default must be a number, not a string
+    hot = Config(float, float("nan"))  #! its default must be a number, not nan
+    nested = Config(list[list[int]], [])  #! a key is
+    two = Config(list[int, str], [])  #! a key is
+    wild = Config(list[bytes], [])  #! a key is
+    cold = Config(list[int], [1, 2.5])  #! its default item 2 of it must be a whole number, not a number with a point
     outside = Config(int, 3, bounds=range(3))  #! its default must be 0 to 2, not 3
     count = Config(int, "3")  #! its default must be a whole number, not a string
     clock = Config(str, "")  #! Device has this name for itself
@@ -178,6 +190,18 @@ class Wrong(Device):
     @action
     @staticmethod
     def push(hard: bool) -> None: ...  #! a handler is a plain def with self, no staticmethod
+    @action
+    def pull(self, how) -> None: ...  #! annotate every argument: int, bool, str or float
+    @action
+    def draw(self, *, how: str) -> None: ...  #! annotate every argument: int, bool, str or float
+    @action
+    def shove(self, how: bytes) -> None: ...  #! an action takes int, bool, str or float
+    @action
+    def lift(self, far: int, how: float = "x") -> None: ...  #! the default of how is no float: 'x'
+    @action
+    def drop(self, far: int = True) -> None: ...  #! the default of far is no int: True
+    @action
+    async def twist(self) -> None: ...  #! a handler is a plain def; what takes time returns Later
     @property
     @action
     def pushed(self) -> bool: ...  #! a handler is a plain def with self, no property
@@ -215,7 +239,7 @@ from __future__ import annotations
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
-from hostd.device import Config, Data, Device, Feature, Irq, Later, Property, Room, call
+from hostd.device import Config, Data, Device, Feature, Irq, Later, Property, Room, action, call
 class Level(IntEnum):
     LOW = 1
 class Place(NamedTuple):
@@ -228,6 +252,7 @@ class Lift(Device):
     ids, shared = (0x1234, 0xAB), True
     image = Config(Path, help="what it shows")
     steps = Config(int, 10, "of one round")
+    speeds = Config(list[float], [0.5, 2])
     FAST = Feature(5)
     done, failed = Irq(), Irq()
     round_size = Property(int)
@@ -245,7 +270,10 @@ class Lift(Device):
     def plain(self): ...
     @call
     def both(self, into: Room, data: Data, at: int) -> int: ...
+    @call(again=True)
     def read(self, into: Room, at: int) -> int: ...
+    @action
+    def ring(self, times: int = 1, tone: str = "low") -> Later[bool]: ...
 """
 
 
@@ -256,13 +284,15 @@ def test_check_shows_what_a_model_offers(here: Path) -> None:
     assert [" ".join(line.split()) for line in out.splitlines() if line] == [
         "Lift example,lift-2, example,lift 1234:00ab many guests at once",
         "VERBS",
-        "read(into: Room, at: int) -> int",
+        "read(into: Room, at: int) -> int again",
         "CALLS",
         "go(far: int, how: str) -> tuple[int, Place] needs FAST; early; Go there.",
         "level() -> Level",
         "maybe() -> dict[str, list[int]] | None",
         "plain() -> Any",
         "both(into: Room, data: Data, at: int) -> int",
+        "ACTIONS",
+        "ring(times: int = 1, tone: str = 'low') -> bool",
         "INTERRUPTS",
         "done vector 0",
         "failed vector 1",
@@ -273,6 +303,7 @@ def test_check_shows_what_a_model_offers(here: Path) -> None:
         "KEYS",
         "image Path required; what it shows",
         "steps int default 10; of one round",
+        "speeds list[float] default [0.5, 2]",
     ]
     code, out, _ = check("lift.py:Lift", "--json")
     about = json.loads(out)  # data, and nothing else
@@ -280,6 +311,7 @@ def test_check_shows_what_a_model_offers(here: Path) -> None:
         "type": "int", "required": False, "help": "of one round", "default": 10
     }  # fmt: skip
     assert about["about"] == "" and about["file"] == str(here / "lift.py")  # the base class's words are not its own
+    assert [each["again"] for each in about["verbs"] + about["calls"]] == [True] + [False] * 5
     assert about["calls"][0]["signature"] == "go(far: int, how: str) -> tuple[int, Place]"
 
 
