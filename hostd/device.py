@@ -106,6 +106,12 @@ class Device:
         if config:
             raise TypeError(f"{type(self).__name__} has no {', '.join(config)}")
 
+    def check_keys(self) -> None:
+        """Look at the keys that belong together.  Raises ValueError: the machine file is refused with that sentence.
+
+        Called before there is a device: self has the keys, and nothing else yet.
+        """
+
     def start(self) -> None:
         """Take hold of the backing.  May raise OSError or ValueError: the device is refused with that sentence."""
 

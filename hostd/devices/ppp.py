@@ -46,9 +46,11 @@ class Ppp(Stream):
     dropped = Property(int)
     link_up, link_down = Irq(), Irq()
 
-    def start(self) -> None:
+    def check_keys(self) -> None:
         if self.local == self.remote:
             raise ValueError(f"both ends have the address {self.local}")
+
+    def start(self) -> None:
         super().start()
         self.endpoint, self.max_packet_size = self.backing.endpoint, self.mtu
         self._plugged = True

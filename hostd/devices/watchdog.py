@@ -35,9 +35,11 @@ class Watchdog(Device):
     options = Property(int)  # what it can do: flags of linux/watchdog.h
     pretimeout = Irq()
 
-    def start(self) -> None:
+    def check_keys(self) -> None:
         if not 0 < self.min_timeout <= self.timeout <= self.max_timeout:
             raise ValueError(f"timeout = {self.timeout} is not within {self.min_timeout} to {self.max_timeout} seconds")
+
+    def start(self) -> None:
         self.identity = "hostd watchdog"
         self.options = CARDRESET | SETTIMEOUT | MAGICCLOSE | PRETIMEOUT | KEEPALIVEPING
         self._fired = False  # since a guest opened it last

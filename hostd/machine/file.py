@@ -53,8 +53,24 @@ class DeviceSpec:
     table: Mapping[str, Any] = field(default_factory=dict)
     folder: Path = Path()  # of the files in it
 
+    def check(self) -> None:
+        """Have the model look at its keys, without a device: nothing is touched.  Raises ValueError with a sentence."""
+        optional = {name: key for name, key in self.device.config.items() if not key.required}
+        defaults = {name: key.convert(key.default, Path()) for name, key in optional.items() if name not in self.config}
+        try:
+            device = self.device.__new__(self.device)
+            vars(device).update(defaults | copy.deepcopy(self.config))
+            device.check_keys()
+        except ValueError as error:
+            raise ValueError(str(error) or "the model does not take these keys") from None
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a model may do anything: sys.exit(), too
+            raise ValueError(f"the model failed in check_keys(): {type(error).__name__}: {error}") from error
+
     def make(self) -> Device:
-        """The device, not started."""
+        """The device, not started.  Raises ValueError for keys that do not go together."""
+        self.check()
         return self.device(**copy.deepcopy(self.config))  # two hosts of one machine share no backing
 
 
@@ -192,7 +208,15 @@ class _Checker:
                 raise
             except BaseException as error:  # of the model's own parse, which may do anything: sys.exit(), too
                 self.wrong(f"{place}.{key}", f"the model cannot read it: {type(error).__name__}: {error}")
-        return DeviceSpec(path, model, device, config, table, self._folder) if len(self.mistakes) == before else None
+        if len(self.mistakes) > before:
+            return None
+        spec = DeviceSpec(path, model, device, config, table, self._folder)
+        try:
+            spec.check()
+        except ValueError as error:
+            self.wrong(place, str(error))
+            return None
+        return spec
 
     def _unknown(self, place: str, key: str, allowed: list[str]) -> None:
         self.wrong(place, f"unknown key{suggest(key, allowed)}; allowed: {', '.join(allowed)}")
