@@ -127,9 +127,10 @@ def _set_features(guest: Account, handle: int, features: int) -> None:
 
 @_call(numbers.SET_MASK)
 def _set_mask(guest: Account, handle: int, vectors: int) -> int:
+    opened = guest.opened(handle)
     if not 0 <= vectors < 1 << numbers.MAX_VECTORS:
         raise BadArgument(f"a mask has {numbers.MAX_VECTORS} bits")
-    return guest.opened(handle).vectors.set_mask(vectors)
+    return opened.vectors.set_mask(vectors)
 
 
 @_call(numbers.POLL)

@@ -10,7 +10,7 @@ import typing
 from typing import Any, Final, Protocol
 
 import msgspec
-from hcall.errors import HcallError, IoError, NoSpace, NotAllowed, ReadOnly, Status
+from hcall.errors import HcallError, IoError, LinkLost, NoSpace, NotAllowed, ReadOnly, Status
 from hcall.text import cut
 
 from hostd.model.areas import InlineRoom
@@ -98,7 +98,7 @@ def failed(error: BaseException, room: Any, data: Any, place: Place | None) -> t
             place.complaint = text
             log.warning("%s: %s", place.path, text)
         error = kind(text)
-    if not isinstance(error, HcallError):
+    if not isinstance(error, HcallError) or isinstance(error, LinkLost):  # which is a guest's own word
         log.error("a device model failed", exc_info=error)
         if isinstance(error, Misbehaved | Overrun):
             return Status.INTERNAL, str(error)

@@ -105,6 +105,7 @@ async def compare(folder: Path, steps: list[tuple[str, int, int, str, int]]) -> 
 @pytest.mark.parametrize(("new_loop", "where"), [(uvloop.new_event_loop, None), (asyncio.new_event_loop, "/dev/shm")])
 @settings(max_examples=25, deadline=None)
 @given(steps=st.lists(STEP, max_size=12))
+@pytest.mark.spec("BLK-1", "BLK-2")
 def test_any_sequence_of_calls_does_what_it_does_to_a_bytearray(
     new_loop: Callable[[], asyncio.AbstractEventLoop], where: str | None, steps: list[tuple[str, int, int, str, int]]
 ) -> None:
@@ -113,6 +114,7 @@ def test_any_sequence_of_calls_does_what_it_does_to_a_bytearray(
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=6), st.lists(st.integers(1, 12), min_size=60, max_size=60))
+@pytest.mark.spec("BLK-2")
 def test_a_transfer_goes_on_where_a_short_one_stopped(lengths: list[int], moves: list[int]) -> None:
     """Files are moved whole unless they are 2 GiB: so a kernel that moves little takes part here."""
     moved = iter(moves)
@@ -165,6 +167,7 @@ async def test_the_same_driver_on_the_blocking_client(host: hostd.Host) -> None:
     assert await asyncio.to_thread(blocking) == data
 
 
+@pytest.mark.spec("BLK-6")
 async def test_what_is_discarded_is_given_back_to_the_filesystem(folder: Path) -> None:
     path = image(folder, pattern(1 << 20))
     async with disk(folder) as (_, _, driver):
@@ -209,6 +212,7 @@ async def test_a_disk_has_whole_sectors_and_the_rest_of_the_image_is_out_of_reac
 
 
 @pytest.mark.parametrize("at", [-1, SIZE, 1 << 62])
+@pytest.mark.spec("BLK-1")
 async def test_a_negative_length_is_refused(tmp_path: Path, at: int) -> None:
     image(tmp_path, bytes(SIZE))
     async with disk(tmp_path) as (_, _, driver):
@@ -217,6 +221,7 @@ async def test_a_negative_length_is_refused(tmp_path: Path, at: int) -> None:
                 await call(at, -1)
 
 
+@pytest.mark.spec("BLK-5")
 async def test_a_disk_that_is_read_only_says_so_and_stays_as_it_is(tmp_path: Path) -> None:
     path = image(tmp_path, pattern(SIZE))
     async with disk(tmp_path, read_only=True) as (_, _, driver):
@@ -235,6 +240,7 @@ async def test_a_disk_that_is_read_only_says_so_and_stays_as_it_is(tmp_path: Pat
 
 
 @pytest.mark.parametrize("size", [SIZE // 2, SIZE * 2, 0])
+@pytest.mark.spec("BLK-7")
 async def test_an_image_that_changes_its_size_is_told_and_the_new_size_holds(tmp_path: Path, size: int) -> None:
     clock = ManualClock()
     path = image(tmp_path, pattern(SIZE))
@@ -262,6 +268,7 @@ async def test_an_image_that_ends_under_a_read_is_an_error_and_not_zeroes(folder
         assert await driver.load(4096) == pattern(4096)
 
 
+@pytest.mark.spec("BLK-8", "S-8")
 async def test_calls_at_once_on_one_disk_do_not_mix(tmp_path: Path) -> None:
     image(tmp_path, bytes(4 << 20))
     async with disk(tmp_path) as (_, guest, driver):

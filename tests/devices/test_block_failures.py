@@ -90,6 +90,7 @@ async def test_what_cannot_be_a_disk_is_refused_in_one_line(
         assert not host.tree.root.children
 
 
+@pytest.mark.spec("BLK-3", "BLK-4")
 async def test_after_a_flush_that_failed_a_disk_stays_failed_and_another_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

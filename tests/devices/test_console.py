@@ -92,6 +92,7 @@ async def test_a_command_sees_the_size_that_the_guest_gives_its_terminal(tmp_pat
 
 
 @pytest.mark.parametrize(("columns", "rows"), [(0, 24), (80, 0), (-1, 24), (80, 1 << 16), (1 << 40, 24)])
+@pytest.mark.spec("CON-2")
 async def test_a_size_that_no_terminal_has_is_refused(host: hostd.Host, columns: int, rows: int) -> None:
     async with guestd.attach(host.socket) as guest:
         driver = await bound(guest)
@@ -100,6 +101,7 @@ async def test_a_size_that_no_terminal_has_is_refused(host: hostd.Host, columns:
         assert tuple(await driver.winsize()) == (80, 24)
 
 
+@pytest.mark.spec("CON-5")
 async def test_a_size_that_changes_at_the_ptys_other_end_is_told_once(tmp_path: Path) -> None:
     clock = ManualClock()
     async with console(tmp_path, "pty:", clock) as (_, guest, driver):
@@ -158,6 +160,7 @@ async def test_a_break_ends_a_command_and_flushes_what_waits(tmp_path: Path) -> 
         await driver.send_break()  # nobody is there: no error
 
 
+@pytest.mark.spec("CON-4", "N-7")
 async def test_the_emergency_write_works_before_any_set_up_and_nothing_else_does(tmp_path: Path) -> None:
     async with served(tmp_path, "file:log") as host, guestd.attach(host.socket) as guest:
         handle, calls, _, _ = await guest.core((await guest.found("console")).node, numbers.OPEN, 0)
@@ -172,6 +175,7 @@ async def test_the_emergency_write_works_before_any_set_up_and_nothing_else_does
     assert (tmp_path / "log").read_bytes() == b"panic"
 
 
+@pytest.mark.spec("STR-4")
 async def test_a_command_that_exits_gives_its_data_then_the_end(tmp_path: Path) -> None:
     async with console(tmp_path, "cmd:read go; printf last-words; exit 3") as (_, guest, driver):
         await driver.write_all(b"\n")
@@ -204,6 +208,7 @@ async def test_all_output_of_a_command_comes_even_if_it_ends_first(tmp_path: Pat
         assert await to_the_end(driver) == b"x" * count
 
 
+@pytest.mark.spec("C-11")
 async def test_the_next_guest_gets_a_fresh_command_and_nothing_of_the_last_one(tmp_path: Path) -> None:
     async with served(tmp_path, "cmd:stty -echo; sleep 1000 & echo $!; read line; echo got $line; wait") as host:
         pidfds = []
@@ -224,6 +229,7 @@ async def test_the_next_guest_gets_a_fresh_command_and_nothing_of_the_last_one(t
 
 
 @pytest.mark.parametrize("use", ["set_winsize", "send_break"])
+@pytest.mark.spec("STR-6")
 async def test_whatever_a_guest_did_the_next_one_finds_a_console_as_new(tmp_path: Path, use: str) -> None:
     async with (
         served(tmp_path, "cmd:echo ready; exec sleep 1000") as host,
@@ -262,6 +268,7 @@ async def test_what_was_typed_for_one_guest_is_not_for_the_next(tmp_path: Path) 
         assert await driver.read_until(b"\n") == b"new\n"
 
 
+@pytest.mark.spec("STR-6")
 async def test_early_output_is_kept_for_the_first_guest(tmp_path: Path) -> None:
     async with served(tmp_path, "cmd:echo booting; cat") as host, guestd.attach(host.socket) as guest:
         found = await guest.found("console")
@@ -334,6 +341,7 @@ async def test_a_log_on_a_full_device_is_disconnected_and_harms_no_other_device(
 
 
 @pytest.mark.parametrize("backing", ["cmd:cat #" + "x" * 300, "file:" + "d" * 200 + "/" + "f" * 200])
+@pytest.mark.spec("C-5")
 async def test_every_property_of_a_console_can_be_read_however_long_its_backing(tmp_path: Path, backing: str) -> None:
     (tmp_path / ("d" * 200)).mkdir()
     async with console(tmp_path, backing) as (_, guest, _):

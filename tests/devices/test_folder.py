@@ -55,6 +55,7 @@ async def test_what_a_guest_does_to_files_is_done_to_the_hosts(folder: Path) -> 
     assert not list(share.iterdir())
 
 
+@pytest.mark.spec("FLD-7")
 async def test_a_file_is_read_and_written_anywhere_and_cut(folder: Path) -> None:
     content = os.urandom(3 << 20)
     async with shared(folder) as files:
@@ -93,6 +94,7 @@ BAD_NAMES = [b"..", b".", b"a/../b", b"a/./b", b"a//b", b"a/..", b"../share", b"
 
 
 @pytest.mark.parametrize("name", [*BAD_NAMES, b"/etc", b"a/", b"a/" * 2047 + b"ab"])
+@pytest.mark.spec("FLD-1")
 async def test_what_is_no_name_is_refused_by_every_call(folder: Path, name: bytes) -> None:
     async with shared(folder) as files:
         call, number = files.dev.call, files.number
@@ -109,6 +111,7 @@ async def test_what_is_no_name_is_refused_by_every_call(folder: Path, name: byte
     assert not list((folder / "share").iterdir())
 
 
+@pytest.mark.spec("FLD-4")
 async def test_what_cannot_be_done_says_why_and_changes_nothing(folder: Path) -> None:
     share = folder / "share"
     async with shared(folder) as files:
@@ -156,6 +159,7 @@ async def test_what_cannot_be_done_says_why_and_changes_nothing(folder: Path) ->
     assert (share / "full/file").read_bytes() == b"x" and len(list(share.iterdir())) == 1
 
 
+@pytest.mark.spec("FLD-2")
 async def test_a_node_goes_with_its_folder_when_the_guest_renames_it_and_is_stale_when_the_host_does(
     folder: Path,
 ) -> None:
@@ -199,6 +203,7 @@ async def test_of_many_that_make_a_file_at_once_those_that_are_refused_make_none
         assert sorted(path.name for path in (folder / "share").iterdir()) == sorted(["x", *map(str, made)])
 
 
+@pytest.mark.spec("FLD-5", "FLD-9")
 async def test_open_files_and_nodes_are_bounded_and_none_has_the_number_of_another(folder: Path) -> None:
     async with serving(folder) as host:
         async with attached(host) as files:
@@ -236,6 +241,7 @@ async def test_it_belongs_to_one_guest_at_a_time(folder: Path) -> None:
             await other.bind("files")
 
 
+@pytest.mark.spec("FLD-8")
 async def test_a_read_only_folder_is_read_and_never_changed(folder: Path) -> None:
     (folder / "share").mkdir()
     (folder / "share/x").write_bytes(b"x")
@@ -256,6 +262,7 @@ async def test_a_read_only_folder_is_read_and_never_changed(folder: Path) -> Non
     assert (after.st_mtime_ns, after.st_mode, after.st_size) == (before.st_mtime_ns, before.st_mode, 1)
 
 
+@pytest.mark.spec("FLD-6")
 async def test_a_listing_has_what_was_there_throughout_once_whatever_comes_and_goes(folder: Path) -> None:
     share = folder / "share"
     share.mkdir()
@@ -285,6 +292,7 @@ async def test_a_listing_has_what_was_there_throughout_once_whatever_comes_and_g
             await files._call("read_dir", listing, 0, areas=(100,))
 
 
+@pytest.mark.spec("FLD-6")
 async def test_a_listing_goes_on_behind_any_entry_and_begins_again(folder: Path) -> None:
     (folder / "share").mkdir()
     for n in range(200):

@@ -63,6 +63,7 @@ async def every_way(files: FolderDriver, path: str) -> Iterator[HcallError]:
     ["../outside", "/", "/etc", "../outside/secret", "../outside/new", "in", "in/secret", ".", "link", "none",
      "/proc/self/root", "/proc/self/cwd", "/proc/self/fd/0"],
 )  # fmt: skip
+@pytest.mark.spec("FLD-3")
 async def test_no_symbolic_link_is_followed_wherever_it_leads(share: Path, target: str) -> None:
     (share / "link").symlink_to(target)
     before = {path.name: path.lstat() for path in (share.parent / "outside").iterdir()}
@@ -116,6 +117,7 @@ async def test_what_is_no_file_is_never_opened(share: Path) -> None:
     listener.close()
 
 
+@pytest.mark.spec("FLD-3")
 async def test_another_mount_is_out_of_reach(tmp_path: Path) -> None:
     async with shared(tmp_path, path="/", read_only=True) as files:
         assert (await files.stat("etc")).kind == Kind.FOLDER

@@ -19,6 +19,7 @@ from hostd import Machine
 from hostd.machine.file import MachineError
 
 
+@pytest.mark.spec("HID-1", "HID-6")
 async def test_what_is_done_at_the_front_panel_comes_as_packets(tmp_path: Path) -> None:
     async with served(tmp_path) as host, bound(host) as hid:
         panel(host, "tap", "KEY_A")
@@ -99,6 +100,7 @@ async def test_without_a_guest_the_front_panel_says_so(tmp_path: Path) -> None:
                              EV_LED: {*LEDS.values()}}),
     ],
 )  # fmt: skip
+@pytest.mark.spec("HID-2")
 async def test_a_guest_learns_what_it_is(tmp_path: Path, kind: str, types: dict[int, set[int]]) -> None:
     async with served(tmp_path, kind=kind) as host, bound(host) as hid:
         assert await hid.capabilities() == types
@@ -111,6 +113,7 @@ async def test_a_guest_learns_what_it_is(tmp_path: Path, kind: str, types: dict[
                 await hid.bits(event_type)
 
 
+@pytest.mark.spec("HID-3", "HID-7")
 async def test_leds_go_to_the_backing_as_records_and_are_off_for_the_next_guest(tmp_path: Path) -> None:
     async with served(tmp_path, events="file:leds") as host:
         async with bound(host) as hid:
@@ -128,6 +131,7 @@ async def test_leds_go_to_the_backing_as_records_and_are_off_for_the_next_guest(
     assert events(written) == [(Event(EV_LED, code, on),) for code, on in ((1, 1), (0, 1), (0, 0), (1, 0))]
 
 
+@pytest.mark.spec("HID-7")
 async def test_a_mouse_has_no_leds(tmp_path: Path) -> None:
     async with served(tmp_path, kind="mouse") as host, bound(host) as hid:
         with pytest.raises(BadArgument, match="LED"):
@@ -172,6 +176,7 @@ async def test_a_program_that_goes_lets_go_of_its_keys_and_of_no_others(tmp_path
         assert codes_of(await hid.keys()) == {A, b}
 
 
+@pytest.mark.spec("HID-4")
 async def test_a_guest_that_does_not_read_learns_what_it_missed(tmp_path: Path) -> None:
     async with served(tmp_path) as host, bound(host) as hid:
         b = KEYS["KEY_B"]
@@ -250,6 +255,7 @@ async def test_a_backing_that_goes_lets_go_of_its_keys_and_is_tried_again_for_th
                 await hid.set_led(CAPS, True)
 
 
+@pytest.mark.spec("HID-1")
 async def test_a_read_of_nothing_and_one_that_is_too_small_harm_nothing(tmp_path: Path) -> None:
     async with served(tmp_path) as host, bound(host) as hid:
         panel(host, "press", "KEY_A")

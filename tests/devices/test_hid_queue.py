@@ -82,6 +82,7 @@ def drain(queue: EventQueue) -> list[Packet]:
 
 
 @given(STEPS)
+@pytest.mark.spec("HID-5")
 def test_every_edge_comes_in_its_order_with_the_motion_between(steps: list[Packet | int]) -> None:
     queue = EventQueue()
     sent: list[Packet] = []
@@ -108,6 +109,7 @@ def down_after(packets: list[Packet]) -> set[int]:
 
 
 @given(st.lists(KEYS, max_size=30), st.lists(KEYS, max_size=30))
+@pytest.mark.spec("HID-3", "HID-4")
 def test_after_an_overflow_the_state_is_told_and_what_comes_then_follows_it(
     before: list[Packet], after: list[Packet]
 ) -> None:
@@ -171,6 +173,7 @@ def test_sums_stop_where_a_record_has_no_more_room() -> None:
 
 
 @pytest.mark.parametrize("room", [0, 1, 24, 71])
+@pytest.mark.spec("HID-1")
 def test_a_packet_is_never_cut_and_stays_if_there_is_no_room(room: int) -> None:
     queue = EventQueue()
     queue.put(key(A, 1))
@@ -179,6 +182,7 @@ def test_a_packet_is_never_cut_and_stays_if_there_is_no_room(room: int) -> None:
     assert queue.known == set() and take(queue, 72) == [key(A, 1)] and queue.known == {A}
 
 
+@pytest.mark.spec("HID-1")
 def test_read_gives_all_whole_packets_that_fit() -> None:
     queue = EventQueue()
     for n in range(10):

@@ -63,6 +63,7 @@ async def net(
         yield drivers
 
 
+@pytest.mark.spec("NET-1", "NET-3")
 async def test_frames_come_as_they_went_and_in_their_order(tmp_path: Path) -> None:
     sent = [frame(B, A, bytes([n % 256]) * (n * 7 % 1500)) for n in range(2000)]
     async with net(tmp_path) as (a, b):
@@ -100,6 +101,7 @@ async def read(driver: NetDriver, room: int) -> bytes:
         return bytes(buffer.view[: await driver.read_into(buffer.part(0, room))])
 
 
+@pytest.mark.spec("NET-4")
 async def test_a_receiver_waits_until_a_frame_comes(tmp_path: Path) -> None:
     async with net(tmp_path) as (a, b):
         waiting = asyncio.ensure_future(b.receive())
@@ -158,6 +160,7 @@ async def test_borrowed_frames_are_gone_at_the_end_of_the_with(tmp_path: Path) -
             bytes(kept)
 
 
+@pytest.mark.spec("NET-3")
 async def test_a_batch_that_is_read_in_small_rooms_comes_in_whole_frames(tmp_path: Path) -> None:
     sent = [frame(B, A, bytes([n]) * 986) for n in range(10)]  # 1,004 bytes with the length
     async with net(tmp_path) as (a, b):
@@ -172,6 +175,7 @@ async def test_a_batch_that_is_read_in_small_rooms_comes_in_whole_frames(tmp_pat
             await read(b, 65536)
 
 
+@pytest.mark.spec("NET-2")
 async def test_the_longest_frames_pass(tmp_path: Path) -> None:
     sent = [frame(B, A, bytes([n]) * 65_535) for n in range(3)]
     async with net(tmp_path, mtu=65_535) as (a, b):
@@ -201,6 +205,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("data", WRONG.values(), ids=WRONG)
+@pytest.mark.spec("NET-1", "NET-2")
 async def test_a_corrupt_batch_is_refused_whole_and_harms_nothing(tmp_path: Path, data: bytes) -> None:
     good = batch([frame(B, A, b"good")])
     async with net(tmp_path) as (a, b):
@@ -212,6 +217,7 @@ async def test_a_corrupt_batch_is_refused_whole_and_harms_nothing(tmp_path: Path
         assert (await a.statistics()).tx_frames == 1
 
 
+@pytest.mark.spec("NET-1")
 async def test_a_batch_of_nothing_is_nothing(tmp_path: Path) -> None:
     async with net(tmp_path, "a") as (a,):
         assert await a.write(b"") == 0
@@ -219,6 +225,7 @@ async def test_a_batch_of_nothing_is_nothing(tmp_path: Path) -> None:
         assert await a.statistics() == (0,) * 6
 
 
+@pytest.mark.spec("NET-5")
 async def test_what_nobody_reads_is_dropped_and_counted_and_holds_up_nobody(tmp_path: Path) -> None:
     sent = [frame(EVERYBODY, A, n.to_bytes(4, "big") * 371) for n in range(3 * QUEUE // 1502)]
     async with net(tmp_path, "abc") as (a, b, c):
@@ -235,6 +242,7 @@ async def test_what_nobody_reads_is_dropped_and_counted_and_holds_up_nobody(tmp_
         assert await everything(b, 1) == sent[:1]
 
 
+@pytest.mark.spec("NET-6")
 async def test_a_guest_gets_nothing_of_the_one_before(tmp_path: Path) -> None:
     async with hostd.serve(machine(tmp_path, a={}, b={}), tmp_path / "run") as host, bound(host, "a") as (a,):
         async with bound(host, "b"):
@@ -281,6 +289,7 @@ async def test_cards_come_and_go(tmp_path: Path) -> None:
         assert (await a.statistics()).tx_frames == 3
 
 
+@pytest.mark.spec("NET-6", "NET-7")
 async def test_a_cable_is_pulled_and_plugged_in_again(tmp_path: Path) -> None:
     async with hostd.serve(machine(tmp_path, a={}, b={}), tmp_path / "run") as host, bound(host, "a", "b") as (a, b):
         card = host.tree.find("a").device

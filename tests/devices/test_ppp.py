@@ -54,6 +54,7 @@ async def answer(driver: PppDriver, request: bytes) -> bytes:
     return await driver.receive()
 
 
+@pytest.mark.spec("PPP-2", "PPP-3")
 async def test_a_guest_gets_an_address_and_pings_the_host(tmp_path: Path) -> None:
     async with served(tmp_path) as host, bound(host) as (_, driver):
         assert (await driver.dev.property("state"), await driver.dev.property("addresses")) == ("establish", ())
@@ -132,6 +133,7 @@ async def _receive(driver: PppDriver, count: int) -> list[bytes]:
     return [await driver.receive() for _ in range(count)]
 
 
+@pytest.mark.spec("PPP-4")
 async def test_a_guest_that_does_not_read_loses_packets_and_nothing_else(tmp_path: Path) -> None:
     async with served(tmp_path) as host, bound(host) as (_, driver):
         await driver.up()
@@ -146,6 +148,7 @@ async def test_a_guest_that_does_not_read_loses_packets_and_nothing_else(tmp_pat
 
 
 @pytest.mark.parametrize("mtu", [128, 1500, 16384])
+@pytest.mark.spec("PPP-5")
 async def test_the_largest_packet_goes_and_a_larger_one_is_refused(tmp_path: Path, mtu: int) -> None:
     async with served(tmp_path, ppp={"mtu": mtu}) as host, bound(host) as (_, driver):
         await driver.up()
@@ -168,6 +171,7 @@ async def test_a_link_that_is_down_says_so(tmp_path: Path) -> None:
             await driver.send(ping())
 
 
+@pytest.mark.spec("PPP-3")
 async def test_the_hosts_user_pulls_the_line_and_plugs_it_in(tmp_path: Path) -> None:
     async with served(tmp_path) as host, bound(host) as (_, driver):
         device = host.tree.find("/ppp").device
@@ -210,6 +214,7 @@ async def requests(driver: PppDriver) -> list[Packet]:
     return [packet for frame in frames if (packet := Packet.decode(frame[4:]))]
 
 
+@pytest.mark.spec("PPP-1")
 async def test_the_host_asks_ten_times_then_waits_for_the_guest(tmp_path: Path) -> None:
     clock = ManualClock()
     async with served(tmp_path, clock) as host, bound(host) as (_, driver):
@@ -239,6 +244,7 @@ async def test_the_next_guest_finds_nothing_of_the_last_one(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("seed", range(5))
+@pytest.mark.spec("PPP-6")
 async def test_noise_on_the_line_harms_nobody(tmp_path: Path, seed: int) -> None:
     dice = random.Random(seed)
     async with served(tmp_path) as host, bound(host) as (_, driver):

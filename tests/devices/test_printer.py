@@ -58,6 +58,7 @@ def spooled(folder: Path) -> dict[str, bytes]:
 # Jobs and files.
 
 
+@pytest.mark.spec("PRN-1")
 async def test_each_job_becomes_one_file_with_every_byte(tmp_path: Path) -> None:
     async with printing(tmp_path) as (_, printer):
         assert await printer.status() == HEALTHY
@@ -66,6 +67,7 @@ async def test_each_job_becomes_one_file_with_every_byte(tmp_path: Path) -> None
     assert spooled(tmp_path) == {"job-000001": b"first", "job-000002": PAGE, "job-000003": b"\0"}
 
 
+@pytest.mark.spec("PRN-1")
 async def test_nothing_shows_before_a_job_is_finished(tmp_path: Path) -> None:
     async with printing(tmp_path) as (_, printer):
         for byte in b"page":
@@ -79,6 +81,7 @@ async def test_nothing_shows_before_a_job_is_finished(tmp_path: Path) -> None:
         assert spooled(tmp_path) == {"job-000001": b"page"}
 
 
+@pytest.mark.spec("PRN-4")
 async def test_a_guest_that_vanishes_leaves_no_half_job_and_nothing_to_the_next_one(tmp_path: Path) -> None:
     async with served(tmp_path, "spool:jobs") as host:
         async with guestd.attach(host.socket) as guest:
@@ -149,6 +152,7 @@ async def test_a_lost_link_prints_nothing_twice(tmp_path: Path) -> None:
 # What goes wrong on the host.
 
 
+@pytest.mark.spec("PRN-3")
 async def test_a_full_disk_fails_the_job_and_the_next_one_is_printed(tmp_path: Path) -> None:
     async with printing(tmp_path) as (_, printer):
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -214,6 +218,7 @@ async def test_a_folder_that_goes_away_fails_jobs_until_it_is_back(tmp_path: Pat
     assert list(spooled(tmp_path).values()) == [b"third"]
 
 
+@pytest.mark.spec("PRN-3", "PRN-4")
 async def test_a_soft_reset_drops_what_is_unfinished_and_clears_what_failed(tmp_path: Path) -> None:
     async with printing(tmp_path, max_job=10) as (_, printer):
         await printer.write_all(b"gone")
@@ -239,6 +244,7 @@ def test_a_spool_that_is_none_is_refused(tmp_path: Path, spool: str) -> None:
 # The front panel.
 
 
+@pytest.mark.spec("PRN-5", "PRN-7")
 async def test_without_paper_the_stream_stalls_and_goes_on_when_there_is_some(tmp_path: Path) -> None:
     async with printing(tmp_path) as (panel, printer):
         panel.paper_out()
@@ -273,6 +279,7 @@ async def test_a_job_that_is_finished_while_the_printer_is_offline_ends_when_it_
 
 
 @pytest.mark.parametrize(("action", "says"), [("paper_out", "out of paper"), ("offline", "offline")])
+@pytest.mark.spec("PRN-7")
 async def test_in_abort_mode_a_write_fails_and_takes_nothing(tmp_path: Path, action: str, says: str) -> None:
     async with printing(tmp_path) as (panel, printer):
         await printer.set_abort_mode(True)
@@ -313,6 +320,7 @@ async def test_a_reset_while_a_finished_job_waits_for_paper_says_that_it_was_dro
 # What it says it is.
 
 
+@pytest.mark.spec("PRN-6")
 async def test_the_device_id_has_its_length_in_front(tmp_path: Path) -> None:
     async with printing(tmp_path, device_id="MFG:Acme;MDL:One;CMD:PCL,PS;") as (_, printer):
         assert await printer.get_device_id() == b"\x00\x1eMFG:Acme;MDL:One;CMD:PCL,PS;"

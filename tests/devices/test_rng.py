@@ -17,6 +17,7 @@ import hostd
 from hostd import Machine
 
 
+@pytest.mark.spec("RNG-2")
 async def test_bytes_are_fresh_and_as_many_as_asked_for(host: hostd.Host) -> None:
     async with guestd.attach(host.socket) as guest:
         first, second = await guest["rng"].getrandom(10_000), await guest["rng"].getrandom(10_000)
@@ -41,6 +42,7 @@ def seeded(folder: Path, seed: str) -> Machine:
     return Machine.from_tables({"devices": {"rng": {"model": "rng", "seed": seed}}}, folder)
 
 
+@pytest.mark.spec("RNG-3")
 async def test_a_seed_gives_the_same_bytes_again_however_they_are_asked_for(tmp_path: Path) -> None:
     expected = b"".join(hashlib.sha512(b"seven" + n.to_bytes(8, "little")).digest() for n in range(1600))
     async with hostd.serve(seeded(tmp_path, "seven"), tmp_path / "run") as host:
@@ -52,6 +54,7 @@ async def test_a_seed_gives_the_same_bytes_again_however_they_are_asked_for(tmp_
             await host.guests.wait_for(lambda: not host.guests.by_token)
 
 
+@pytest.mark.spec("RNG-2", "RNG-3")
 async def test_guests_at_once_share_a_seeded_sequence(tmp_path: Path) -> None:
     expected = hashlib.sha512(b"x" + bytes(8)).digest()
     async with (
@@ -90,6 +93,7 @@ async def test_it_is_shared_by_all_guests(host: hostd.Host) -> None:
         assert await one["rng"].getrandom(8) != await other["rng"].getrandom(8)
 
 
+@pytest.mark.spec("RNG-1")
 async def test_a_read_into_guest_memory_may_be_short_and_is_never_empty(host: hostd.Host) -> None:
     async with guestd.attach(host.socket) as guest:
         rng = await guest.bind("rng")

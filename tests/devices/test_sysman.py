@@ -114,6 +114,7 @@ async def test_an_action_over_the_control_socket_becomes_an_event(tmp_path: Path
 
 
 @pytest.mark.parametrize("attribute", [Attribute.POWER, Attribute.RESET, Attribute.THERMAL])
+@pytest.mark.spec("SYS-1")
 async def test_only_what_the_attributes_say_is_told(tmp_path: Path, attribute: Attribute) -> None:
     async with managed(tmp_path) as (panel, _, sysman):
         await sysman.listen(attribute)
@@ -125,6 +126,7 @@ async def test_only_what_the_attributes_say_is_told(tmp_path: Path, attribute: A
         assert await sysman.get_param(4) == 0  # RX_BYTES
 
 
+@pytest.mark.spec("SYS-1")
 async def test_a_guest_that_has_not_asked_is_told_nothing_nor_the_next_one_what_was_for_another(tmp_path: Path) -> None:
     async with served(tmp_path) as host:
         assert model(host).press("power") == "no guest listens"
@@ -195,6 +197,7 @@ async def test_a_guest_ends_itself_and_no_other(tmp_path: Path, how: str, word: 
     ("operation", "word"),
     [(Operation.SHUTDOWN, "shut down"), (Operation.REBOOT, "rebooted"), (Operation.PARTITION_REBOOT, "rebooted")],
 )
+@pytest.mark.spec("SYS-3")
 async def test_the_conversation_is_linuxs(tmp_path: Path, operation: Operation, word: str) -> None:
     async with managed(tmp_path) as (_, guest, sysman):
         await sysman.write_all(encode(SetAttr(0)))
@@ -207,6 +210,7 @@ async def test_the_conversation_is_linuxs(tmp_path: Path, operation: Operation, 
 
 
 @pytest.mark.parametrize(("order", "word"), [("shutdown", "shut down"), ("reboot", "rebooted")])
+@pytest.mark.spec("SYS-3")
 async def test_the_hosts_user_ends_a_guest_when_it_is_ready(tmp_path: Path, order: str, word: str) -> None:
     async with managed(tmp_path) as (panel, guest, sysman):
         getattr(panel, order)()
@@ -245,6 +249,7 @@ async def test_a_guest_may_end_itself_while_it_is_commanded_to(tmp_path: Path) -
         (bytes.fromhex("01100000 00000008 0008 0000 00000009 0200000000000000"), 8, Reason.BAD_VALUE),
     ],
 )
+@pytest.mark.spec("SYS-2")
 async def test_what_cannot_be_done_is_told_with_its_tag(
     tmp_path: Path, sent: bytes, service: int, reason: Reason
 ) -> None:
@@ -255,6 +260,7 @@ async def test_what_cannot_be_done_is_told_with_its_tag(
         assert await sysman.event() == Event(Happened.POWER_PRESSED, 0)
 
 
+@pytest.mark.spec("SYS-3")
 async def test_a_second_request_and_an_answer_to_another_one_are_refused(tmp_path: Path) -> None:
     async with managed(tmp_path) as (_, guest, sysman):
         await sysman.write_all(encode(SetNextOp(1)) + encode(Request(), 5) + encode(Request(), 6))
@@ -298,6 +304,7 @@ async def test_one_thing_at_a_time(tmp_path: Path) -> None:
         assert await waiting == Event(Happened.POWER_PRESSED, 0)
 
 
+@pytest.mark.spec("SYS-4")
 async def test_what_is_no_message_hangs_up_until_the_device_is_reset(tmp_path: Path) -> None:
     async with managed(tmp_path) as (panel, guest, sysman):
         await sysman.write_all(bytes(16))
@@ -329,6 +336,7 @@ async def test_a_guest_that_does_not_read_its_refusals_has_to_wait(tmp_path: Pat
 # Lights, and the clock.
 
 
+@pytest.mark.spec("SYS-5")
 async def test_lights_show_in_the_device_tree_and_are_off_for_the_next_guest(tmp_path: Path) -> None:
     async with managed(tmp_path) as (_, guest, sysman):
         await sysman.set_led("power", "on")
@@ -356,6 +364,7 @@ async def test_the_clock_is_the_hosts(tmp_path: Path) -> None:
         assert before <= await sysman.get_time() <= time.time()
 
 
+@pytest.mark.spec("SYS-6")
 async def test_the_clock_may_start_at_any_time(tmp_path: Path) -> None:
     clock = ManualClock()
     async with managed(tmp_path, clock, time="1000000000.5") as (_, _, sysman):

@@ -137,6 +137,7 @@ async def test_an_unread_guest_stops_the_peer_and_an_unread_peer_the_guest_and_n
         await hang_up(writer)
 
 
+@pytest.mark.spec("TTY-4")
 async def test_a_peer_that_vanishes_amid_a_transfer_leaves_a_port_that_works(tmp_path: Path) -> None:
     async with served(tmp_path, tty={"backing": "unix:line.sock"}) as host, guestd.attach(host.socket) as guest:
         driver = await bound(guest)
@@ -212,6 +213,7 @@ async def test_name_and_speed_are_what_the_machine_file_says(tmp_path: Path) -> 
             assert (await driver.dev.property("name"), driver.dev.name) == (name, name)
 
 
+@pytest.mark.spec("TTY-2")
 async def test_a_guests_speed_is_its_own_and_the_next_one_finds_the_keys(tmp_path: Path) -> None:
     async with served(tmp_path, tty={"baud": 9600}) as host, guestd.attach(host.socket) as guest:
         for baud in (300, 31250):
@@ -247,6 +249,7 @@ async def test_a_terminal_behind_the_port_shows_the_speed(tmp_path: Path, baud: 
 
 
 @pytest.mark.parametrize("baud", [0, -1, 4_000_001, 1 << 62])
+@pytest.mark.spec("TTY-2")
 async def test_a_speed_that_no_line_has_is_refused(tmp_path: Path, baud: int) -> None:
     with pytest.raises(MachineError, match=f"devices.tty.baud: must be 1 to 4000000, not {baud}"):
         async with served(tmp_path, tty={"baud": baud}):
@@ -261,6 +264,7 @@ async def test_a_speed_that_no_line_has_is_refused(tmp_path: Path, baud: int) ->
 # Breaks.
 
 
+@pytest.mark.spec("TTY-1", "CON-3")
 async def test_a_break_interrupts_the_program_at_a_terminal_and_a_socket_has_none(tmp_path: Path) -> None:
     tables = {"shell": {"backing": "cmd:stty -echo; trap : INT; sh -c 'echo ready; exec sleep 1000'; echo broken"},
               "line": {"backing": "unix:line.sock"}}  # fmt: skip
@@ -273,6 +277,7 @@ async def test_a_break_interrupts_the_program_at_a_terminal_and_a_socket_has_non
             await line.send_break()
 
 
+@pytest.mark.spec("TTY-3")
 async def test_a_break_from_the_hosts_user_reaches_the_guest_that_is_there(tmp_path: Path) -> None:
     async with served(tmp_path, tty={}, other={}) as host, guestd.attach(host.socket) as guest:
         driver, other = await bound(guest), await bound(guest, "other")

@@ -69,6 +69,7 @@ async def test_a_guest_lives_as_long_as_it_attends(tmp_path: Path, clock: Manual
         assert await reason(guest) == "the watchdog fired: no ping for 10 s"
 
 
+@pytest.mark.spec("WDG-2")
 async def test_a_guest_that_is_silent_is_reset_on_the_second_and_no_other(host: hostd.Host, clock: ManualClock) -> None:
     async with guestd.attach(host.socket) as other, guestd.attach(host.socket) as guest:
         watchdog = await bound(guest)
@@ -81,6 +82,7 @@ async def test_a_guest_that_is_silent_is_reset_on_the_second_and_no_other(host: 
 
 
 @pytest.mark.parametrize("how", ["ping", "keepalive", "disarm", "set_timeout"])
+@pytest.mark.spec("WDG-1")
 async def test_every_kind_of_ping_starts_anew(host: hostd.Host, clock: ManualClock, how: str) -> None:
     async with guestd.attach(host.socket) as guest:
         watchdog = await bound(guest)
@@ -107,6 +109,7 @@ async def test_what_only_looks_is_no_ping(host: hostd.Host, clock: ManualClock) 
 
 
 @pytest.mark.parametrize(("asked", "set_to"), [(30, 30), (1, 5), (0, 5), (-(1 << 63), 5), (1 << 62, 100), (100, 100)])
+@pytest.mark.spec("WDG-4")
 async def test_a_timeout_comes_back_as_it_was_set(tmp_path: Path, clock: ManualClock, asked: int, set_to: int) -> None:
     async with (
         served(tmp_path, clock, timeout=50, min_timeout=5, max_timeout=100) as host,
@@ -126,6 +129,7 @@ async def raised(guest: guestd.AsyncGuest, watchdog: WatchdogDriver) -> int:
     return count
 
 
+@pytest.mark.spec("WDG-5")
 async def test_the_pretimeout_comes_so_many_seconds_before_and_once(host: hostd.Host, clock: ManualClock) -> None:
     async with guestd.attach(host.socket) as guest:
         watchdog = await bound(guest)
@@ -154,6 +158,7 @@ async def test_a_pretimeout_that_is_past_already_comes_at_once(host: hostd.Host,
         await asyncio.wait_for(watchdog.pretimeout.wait(), SECONDS)
 
 
+@pytest.mark.spec("WDG-5")
 async def test_a_pretimeout_is_less_than_the_timeout(host: hostd.Host) -> None:
     async with guestd.attach(host.socket) as guest:
         watchdog = await bound(guest)
@@ -172,6 +177,7 @@ async def test_a_pretimeout_is_less_than_the_timeout(host: hostd.Host) -> None:
         ([], False), ([b"v"], False), ([b"V", b"a"], False), ([b"V", b"V", b"\0"], False),
     ],
 )  # fmt: skip
+@pytest.mark.spec("WDG-3")
 async def test_only_the_magic_character_in_the_latest_write_stops_it(
     host: hostd.Host, clock: ManualClock, writes: list[bytes], stops: bool
 ) -> None:
@@ -198,6 +204,7 @@ async def test_without_a_way_out_not_even_the_magic_character_stops_it(tmp_path:
         assert "fired" in await reason(guest)
 
 
+@pytest.mark.spec("WDG-1", "WDG-3")
 async def test_who_opens_it_again_has_what_was_left_running(host: hostd.Host, clock: ManualClock) -> None:
     async with guestd.attach(host.socket) as guest:
         await (await bound(guest)).set_timeout(7)
@@ -228,6 +235,7 @@ async def test_the_countdown_that_one_guest_left_is_not_another_ones(host: hostd
         assert await (await bound(third)).boot_status() == CARDRESET
 
 
+@pytest.mark.spec("WDG-7")
 async def test_the_next_guest_reads_that_it_fired_and_the_one_after_that_it_did_not(
     host: hostd.Host, clock: ManualClock
 ) -> None:
@@ -284,6 +292,7 @@ async def test_a_countdown_that_has_fired_is_forgotten(host: hostd.Host, clock: 
     assert device._left == {} and device._running is None
 
 
+@pytest.mark.spec("WDG-6")
 async def test_a_write_has_a_bound(host: hostd.Host) -> None:
     async with guestd.attach(host.socket) as guest:
         watchdog = await bound(guest)

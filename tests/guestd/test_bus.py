@@ -141,6 +141,7 @@ def lamp(host: hostd.Host, path: str) -> Lamp:
 
 
 @CLIENTS
+@pytest.mark.spec("V-2")
 async def test_drivers_know_no_number(host: hostd.Host, client: str) -> None:
     async def scenario(guest: Guest[Any], path: str) -> dict[str, int]:
         driver = await guest.bind_found(await guest.found(path))
@@ -163,6 +164,7 @@ async def test_drivers_know_no_number(host: hostd.Host, client: str) -> None:
 
 
 @CLIENTS
+@pytest.mark.spec("N-4")
 async def test_a_feature_that_is_not_offered_is_not_accepted_and_its_calls_are_not_there(
     host: hostd.Host, client: str
 ) -> None:
@@ -295,6 +297,7 @@ def driver(name: str, compatible: str = "", ids: tuple[int, int] = (0, 0)) -> ty
     return type(name, (Driver,), {"compatible": (compatible,) if compatible else (), "ids": (ids,) if any(ids) else ()})
 
 
+@pytest.mark.spec("V-1")
 def test_the_most_specific_string_decides_then_the_ids_then_the_order() -> None:
     found = Found(1, "/x", "x", ("v,special", "v,usual"), (5, 6))
     special, usual, by_ids = driver("Special", "v,special"), driver("Usual", "v,usual"), driver("Ids", "", (5, 6))

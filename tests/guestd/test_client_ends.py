@@ -28,12 +28,14 @@ async def host(tmp_path: Path) -> AsyncIterator[hostd.Host]:
 
 
 @CLIENTS
+@pytest.mark.spec("C-17", "X-6")
 async def test_detaching_gives_the_devices_back_at_once(host: hostd.Host, client: str) -> None:
     for _ in range(3):
         await run_on(client, host, bound, drivers=DRIVERS)
         assert not host.tree.find("/desk").opens
 
 
+@pytest.mark.spec("X-2")
 async def test_calls_under_way_and_calls_after_the_end_fail_and_nobody_waits_for_ever(host: hostd.Host) -> None:
     async with bystander(host), attached(host) as other, attach(host) as guest:
         driver = await guest.bind("desk")
@@ -73,6 +75,7 @@ async def test_the_blocking_client_fails_the_same_way_after_its_end(host: hostd.
 
 
 @CLIENTS
+@pytest.mark.spec("X-2")
 async def test_the_host_ends_a_session_and_says_why(host: hostd.Host, client: str) -> None:
     async def scenario(guest: Guest[Any]) -> None:
         driver = await bound(guest)
@@ -130,6 +133,7 @@ def played(tmp_path: Path) -> Iterator[Played]:
     played.close()
 
 
+@pytest.mark.spec("X-4")
 async def test_a_guest_that_writes_when_the_host_has_hung_up_still_learns_why(played: Played) -> None:
     """Its write fails, with the last word unread."""
     greeting = asyncio.create_task(asyncio.to_thread(played.greet))
@@ -140,6 +144,7 @@ async def test_a_guest_that_writes_when_the_host_has_hung_up_still_learns_why(pl
             await guest.nop()
 
 
+@pytest.mark.spec("X-4")
 def test_so_does_the_blocking_client(played: Played) -> None:
     with ThreadPoolExecutor(1) as thread:
         greeting = thread.submit(played.greet)

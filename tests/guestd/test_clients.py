@@ -326,6 +326,7 @@ async def test_memory_that_is_refused_leaves_nothing(
         assert (await guest.call(numbers.ADD_MEMORY, 0, 1 << 40, 4096, 5))[0] == BadArgument.status
 
 
+@pytest.mark.spec("S-11")
 async def test_memory_of_a_call_whose_task_was_cancelled_is_not_used_again_before_the_answer(host: hostd.Host) -> None:
     """The host may still fill it: a new buffer in its place would change under its owner."""
     async with attach(host) as guest:

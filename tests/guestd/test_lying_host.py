@@ -122,6 +122,7 @@ async def test_an_answer_of_the_core_that_is_none_is_an_io_error(
 
 @CLIENTS
 @pytest.mark.parametrize("lie", [-1, 4097, True, "text", b"within the message", None])
+@pytest.mark.spec("A-6")
 async def test_a_count_that_cannot_be_ends_the_session(tmp_path: Path, client: str, lie: object) -> None:
     async def scenario(guest: Guest[Any]) -> None:
         driver = await guest.bind_as(await guest.found("thing"), Driver)
@@ -134,6 +135,7 @@ async def test_a_count_that_cannot_be_ends_the_session(tmp_path: Path, client: s
 
 @CLIENTS
 @pytest.mark.parametrize("lie", [bytes(17), "text", 16, None])
+@pytest.mark.spec("A-6")
 async def test_bytes_that_nobody_had_asked_for_end_it_as_well(tmp_path: Path, client: str, lie: object) -> None:
     async def scenario(guest: Guest[Any]) -> None:
         driver = await guest.bind_as(await guest.found("thing"), Driver)

@@ -202,6 +202,7 @@ def had_each_effect_once(host: hostd.Host, sessions: int) -> None:
 
 
 @pytest.mark.parametrize("direction", [0, 1], ids=["to the host", "to the guest"])
+@pytest.mark.spec("R-3", "E-1")
 async def test_a_cut_at_every_byte_of_a_session(host: hostd.Host, relay: Relay, direction: int) -> None:
     made.clear()
     async with guestd.attach(relay.path, drivers=DRIVERS) as guest:
@@ -247,6 +248,7 @@ GREETING = 120  # bytes, more than HELLO and the first call have
 
 @pytest.mark.parametrize("direction", [0, 1], ids=["to the host", "to the guest"])
 @pytest.mark.parametrize("blocking", [False, True], ids=["asyncio", "blocking"])
+@pytest.mark.spec("R-10")
 async def test_a_cut_at_every_byte_of_the_greeting(
     host: hostd.Host, relay: Relay, direction: int, blocking: bool
 ) -> None:
@@ -295,6 +297,7 @@ async def test_a_host_that_is_gone_is_given_up(host: hostd.Host, relay: Relay, b
 
 
 @pytest.mark.parametrize("blocking", [False, True], ids=["asyncio", "blocking"])
+@pytest.mark.spec("R-10")
 async def test_another_life_of_the_host_knows_no_session(
     host: hostd.Host, relay: Relay, tmp_path: Path, blocking: bool
 ) -> None:

@@ -39,6 +39,7 @@ def test_a_failure_is_the_exception_of_its_status_with_the_hosts_sentence(status
 
 
 @pytest.mark.parametrize("status", [-1, 17, 1 << 63, 0])
+@pytest.mark.spec("K-3")
 def test_a_failure_of_no_known_status_is_internal(status: int) -> None:
     assert type(failure(status, "what?")) is Internal
 

@@ -52,6 +52,7 @@ def test_what_is_no_hello_is_a_bad_argument() -> None:
      but(2, True), but(3, True), but(2, "1"), but(3, None), but(2, 1.0)],
     ids=repr,
 )  # fmt: skip
+@pytest.mark.spec("H-3", "F-5")
 def test_another_version_is_told_so_whatever_its_shape(message: object) -> None:
     with pytest.raises(ProtocolViolation, match="version 1") as caught:
         Hello.check(message)
@@ -70,6 +71,7 @@ def test_welcome_and_end_are_what_they_say() -> None:
 @pytest.mark.parametrize(
     ("kind", "good"), [(Welcome, (5, 1, 1, 7, 64, True)), (End, (6, 14, "over", 1, 2))], ids=["welcome", "end"]
 )
+@pytest.mark.spec("K-1")
 def test_each_place_of_welcome_and_end_has_its_type(kind: type[Welcome] | type[End], good: tuple[object, ...]) -> None:
     for place, value in enumerate(good):
         wrongs: list[object] = [None, 1.0, b"", (), {}, True, 1, "text"]
@@ -82,6 +84,7 @@ def test_each_place_of_welcome_and_end_has_its_type(kind: type[Welcome] | type[E
             kind.check(wrong_size)
 
 
+@pytest.mark.spec("H-6")
 def test_a_host_that_welcomes_in_another_version_is_refused() -> None:
     with pytest.raises(ProtocolViolation, match="version 1 only, not 2"):
         Welcome.check((5, 2, 1, 7, 64, False))

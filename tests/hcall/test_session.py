@@ -185,12 +185,14 @@ def host_with_two_calls() -> HostSession:
 
 
 @pytest.mark.parametrize("slot", [0, 2])
+@pytest.mark.spec("S-1", "S-2", "S-3")
 def test_a_new_call_takes_an_answered_slot_or_the_next_unused(slot: int) -> None:
     host = host_with_two_calls()
     assert host.receive(encode(call(slot, 3))) == [call(slot, 3)]
     assert host.broken is None and host.calls == 3 and not host.out
 
 
+@pytest.mark.spec("S-2")
 def test_slots_come_into_use_in_order_and_end_at_their_number() -> None:
     host = ready_host(slots=3)
     assert len(host.receive(b"".join(encode(call(n, n + 1)) for n in range(4)))) == 3
@@ -212,6 +214,7 @@ WRONG: list[object] = [
 ]  # fmt: skip
 
 
+@pytest.mark.spec("E-7", "S-3")
 def test_what_breaks_a_rule_ends_the_session_after_what_came_before() -> None:
     for wrong in WRONG:
         host, ack = host_with_two_calls(), (ACK, 9, 0, 1)
@@ -232,6 +235,7 @@ def test_half_a_message_shows_until_it_is_whole() -> None:
     assert host.receive(data[4:]) == [call(0, 1)] and not host.partial
 
 
+@pytest.mark.spec("R-4")
 def test_a_repeat_on_a_new_link_is_answered_once() -> None:
     host = host_with_two_calls()
     host.resume()
@@ -242,6 +246,7 @@ def test_a_repeat_on_a_new_link_is_answered_once() -> None:
 
 
 @pytest.mark.parametrize(("slot", "seq"), [(0, 1), (1, 2)])
+@pytest.mark.spec("R-5")
 def test_a_second_repeat_on_one_link_is_a_violation_and_on_the_next_link_is_none(slot: int, seq: int) -> None:
     host = host_with_two_calls()
     host.lose()
@@ -263,6 +268,7 @@ def test_only_the_call_of_a_slot_can_be_repeated_in_it(slot: int, seq: int) -> N
 
 
 @pytest.mark.parametrize("lost", [True, False])
+@pytest.mark.spec("R-6")
 def test_a_late_answer_waits_until_its_call_is_repeated(lost: bool) -> None:
     host = host_with_two_calls()
     if lost:  # else the guest is back before anybody saw that the link broke
@@ -278,6 +284,7 @@ def test_a_late_answer_waits_until_its_call_is_repeated(lost: bool) -> None:
 
 
 @pytest.mark.parametrize("seq", [1, 3])
+@pytest.mark.spec("S-5")
 def test_a_slot_that_was_used_again_answers_its_old_call_no_more(seq: int) -> None:
     host = host_with_two_calls()
     host.resume()

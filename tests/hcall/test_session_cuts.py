@@ -140,6 +140,7 @@ def lengths() -> list[int]:
 @pytest.mark.parametrize("moment", Moment)
 @pytest.mark.parametrize("noticed", [True, False])
 @pytest.mark.parametrize("way", [0, 1], ids=["to the host", "to the guest"])
+@pytest.mark.spec("R-3", "R-4", "R-7")
 def test_a_link_is_cut_at_every_byte(moment: Moment, noticed: bool, way: int) -> None:
     late = []
     for n in range(1, lengths()[way] + 1):

@@ -29,6 +29,7 @@ def answer(guest: Guest, slot: int, seq: int) -> list[str]:
     return [waiter for waiter, _, _ in answers]
 
 
+@pytest.mark.spec("S-1", "S-2")
 def test_slots_come_into_use_in_order_and_the_latest_freed_comes_next() -> None:
     guest = ready_guest(slots=4)
     for waiter in "abc":
@@ -53,6 +54,7 @@ def test_more_calls_than_slots_wait_and_go_out_in_their_order() -> None:
 
 
 @pytest.mark.parametrize("welcomed", [True, False])
+@pytest.mark.spec("H-1")
 def test_calls_made_without_a_link_go_out_with_the_welcome(welcomed: bool) -> None:
     guest = ready_guest(slots=2) if welcomed else Guest()
     if welcomed:
@@ -67,6 +69,7 @@ def test_calls_made_without_a_link_go_out_with_the_welcome(welcomed: bool) -> No
     assert answer(guest, 0, 1) == ["a"] and places(guest) == [(0, 3)]
 
 
+@pytest.mark.spec("R-3")
 def test_unanswered_calls_are_sent_again_unchanged_in_the_order_of_seq() -> None:
     guest = ready_guest(slots=3)
     for waiter in "abc":
@@ -83,6 +86,7 @@ def test_unanswered_calls_are_sent_again_unchanged_in_the_order_of_seq() -> None
     assert b"".join(guest.out) == b_and_c + newest
 
 
+@pytest.mark.spec("R-7")
 def test_half_a_message_dies_with_its_link() -> None:
     guest = ready_guest()
     call(guest, "a")
@@ -96,6 +100,7 @@ def test_half_a_message_dies_with_its_link() -> None:
 
 
 @pytest.mark.parametrize("value", UNFIT.values(), ids=UNFIT)
+@pytest.mark.spec("E-6")
 def test_a_call_that_cannot_be_sent_takes_no_slot_and_no_seq(value: object) -> None:
     guest = ready_guest(slots=1)
     with pytest.raises(BadArgument):
@@ -139,6 +144,7 @@ def test_what_a_guest_sends_at_the_limit_is_taken_by_a_host() -> None:
 
 
 @pytest.mark.parametrize("resumed", [True, False])
+@pytest.mark.spec("R-10")
 def test_a_host_that_forgot_the_session_ends_it(resumed: bool) -> None:
     guest = ready_guest()
     call(guest, "a")
@@ -153,6 +159,7 @@ def test_a_host_that_forgot_the_session_ends_it(resumed: bool) -> None:
     assert guest.end() == ["a"]
 
 
+@pytest.mark.spec("I-8", "S-4")
 def test_interrupts_and_answers_of_one_read_are_told_apart() -> None:
     guest = ready_guest()
     call(guest, "a")
@@ -175,6 +182,7 @@ def test_an_acknowledgement_is_only_sent_on_a_link() -> None:
     assert not guest.out
 
 
+@pytest.mark.spec("X-1", "X-2")
 def test_the_hosts_last_word_comes_after_the_answers_before_it() -> None:
     guest = ready_guest(slots=2)
     for waiter in "abc":
@@ -199,6 +207,7 @@ WRONG: list[object] = [
 ]  # fmt: skip
 
 
+@pytest.mark.spec("E-8", "S-4")
 def test_what_breaks_a_rule_is_a_violation_after_what_came_before() -> None:
     before, after = encode((REPLY, 2, 3, 0, None)) + encode((IRQ, 9, 0, 1)), encode((REPLY, 1, 2, 0, None))
     for wrong in WRONG:
@@ -217,6 +226,7 @@ def test_what_breaks_a_rule_is_a_violation_after_what_came_before() -> None:
      (WELCOME, 1, 0, 1, -1, False), (WELCOME, 1, 0, 1, 1 << 62, False)],
     ids=repr,
 )  # fmt: skip
+@pytest.mark.spec("H-6")
 def test_a_welcome_of_another_shape_is_refused(shape: tuple[object, ...]) -> None:
     """Without a slot every call would wait for ever; a number without bound would take all memory."""
     guest = Guest()

@@ -32,6 +32,7 @@ def feed_in(decoder: Decoder, data: bytes, sizes: list[int]) -> list[object]:
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(values, max_size=5), st.lists(st.integers(1, 50), min_size=1, max_size=5))
+@pytest.mark.spec("E-1")
 def test_however_the_bytes_are_cut_the_messages_are_the_same(messages: list[object], sizes: list[int]) -> None:
     data = b"".join(map(encode, messages))
     for parts in (sizes, [1], [len(data) or 1]):
@@ -76,6 +77,7 @@ def plain(value: object) -> object:
 
 
 @pytest.mark.parametrize(("good", "bad"), AT_LIMITS.values(), ids=AT_LIMITS)
+@pytest.mark.spec("E-6")
 def test_limits_are_exact_and_fits_knows_them(good: object, bad: object) -> None:
     assert Decoder().feed(encode(good)) == [plain(good)] and fits(good)
     try:
@@ -128,6 +130,7 @@ def message_of(size: int) -> bytes:
 
 @pytest.mark.parametrize("before", [b"", encode((1, 2)), message_of(MAX_MESSAGE)], ids=["", "small", "large"])
 @pytest.mark.parametrize("parts", [1 << 20, 1000, 1])
+@pytest.mark.spec("E-6")
 def test_a_message_is_as_long_as_it_may_be(before: bytes, parts: int) -> None:
     decoder = Decoder()
     count = bool(before) + 2
@@ -179,6 +182,7 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("bad", MALFORMED.values(), ids=MALFORMED)
+@pytest.mark.spec("E-5", "E-7")
 def test_bytes_that_are_no_message_break_the_decoder(bad: bytes) -> None:
     """Those before are kept, wherever the reads end."""
     good = encode((1, 2)) + encode("a")

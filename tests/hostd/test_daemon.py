@@ -200,6 +200,7 @@ async def served_until_told(directory: Path) -> AsyncIterator[tuple[hostd.Host, 
         await finish()
 
 
+@pytest.mark.spec("X-3")
 async def test_the_end_of_a_host_answers_every_call_and_says_goodbye(tmp_path: Path) -> None:
     async with served_until_told(tmp_path) as (host, finish):
         device = host.tree.find("/slow").device

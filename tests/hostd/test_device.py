@@ -66,6 +66,7 @@ def test_a_verb_has_one_signature(verb: str, wrong: str, expected: str) -> None:
         declare(**{verb: vars(Wrong)[wrong]})
 
 
+@pytest.mark.spec("B-3")
 def test_a_device_has_at_most_32_vectors_and_60_calls() -> None:
     assert len(declare(**{f"irq{n}": Irq() for n in range(32)}).irqs) == 32
     with pytest.raises(TypeError, match="at most 32 vectors and 60 calls"):
@@ -339,6 +340,7 @@ async def test_a_device_is_not_let_go_of_before_its_threads_are_done(host: hostd
         assert device.record == ["work"] * 4 + ["stop"]
 
 
+@pytest.mark.spec("O-2")
 async def test_a_call_that_needs_a_feature_is_there_only_if_it_was_offered_and_accepted(host: hostd.Host) -> None:
     plug(host)
     for driver, there in ((BenchDriver, False), (TurboDriver, True)):
@@ -354,6 +356,7 @@ async def test_a_call_that_needs_a_feature_is_there_only_if_it_was_offered_and_a
                     await bench.fast()
 
 
+@pytest.mark.spec("N-7")
 async def test_only_an_early_call_works_before_driver_ok(host: hostd.Host) -> None:
     plug(host)
     async with guestd.attach(host.socket) as guest:

@@ -94,6 +94,7 @@ def bench(host: hostd.Host) -> Bench:
     return device
 
 
+@pytest.mark.spec("W-2", "E-3", "A-1", "O-3", "F-2")
 async def test_every_wrong_call_has_its_status_and_no_effect(host: hostd.Host) -> None:
     async with bystander(host), attached(host, regions=2) as guest:
         node = await guest.core(numbers.FIND, 0, "/bench")
@@ -169,6 +170,7 @@ async def test_every_wrong_call_has_its_status_and_no_effect(host: hostd.Host) -
         assert await guest.call(read, handle, 3, areas=(4,)) == (0, b"xxx")
 
 
+@pytest.mark.spec("A-2", "A-3", "A-5", "C-16")
 async def test_areas_are_a_scatter_list_in_their_order(host: hostd.Host) -> None:
     async with attached(host, regions=2) as guest:
         handle, calls = await guest.open("/bench")
@@ -207,6 +209,7 @@ async def test_areas_are_a_scatter_list_in_their_order(host: hostd.Host) -> None
     ids=lambda value: repr(value).split(" at ")[0][:24],
 )
 @pytest.mark.parametrize("when", ["now", "later"])
+@pytest.mark.spec("K-2", "U-2")
 async def test_a_device_that_fails_costs_one_call_and_says_one_sentence(
     host: hostd.Host, caplog: pytest.LogCaptureFixture, answer: Any, status: Status, traceback: bool, when: str
 ) -> None:
@@ -228,6 +231,7 @@ async def test_a_device_that_fails_costs_one_call_and_says_one_sentence(
 
 @pytest.mark.parametrize("count", [-1, 5, True, None, 2.0, b"data"], ids=repr)
 @pytest.mark.parametrize("inline", [True, False], ids=["inline", "in guest memory"])
+@pytest.mark.spec("U-2")
 async def test_a_count_that_cannot_be_is_the_models_mistake(
     host: hostd.Host, caplog: pytest.LogCaptureFixture, count: object, inline: bool
 ) -> None:
@@ -241,6 +245,7 @@ async def test_a_count_that_cannot_be_is_the_models_mistake(
         assert await guest.call(calls["fill"], handle, areas=(4,)) == (0, b"\0\0")
 
 
+@pytest.mark.spec("S-4", "S-10", "C-11")
 async def test_closing_answers_what_is_under_way_once_and_its_late_answer_goes_nowhere(host: hostd.Host) -> None:
     async with bystander(host) as other, attached(host) as guest:
         handle, calls = await guest.open("/bench")
@@ -256,6 +261,7 @@ async def test_closing_answers_what_is_under_way_once_and_its_late_answer_goes_n
         assert bench(host).log == ["reset"]
 
 
+@pytest.mark.spec("S-10", "N-6")
 async def test_a_reset_waits_for_the_worker_and_ends_its_call_with_reset(host: hostd.Host) -> None:
     async with bystander(host) as other, attached(host) as guest:
         handle, calls = await guest.open("/bench")
@@ -306,6 +312,7 @@ async def test_a_close_that_waits_for_a_worker_is_not_done_twice(
     assert "Exception" not in caplog.text
 
 
+@pytest.mark.spec("N-1", "N-2", "N-3")
 async def test_negotiation_is_virtios_and_a_wrong_step_changes_nothing(host: hostd.Host) -> None:
     async with bystander(host), attached(host) as guest:
         node = await guest.core(numbers.FIND, 0, "/bench")

@@ -44,6 +44,7 @@ async def test_what_is_raised_in_a_call_fails_the_call(
 
 
 @HOOK_ERRORS
+@pytest.mark.spec("N-9")
 async def test_a_device_that_fails_in_tick_takes_no_calls_until_its_driver_resets_it(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, error: BaseException
 ) -> None:
@@ -70,6 +71,7 @@ async def test_a_device_that_fails_in_tick_takes_no_calls_until_its_driver_reset
 
 
 @HOOK_ERRORS
+@pytest.mark.spec("N-9")
 async def test_a_device_that_cannot_be_reset_is_of_no_use_until_it_can(tmp_path: Path, error: BaseException) -> None:
     async with served(tmp_path, CLUMSY) as host, bystander(host), attached(host) as guest:
         node = await guest.core(numbers.FIND, 0, "/clumsy")
@@ -92,6 +94,7 @@ async def test_a_device_that_cannot_be_reset_is_of_no_use_until_it_can(tmp_path:
 
 
 @HOOK_ERRORS
+@pytest.mark.spec("N-9")
 async def test_ready_that_raises_fails_its_handle_and_no_other(tmp_path: Path, error: BaseException) -> None:
     async with served(tmp_path, SHARED) as host, attached(host) as other, attached(host) as guest:
         others, calls = await other.open("/clumsy")
@@ -154,6 +157,7 @@ async def test_a_model_that_does_not_stop_is_gone_all_the_same(
         device(host).wrong["stop"] = error  # for the end of the host
 
 
+@pytest.mark.spec("S-9", "T-5")
 async def test_an_answer_that_does_not_come_is_given_up_after_a_minute(tmp_path: Path) -> None:
     clock = ManualClock()
     async with served(tmp_path, CLUMSY, clock=clock) as host, bystander(host) as other, attached(host) as guest:

@@ -64,6 +64,7 @@ async def host(tmp_path: Path, clock: ManualClock) -> AsyncIterator[hostd.Host]:
         pytest.param(hello() + hello(), Status.BAD_ARGUMENT, id="twice"),
     ],
 )
+@pytest.mark.spec("H-1", "H-2", "H-3", "E-4", "K-1")
 async def test_a_hello_that_is_none_is_refused_with_the_reason(host: hostd.Host, data: bytes, status: Status) -> None:
     async with bystander(host):
         with connected(host) as guest:
@@ -107,6 +108,7 @@ def for_reading_only(_: Path) -> int:
         pytest.param(lambda _: memfd(2 << 20), ((ADDRESS, 2 << 20),), Status.BUSY, id="more than the limit"),
     ],
 )
+@pytest.mark.spec("H-2", "M-2", "M-4")
 async def test_memory_that_cannot_be_taken_is_refused(
     host: hostd.Host, tmp_path: Path, make: Callable[[Path], int], regions: tuple[tuple[int, int], ...], status: Status
 ) -> None:
@@ -122,6 +124,7 @@ async def test_memory_that_cannot_be_taken_is_refused(
     [([0, 1, 0], Status.BAD_AREA), ([0, 1, 1], Status.BAD_AREA), (range(17), Status.BUSY)],
     ids=["the same again", "two overlap", "seventeen"],
 )
+@pytest.mark.spec("M-3", "M-5")
 async def test_regions_are_distinct_and_at_most_sixteen(host: hostd.Host, pages: list[int], status: Status) -> None:
     async with bystander(host):
         with connected(host) as guest, lent(*(memfd() for _ in pages)) as fds:
@@ -132,6 +135,7 @@ async def test_regions_are_distinct_and_at_most_sixteen(host: hostd.Host, pages:
 
 
 @pytest.mark.parametrize("count", [0, 2, 17, 18, 40])
+@pytest.mark.spec("M-1")
 async def test_exactly_the_announced_descriptors_come(host: hostd.Host, count: int) -> None:
     async with bystander(host):
         with connected(host) as guest, lent(*(memfd() for _ in range(count))) as fds:
@@ -149,6 +153,7 @@ async def test_a_hello_that_never_ends_brings_no_more_descriptors_than_one_that_
 
 
 @pytest.mark.parametrize("sort", [socket.SOCK_STREAM, socket.SOCK_DGRAM, None], ids=["stream", "datagram", "a memfd"])
+@pytest.mark.spec("D-1")
 async def test_the_fd_lane_is_a_seqpacket_socket(host: hostd.Host, sort: socket.SocketKind | None) -> None:
     ends = [end.detach() for end in socket.socketpair(socket.AF_UNIX, sort)] if sort else [memfd()]
     async with bystander(host):
@@ -158,6 +163,7 @@ async def test_the_fd_lane_is_a_seqpacket_socket(host: hostd.Host, sort: socket.
 
 
 @pytest.mark.parametrize("fds_at", [0, 20, -1], ids=["first", "in the middle", "last"])
+@pytest.mark.spec("E-1", "M-1")
 async def test_a_hello_may_come_byte_by_byte(host: hostd.Host, fds_at: int) -> None:
     async with bystander(host) as other:
         with connected(host) as guest, lent(memfd()) as fds:
@@ -171,6 +177,7 @@ async def test_a_hello_may_come_byte_by_byte(host: hostd.Host, fds_at: int) -> N
 
 
 @pytest.mark.parametrize("begun", [b"", hello()[:-1]], ids=["nothing", "all but a byte"])
+@pytest.mark.spec("T-1")
 async def test_a_hello_has_five_seconds(host: hostd.Host, clock: ManualClock, begun: bytes) -> None:
     async with bystander(host) as other:
         with connected(host) as guest, lent(memfd()) as fds:
@@ -195,6 +202,7 @@ async def test_hanging_up_in_the_middle_of_hello_leaves_nothing(host: hostd.Host
         assert not host.guests.greetings and len(host.guests.by_token) == 1
 
 
+@pytest.mark.spec("M-4")
 async def test_the_host_adds_the_seals_that_are_missing(host: hostd.Host) -> None:
     with connected(host) as guest, lent(memfd(seals=0)) as fds:
         await guest.greet(hello(regions=ONE), fds)
@@ -205,6 +213,7 @@ async def test_the_host_adds_the_seals_that_are_missing(host: hostd.Host) -> Non
     await until(host, lambda: not host.guests.by_token)
 
 
+@pytest.mark.spec("D-2", "D-4")
 async def test_descriptors_on_the_main_socket_are_dropped_and_do_no_harm(host: hostd.Host) -> None:
     async with bystander(host), attached(host) as guest:
         with lent(memfd(), memfd()) as fds:
@@ -215,6 +224,7 @@ async def test_descriptors_on_the_main_socket_are_dropped_and_do_no_harm(host: h
         )  # fmt: skip
 
 
+@pytest.mark.spec("H-5", "F-4")
 async def test_the_version_and_the_features_are_what_both_know(host: hostd.Host) -> None:
     ends = [end.detach() for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)]
     with connected(host) as guest, lent(*ends) as fds:
@@ -224,6 +234,7 @@ async def test_the_version_and_the_features_are_what_both_know(host: hostd.Host)
     await until(host, lambda: not host.guests.by_token)
 
 
+@pytest.mark.spec("H-2")
 async def test_a_guest_too_many_is_told_that_the_host_is_busy(host: hostd.Host) -> None:
     async with bystander(host), attached(host), attached(host):
         async with attached(host):
@@ -234,6 +245,7 @@ async def test_a_guest_too_many_is_told_that_the_host_is_busy(host: hostd.Host) 
             assert len(host.guests.by_token) == 4
 
 
+@pytest.mark.spec("T-8")
 async def test_connections_that_say_nothing_do_not_use_up_the_descriptors(host: hostd.Host) -> None:
     async with bystander(host) as other:
         silent = [socket.socket(socket.AF_UNIX) for _ in range(7)]

@@ -62,6 +62,7 @@ STEPS: dict[Callable[[Model], None], Callable[[Vectors, Model], object]] = {
 }
 
 
+@pytest.mark.spec("I-2")
 def test_every_order_of_six_events_gives_the_hints_of_the_model() -> None:
     for order in itertools.product(STEPS, repeat=6):
         hints: list[tuple[int, int]] = []
@@ -87,6 +88,7 @@ def test_vectors_do_not_concern_each_other() -> None:
 
 
 @pytest.mark.parametrize("seen", [0, 1, 2**64 - 1, -1, -(2**63)])
+@pytest.mark.spec("I-3")
 def test_acknowledging_what_was_never_raised_gives_no_hint(seen: int) -> None:
     hints: list[tuple[int, int]] = []
     vectors = Vectors(lambda *hint: hints.append(hint))
@@ -125,6 +127,7 @@ async def heard(guest: RawGuest) -> list[tuple[int, ...]]:
     return [message[1:] for message in interrupts if message[0] == IRQ]
 
 
+@pytest.mark.spec("I-1", "I-3", "I-6", "C-12")
 async def test_each_guest_has_its_own_vectors_and_its_own_tag(host: hostd.Host) -> None:
     async with bystander(host), attached(host) as one, attached(host) as other:
         handle, _ = await one.open("/ringer", cookie=2**64 - 1)
@@ -141,6 +144,7 @@ async def test_each_guest_has_its_own_vectors_and_its_own_tag(host: hostd.Host) 
         assert await heard(other) == [(theirs, 0, 1)] and await heard(one) == [(2**64 - 1, 0, 1)]
 
 
+@pytest.mark.spec("I-7", "N-6")
 async def test_interrupts_begin_with_driver_ok_and_end_with_reset(host: hostd.Host) -> None:
     async with bystander(host), attached(host) as guest:
         handle, _, vectors, _ = await guest.core(numbers.OPEN, await guest.core(numbers.FIND, 0, "/ringer"), 0)
@@ -157,6 +161,7 @@ async def test_interrupts_begin_with_driver_ok_and_end_with_reset(host: hostd.Ho
         assert await heard(guest) == []
 
 
+@pytest.mark.spec("I-4", "I-5", "R-2", "C-13")
 async def test_nothing_is_lost_across_a_mask_or_a_lost_link(host: hostd.Host) -> None:
     token = os.urandom(16)
     async with bystander(host), attached(host, token=token) as guest:
@@ -178,6 +183,7 @@ async def test_nothing_is_lost_across_a_mask_or_a_lost_link(host: hostd.Host) ->
             assert await heard(again) == []
 
 
+@pytest.mark.spec("I-2")
 async def test_a_storm_costs_one_message_for_each_vector(host: hostd.Host) -> None:
     async with bystander(host), attached(host) as guest:
         handle, _ = await guest.open("/ringer")
@@ -187,6 +193,7 @@ async def test_a_storm_costs_one_message_for_each_vector(host: hostd.Host) -> No
         assert await heard(guest) == [(handle, 0, 1), (handle, 0, 10_000)]
 
 
+@pytest.mark.spec("B-3")
 def test_a_device_has_at_most_as_many_vectors_as_a_mask_has_bits() -> None:
     with pytest.raises(TypeError):
         type("TooMany", (Device,), {f"v{n}": Irq() for n in range(numbers.MAX_VECTORS + 1)})

@@ -72,6 +72,7 @@ def call_with(slot: object = SLOT, seq: object = SEQ, number: object = numbers.N
         pytest.param(encode((ACK, 0, 0)), id="half an acknowledgement"),
     ],
 )
+@pytest.mark.spec("E-3", "E-5", "E-6", "E-7", "K-1", "S-3", "I-3", "R-5", "F-3")
 async def test_a_broken_rule_ends_the_session_after_the_good_calls_before_it(host: hostd.Host, rubbish: bytes) -> None:
     async with bystander(host), attached(host) as guest:
         handle, calls = await guest.open("/probe")
@@ -83,6 +84,7 @@ async def test_a_broken_rule_ends_the_session_after_the_good_calls_before_it(hos
         assert probe(host).count == 2 and not host.tree.find("/probe").opens
 
 
+@pytest.mark.spec("S-3", "X-3")
 async def test_a_slot_whose_call_is_not_answered_takes_no_other(host: hostd.Host) -> None:
     async with bystander(host), attached(host) as guest:
         handle, calls = await guest.open("/probe")
@@ -93,6 +95,7 @@ async def test_a_slot_whose_call_is_not_answered_takes_no_other(host: hostd.Host
         probe(host).waiting[0].done(1)  # too late, and no harm
 
 
+@pytest.mark.spec("R-7")
 async def test_half_a_call_has_no_effect(host: hostd.Host) -> None:
     async with bystander(host):
         async with attached(host) as guest:
@@ -101,6 +104,7 @@ async def test_half_a_call_has_no_effect(host: hostd.Host) -> None:
         assert probe(host).count == 0 and not host.tree.find("/probe").opens
 
 
+@pytest.mark.spec("T-2")
 async def test_a_message_has_five_seconds(host: hostd.Host, clock: ManualClock) -> None:
     async with bystander(host) as other, attached(host) as guest:
         data = guest.next_call(numbers.NOP)
@@ -116,6 +120,7 @@ async def test_a_message_has_five_seconds(host: hostd.Host, clock: ManualClock) 
         assert status == Status.BAD_ARGUMENT and "5 s" in text
 
 
+@pytest.mark.spec("T-2")
 async def test_messages_that_overlap_have_five_seconds_each(host: hostd.Host, clock: ManualClock) -> None:
     """A guest whose every write ends in the middle of a message keeps the rule as long as each message does."""
     async with bystander(host) as other, attached(host) as guest:
@@ -142,6 +147,7 @@ async def fill(guest: RawGuest, other: RawGuest) -> None:
     raise AssertionError("the host reads for ever")
 
 
+@pytest.mark.spec("T-4")
 async def test_a_guest_that_does_not_read_is_cut_off_after_ten_seconds(host: hostd.Host, clock: ManualClock) -> None:
     token = os.urandom(16)
     async with bystander(host) as other, attached(host, token=token) as guest:
@@ -157,6 +163,7 @@ async def test_a_guest_that_does_not_read_is_cut_off_after_ten_seconds(host: hos
             assert (await again.greet(hello(token=token)))[-1] is True
 
 
+@pytest.mark.spec("T-3")
 async def test_the_end_of_a_guest_that_does_not_read_takes_two_seconds(host: hostd.Host, clock: ManualClock) -> None:
     token = os.urandom(16)
     async with bystander(host) as other, attached(host, token=token) as guest:
@@ -168,6 +175,7 @@ async def test_the_end_of_a_guest_that_does_not_read_takes_two_seconds(host: hos
         await until(host, lambda: len(host.guests.links) == 1)
 
 
+@pytest.mark.spec("R-5")
 async def test_a_flood_of_repeats_ends_the_session(host: hostd.Host) -> None:
     token = os.urandom(16)
     async with bystander(host), attached(host, token=token) as guest:
@@ -184,6 +192,7 @@ async def test_a_flood_of_repeats_ends_the_session(host: hostd.Host) -> None:
         assert probe(host).count == 1
 
 
+@pytest.mark.spec("I-3")
 async def test_an_acknowledgement_of_a_handle_that_is_gone_does_no_harm(host: hostd.Host) -> None:
     async with bystander(host), attached(host) as guest:
         handle, calls = await guest.open("/probe")

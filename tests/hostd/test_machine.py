@@ -152,7 +152,7 @@ def test_an_empty_file_is_a_machine_with_the_limits_of_the_protocol(tmp_path: Pa
     file.touch()
     machine = Machine.load(file)
     assert machine.name == "machine" and machine.devices == () and machine.file == file
-    limits = machine.limits  # docs/protocol.md, 12; architecture: 1 MiB queued
+    limits = machine.limits  # docs/protocol.md, 14; architecture: 1 MiB queued
     assert (limits.slots, limits.handles, limits.regions, limits.memory, limits.guests) == (64, 1024, 16, 4 << 30, 2048)
     assert limits.queued == 1 << 20
 

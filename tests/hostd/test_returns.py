@@ -37,6 +37,7 @@ async def host(tmp_path: Path, clock: ManualClock) -> AsyncIterator[hostd.Host]:
         yield host
 
 
+@pytest.mark.spec("R-4")
 async def test_a_call_under_way_when_the_link_breaks_is_answered_on_the_next_one(host: hostd.Host) -> None:
     token = os.urandom(16)
     async with bystander(host) as other, attached(host, token=token) as guest:
@@ -55,6 +56,7 @@ async def test_a_call_under_way_when_the_link_breaks_is_answered_on_the_next_one
             assert await again.reply() == (0, 42)
 
 
+@pytest.mark.spec("D-5")
 async def test_the_death_of_a_guest_frees_its_devices_at_once_and_answers_nobody(host: hostd.Host) -> None:
     async with bystander(host) as other:
         async with attached(host) as guest:
@@ -83,6 +85,7 @@ def start(command: list[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
+@pytest.mark.spec("D-5")
 async def test_a_guest_that_is_killed_gives_its_devices_back_at_once(host: hostd.Host) -> None:
     async with bystander(host):
         command = [sys.executable, "-c", _KILLED, str(host.socket)]
@@ -125,6 +128,7 @@ async def test_the_memory_of_a_guest_that_is_refused_is_unmapped_at_once(host: h
     assert mapped() == 0
 
 
+@pytest.mark.spec("R-9", "T-6")
 async def test_a_guest_without_an_fd_lane_is_kept_for_thirty_seconds(host: hostd.Host, clock: ManualClock) -> None:
     token = os.urandom(16)
     async with bystander(host):
@@ -142,6 +146,7 @@ async def test_a_guest_without_an_fd_lane_is_kept_for_thirty_seconds(host: hostd
         await until(host, lambda: token not in host.guests.by_token)
 
 
+@pytest.mark.spec("C-17", "X-7")
 async def test_after_detach_the_loss_of_the_link_is_the_end(host: hostd.Host) -> None:
     async with bystander(host):
         with connected(host) as guest:
@@ -154,6 +159,7 @@ async def test_after_detach_the_loss_of_the_link_is_the_end(host: hostd.Host) ->
         await until(host, lambda: len(host.guests.by_token) == 1)
 
 
+@pytest.mark.spec("X-1")
 async def test_a_watchdog_that_a_guest_left_does_not_bite_who_has_its_token_now(
     tmp_path: Path, clock: ManualClock
 ) -> None:
@@ -172,6 +178,7 @@ async def test_a_watchdog_that_a_guest_left_does_not_bite_who_has_its_token_now(
         assert not host.tree.find("/rng").opens
 
 
+@pytest.mark.spec("R-8")
 async def test_the_token_takes_over_from_a_link_that_looks_alive(host: hostd.Host) -> None:
     token = os.urandom(16)
     async with bystander(host), attached(host, regions=1, token=token) as old:
@@ -188,6 +195,7 @@ async def test_the_token_takes_over_from_a_link_that_looks_alive(host: hostd.Hos
 @pytest.mark.parametrize(
     ("address", "own"), [(ADDRESS, False), (ADDRESS + PAGE, True), (None, True)], ids=["memory", "address", "nothing"]
 )
+@pytest.mark.spec("R-1")
 async def test_a_token_with_anything_else_is_refused(host: hostd.Host, address: int | None, own: bool) -> None:
     token = os.urandom(16)
     async with bystander(host), attached(host, regions=1, token=token) as guest:
@@ -200,6 +208,7 @@ async def test_a_token_with_anything_else_is_refused(host: hostd.Host, address: 
         assert await guest.core(numbers.NOP) is None
 
 
+@pytest.mark.spec("R-1")
 async def test_a_token_of_another_user_is_refused(host: hostd.Host) -> None:
     token = os.urandom(16)
     async with attached(host, token=token) as guest:
@@ -210,6 +219,7 @@ async def test_a_token_of_another_user_is_refused(host: hostd.Host) -> None:
         assert await guest.core(numbers.NOP) is None
 
 
+@pytest.mark.spec("D-2")
 async def test_an_empty_datagram_on_the_fd_lane_keeps_no_descriptor(host: hostd.Host) -> None:
     async with bystander(host), attached(host) as guest:
         with lent(memfd(), memfd()) as fds:

@@ -83,6 +83,7 @@ def counts(rx_ready: int = 0, tx_ready: int = 0, disconnected: int = 0) -> dict[
 
 
 @pytest.mark.parametrize("waiting", [1, 2, 4096, SIZE])
+@pytest.mark.spec("STR-3")
 def test_rx_ready_comes_when_so_few_bytes_are_free(guest: Guest, waiting: int) -> None:
     guest.set(Param.RX_TRIGGER, SIZE - waiting)
     guest.pipe.send(bytes(waiting - 1))
@@ -98,6 +99,7 @@ def test_rx_ready_comes_when_so_few_bytes_are_free(guest: Guest, waiting: int) -
 
 
 @pytest.mark.parametrize("free", [1, 2, 4096, SIZE])
+@pytest.mark.spec("STR-3")
 def test_tx_ready_comes_when_so_many_bytes_may_be_written(guest: Guest, free: int) -> None:
     guest.set(Param.TX_TRIGGER, free)
     assert guest.write(bytes(SIZE)) == SIZE
@@ -123,6 +125,7 @@ def test_the_triggers_at_first_are_one_byte_of_room_and_one_byte_that_waits(gues
         (DISCONNECT, "disconnected", lambda guest: guest.pipe.hang_up()),
     ],
 )
+@pytest.mark.spec("STR-3", "STR-5")
 def test_a_masked_condition_is_told_once_it_is_enabled(
     guest: Guest, bit: int, name: str, become_true: Callable[[Guest], object]
 ) -> None:
@@ -155,6 +158,7 @@ def test_the_status_shows_what_is_true_enabled_or_not(guest: Guest, mask: int) -
     [(0, 0), (0, SIZE + 1), (0, -1), (1, -1), (1, SIZE), (2, -1), (2, 8), (8, 0), (-1, 0), (1 << 40, 1)]
     + [(param, 1) for param in range(3, 8)],
 )
+@pytest.mark.spec("STR-5")
 def test_a_parameter_out_of_range_is_refused_and_changes_nothing(guest: Guest, param: int, value: int) -> None:
     before = [guest.pipe.get_param(each) for each in range(8)]
     with pytest.raises(BadArgument):
@@ -171,6 +175,7 @@ def test_a_parameter_at_the_edge_of_its_range_is_taken(guest: Guest, param: int,
     assert guest.pipe.get_param(param) == value
 
 
+@pytest.mark.spec("STR-1", "STR-2")
 def test_counts_are_short_before_a_call_would_block(guest: Guest) -> None:
     assert guest.write(bytes(SIZE - 10)) == SIZE - 10
     assert guest.write(bytes(100)) == 10
@@ -185,6 +190,7 @@ def test_counts_are_short_before_a_call_would_block(guest: Guest) -> None:
     assert guest.pipe.asked == 2  # the model was asked for more after each read
 
 
+@pytest.mark.spec("S-7")
 def test_what_could_not_go_on_at_once_goes_in_order_later(guest: Guest) -> None:
     guest.pipe.takes = 3
     assert guest.write(b"abcdef") == 6 and guest.write(b"ghi") == 3
@@ -217,6 +223,7 @@ def test_what_is_written_as_the_other_end_goes_stays_where_it_is(guest: Guest, m
     assert guest.get(Param.TX_BYTES) == 4 and guest.counts == counts(rx_ready=1, disconnected=1)
 
 
+@pytest.mark.spec("STR-4")
 def test_the_end_wakes_a_guest_that_waits_for_room(guest: Guest) -> None:
     guest.write(bytes(SIZE))
     with pytest.raises(WouldBlock):
@@ -227,6 +234,7 @@ def test_the_end_wakes_a_guest_that_waits_for_room(guest: Guest) -> None:
         guest.write(b"x")
 
 
+@pytest.mark.spec("STR-1", "STR-2", "STR-4")
 def test_the_end_comes_after_what_waits_and_stays(guest: Guest) -> None:
     guest.write(b"will not be sent")
     guest.pipe.send(b"last words")
@@ -258,6 +266,7 @@ def test_the_end_wakes_a_guest_that_waits_for_more_bytes_than_will_come(guest: G
         lambda guest: guest.set(Param.INTERRUPT_MASK, 0),
     ],
 )
+@pytest.mark.spec("STR-6")
 def test_reset_leaves_nothing_of_a_guest(guest: Guest, use: Callable[[Guest], object]) -> None:
     guest.pipe.send(b"secret")
     use(guest)
@@ -282,6 +291,7 @@ def test_reset_leaves_nothing_to_the_next_that_came_while_a_guest_only_waited(gu
         guest.read(100)
 
 
+@pytest.mark.spec("STR-6")
 def test_reset_keeps_what_came_before_anybody_looked(guest: Guest) -> None:
     guest.pipe.openers.clear()
     guest.pipe.send(b"boot ")
@@ -293,6 +303,7 @@ def test_reset_keeps_what_came_before_anybody_looked(guest: Guest) -> None:
 
 
 @pytest.mark.parametrize("ended", [False, True])
+@pytest.mark.spec("STR-3")
 def test_what_is_true_when_a_guest_is_ready_is_told_once(ended: bool) -> None:
     pipe = Pipe()
     pipe.start()
@@ -319,6 +330,7 @@ STEPS = st.one_of(
 
 
 @given(st.lists(STEPS, max_size=30))
+@pytest.mark.spec("STR-3", "STR-5")
 def test_an_interrupt_counts_whenever_condition_and_mask_become_true_together(steps: list[tuple[str, int]]) -> None:
     guest = Guest()
     waits_rx = waits_tx = 0

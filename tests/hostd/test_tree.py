@@ -72,6 +72,7 @@ def ids(vendor: int, device: int) -> Device:
     return made()
 
 
+@pytest.mark.spec("W-1")
 def test_handles_are_of_one_counter_and_of_this_epoch(tree: Tree) -> None:
     node = tree.plug("a/b", Plain())
     assert (tree.root.handle, tree.find("a").handle, node.handle) == tuple(7 << 48 | n for n in (1, 2, 3))
@@ -84,6 +85,7 @@ def test_handles_are_of_one_counter_and_of_this_epoch(tree: Tree) -> None:
         assert tree.handles.missing(never).status == Status.BAD_HANDLE
 
 
+@pytest.mark.spec("C-1")
 def test_siblings_stand_in_the_order_of_their_handles(tree: Tree) -> None:
     names = "abcdef"
     for order in itertools.permutations(range(6), 3):  # three of them go and come again
@@ -102,6 +104,7 @@ def test_siblings_stand_in_the_order_of_their_handles(tree: Tree) -> None:
 
 
 @pytest.mark.parametrize("path", ["", "/", "a//b", "a/../b", ".hidden", "a b", "x" * 32, "ä", "a/"])
+@pytest.mark.spec("C-3")
 def test_a_path_that_cannot_be_is_refused_and_leaves_the_tree_alone(tree: Tree, path: str) -> None:
     if path != "a/":
         with pytest.raises(ValueError, match="device name"):
@@ -113,6 +116,7 @@ def test_a_path_that_cannot_be_is_refused_and_leaves_the_tree_alone(tree: Tree, 
             tree.plug("a", Plain())
 
 
+@pytest.mark.spec("V-2")
 def test_class_ids_are_device_ids_unless_two_vendors_collide_or_there_is_none(tree: Tree) -> None:
     devices = [ids(1, 0x44), ids(2, 0x44), ids(1, 0x44), Plain(), ids(2, 0x8001), ids(2, 0x44), Plain(), ids(3, 0)]
     classes = [tree.plug(f"d{n}", device).class_id for n, device in enumerate(devices)]
@@ -120,6 +124,7 @@ def test_class_ids_are_device_ids_unless_two_vendors_collide_or_there_is_none(tr
     assert tree.find("/d1").calls == {} and tree.find("/d3").calls == {"late": 0x8001 << 16 | 16}
 
 
+@pytest.mark.spec("C-6")
 def test_changes_are_listed_once_each_from_where_the_last_list_ended(tree: Tree) -> None:
     now, changes = tree.changes(0)
     assert changes is None
@@ -135,6 +140,7 @@ def test_changes_are_listed_once_each_from_where_the_last_list_ended(tree: Tree)
     assert tree.changes(after) == (after, ())
 
 
+@pytest.mark.spec("C-6")
 def test_a_long_list_comes_in_pieces_and_too_long_a_one_not_at_all(tree: Tree) -> None:
     since, _ = tree.changes(0)
     plugged = [tree.plug(f"n{n}", Plain()).handle for n in range(256)]
@@ -233,6 +239,7 @@ def races() -> Iterator[dict[int, Callable[[Tree], None]]]:
             yield {first: one, second: other}
 
 
+@pytest.mark.spec("C-2")
 def test_a_walk_overtaken_twice_at_any_steps_ends_shows_none_twice_and_misses_none_that_stays() -> None:
     count = 0
     for events in races():
@@ -261,6 +268,7 @@ async def changes(guest: RawGuest, since: int) -> tuple[int, list[tuple[int, ...
     return now, list(listed)
 
 
+@pytest.mark.spec("W-2", "S-10", "C-7")
 async def test_a_surprise_answers_each_call_once_and_its_handles_are_stale_for_ever(host: hostd.Host) -> None:
     device = plain(host, "/one")
     async with bystander(host) as other, attached(host) as guest:
@@ -286,6 +294,7 @@ async def test_a_surprise_answers_each_call_once_and_its_handles_are_stale_for_e
         assert [(what, parent) for what, _, parent in listed] == [(REMOVED, root), (ADDED, root)]
 
 
+@pytest.mark.spec("C-7")
 async def test_an_orderly_unplug_waits_until_the_last_guest_has_let_go(host: hostd.Host) -> None:
     device = plain(host, "/bus/two")
     async with bystander(host), attached(host) as guest:
@@ -304,6 +313,7 @@ async def test_an_orderly_unplug_waits_until_the_last_guest_has_let_go(host: hos
         assert listed == [(REMOVED, node, bus), (REMOVED, bus, host.tree.root.handle)]
 
 
+@pytest.mark.spec("C-7", "T-7")
 async def test_a_guest_that_does_not_let_go_loses_the_device_at_the_deadline(host: hostd.Host) -> None:
     device = plain(host, "/one")
     async with bystander(host), attached(host) as guest:

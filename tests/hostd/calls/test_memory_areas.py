@@ -67,6 +67,7 @@ OUTSIDE = [
 
 
 @pytest.mark.parametrize(("address", "length"), INSIDE)
+@pytest.mark.spec("A-2")
 def test_an_area_inside_is_exactly_those_bytes_of_the_guest(world: World, address: int, length: int) -> None:
     expected = world.bytes_at(address, length)
     data = world.memory.data(((address, length, OUT),))
@@ -78,6 +79,7 @@ def test_an_area_inside_is_exactly_those_bytes_of_the_guest(world: World, addres
 
 
 @pytest.mark.parametrize(("name", "way"), [("room", IN), ("data", OUT), ("both", IN), ("both", OUT)])
+@pytest.mark.spec("A-2")
 def test_an_area_outside_is_refused(world: World, name: str, way: int) -> None:
     use: Any = {"room": world.memory.room, "data": world.memory.data, "both": world.memory.both}[name]
     for address, length in OUTSIDE:
@@ -104,6 +106,7 @@ NEITHER: list[object] = [
     ],
     ids=lambda value: repr(sorted(value) if isinstance(value, set) else value),
 )
+@pytest.mark.spec("A-1")
 def test_an_area_is_only_what_its_shape_and_direction_say(world: World, area: object, uses: set[str]) -> None:
     memory = world.memory
     calls: dict[str, Callable[[], object]] = {
@@ -132,6 +135,7 @@ def test_no_memory_has_no_areas() -> None:
 # Scatter lists.
 
 
+@pytest.mark.spec("A-4")
 def test_a_scattered_room_is_filled_piece_by_piece_and_nothing_else_is_touched(world: World) -> None:
     pieces = [(NEXT, 3), (LOW + 5, 0), (LOW, 4), (NEXT - 2, 2), (HIGH + 7, 5)]
     room = world.memory.room(tuple((*piece, IN) for piece in pieces))
@@ -152,6 +156,7 @@ def test_more_than_there_is_room_for_is_cut(world: World) -> None:
     assert world.memory.room((4,)).put(b"12345678") == 4
 
 
+@pytest.mark.spec("A-5")
 def test_scattered_data_is_joined_from_memory_and_from_the_message(world: World) -> None:
     data = world.memory.data((b"one", (NEXT - 4, 4, OUT), b"", (NEXT, 4, OUT), b"two"))
     assert data.get() == b"one" + world.bytes_at(NEXT - 4, 4) + world.bytes_at(NEXT, 4) + b"two"
@@ -199,6 +204,7 @@ def test_a_released_area_is_of_no_use_any_more(world: World) -> None:
     assert world.memory.data(((LOW, 4, OUT),)).get() == before  # the next call is not concerned
 
 
+@pytest.mark.spec("C-16")
 def test_memory_that_is_taken_away_stays_with_the_calls_that_have_it(world: World) -> None:
     data = world.memory.data(((LOW, 8, OUT),))
     expected = world.bytes_at(LOW, 8)
