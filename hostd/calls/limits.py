@@ -2,12 +2,47 @@
 
 from __future__ import annotations
 
+from typing import Final, NamedTuple
+
 import msgspec
-from hcall.messages import SLOTS
+from hcall.kernel.memfd import PAGE
+from hcall.messages import MAX_SLOTS, SLOTS
+from hcall.wire import MAX_ITEMS
+
+HIGH_WATER: Final = 256 * 1024  # bytes that wait for a guest: from so many on nothing more is read of it
+
+
+class Bounds(NamedTuple):
+    """The least and the most that a limit can be, and why."""
+
+    least: int
+    most: int
+    why: str
+
+    def mistake(self, value: int) -> str | None:
+        """What is wrong with *value*."""
+        if self.least <= value <= self.most:
+            return None
+        return f"must be {self.least} to {self.most}, not {value}: {self.why}"
+
+
+BOUNDS: Final = {
+    "guests": Bounds(1, 1 << 20, "no process has descriptors for more"),
+    "slots": Bounds(1, MAX_SLOTS, "a guest takes no other number of slots"),
+    "handles": Bounds(1, 1 << 16, "a guest without a device has no use, and each costs the host memory"),
+    "regions": Bounds(1, MAX_ITEMS, "HELLO has room for no more, and a guest lends one at least"),
+    "memory": Bounds(PAGE, 1 << 52, "a region has a page at least, and no machine has more"),
+    "queued": Bounds(HIGH_WATER, 1 << 40, "so much waits before the host stops to read from a guest"),
+}  # fmt: skip
+# A machine file is for `guestd`, too; a program that serves may have guests of its own, which do with less.
+GUESTD_BYTES: Final = 64 << 20
+FILE_BOUNDS: Final = BOUNDS | {
+    "memory": BOUNDS["memory"]._replace(least=GUESTD_BYTES, why="so much guestd lends at once")
+}
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All are per guest, but for *guests*."""
+    """All are per guest, but for *guests*.  Raises ValueError beyond BOUNDS."""
 
     guests: int = 2048
     slots: int = SLOTS  # calls at once
@@ -15,3 +50,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     regions: int = 16  # of memory
     memory: int = 4 << 30  # bytes
     queued: int = 1 << 20  # bytes to a guest that does not read
+
+    def __post_init__(self) -> None:
+        for name, bounds in BOUNDS.items():
+            if mistake := bounds.mistake(getattr(self, name)):
+                raise ValueError(f"{name} {mistake}")

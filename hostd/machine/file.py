@@ -27,7 +27,7 @@ from hcall.programs.mistakes import BadConfiguration, InUse
 from hcall.programs.plugins import PluginError
 from hcall.text import MAX_TEXT, suggest
 
-from ..calls.limits import Limits
+from ..calls.limits import FILE_BOUNDS, Limits
 from ..device import Config, Device
 from ..model.keys import TOML_NAMES
 from ..tree.tree import NAME
@@ -113,7 +113,7 @@ class Machine:
         limits = {
             key: value
             for key, value in check.table("limits", sections.get("limits", {}), names).items()
-            if value > 0 or check.wrong(f"limits.{key}", "must be more than 0")
+            if not (mistake := FILE_BOUNDS[key].mistake(value)) or check.wrong(f"limits.{key}", mistake)
         }
         specs = [check.device(path, table) for path, table in sections.get("devices", {}).items()]
         if check.mistakes:

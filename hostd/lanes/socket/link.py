@@ -17,12 +17,12 @@ from hcall.messages import FD_LANE, FEATURES, VERSION, WELCOME, Hello, Welcome, 
 from hcall.session.host import HostSession
 from hcall.wire import MAX_MESSAGE, encode
 
-from ...calls.limits import Limits
+from ...calls.limits import HIGH_WATER, Limits
 from ...guests.guest import Guest
 
 log = logging.getLogger(__name__)
 
-_HIGH_WATER, _LOW_WATER = 256 * 1024, 64 * 1024  # bytes that wait for a guest: stop, and go on, reading from it
+_LOW_WATER: Final = 64 * 1024  # bytes that wait for a guest: so few, and it is read from again
 _PEERCRED: Final = struct.Struct("3i")  # pid, uid, gid
 
 
@@ -66,7 +66,7 @@ class Link(asyncio.Protocol):
 
     def connection_made(self, given: asyncio.BaseTransport) -> None:
         self._transport = transport = cast(asyncio.Transport, given)  # uvloop's is none by class
-        transport.set_write_buffer_limits(high=_HIGH_WATER, low=_LOW_WATER)
+        transport.set_write_buffer_limits(high=HIGH_WATER, low=_LOW_WATER)
         self._guests.links.add(self)
         if self._guest.link is self:
             transport.write(self._welcome)
