@@ -282,6 +282,7 @@ def act(
     action: Annotated[str | None, Parameter(name="ACTION", help="what to do; else they are listed")] = None,
     /,
     *args: Annotated[str, Parameter(name="ARG", help="what the action takes")],
+    timeout: Annotated[float, Parameter(metavar="SECONDS", help="after which the exit code is 6; it goes on")] = 60.0,
     socket: Socket = None,
     as_json: Json = False,
 ) -> None:
@@ -289,9 +290,11 @@ def act(
 
     $ hostd act power press power
     """
-    from .remote import ask
+    from .remote import PATIENCE_SECONDS, ask
 
-    answer = ask(socket, "act", path=path, action=action, args=list(args))
+    _check_seconds(timeout)
+    patience = timeout + PATIENCE_SECONDS
+    answer = ask(socket, "act", patience=patience, path=path, action=action, args=list(args), timeout=timeout)
     if as_json:
         print_json(answer)
     elif action is None:

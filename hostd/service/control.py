@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import msgspec
+from hcall.clock import timeout
 from hcall.errors import HcallError, NoMatch
 from hcall.programs.command import Exit, explain
 from hcall.programs.mistakes import BadRequest
@@ -59,6 +60,7 @@ class _Act(msgspec.Struct, forbid_unknown_fields=True):
     path: str
     action: str | None = None
     args: list[Any] = []
+    timeout: float | None = None  # seconds that it may take; it goes on after that
 
 
 class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
@@ -207,7 +209,14 @@ async def _act(at: Running, request: _Act) -> Answer:
     node = at.host.tree.find(request.path)
     if request.action is None:
         return [{"name": action.name, "signature": action.signature} for action in actions_of(node)]
-    return act(node, request.action, request.args)
+    try:
+        async with timeout(at.host.clock, request.timeout):
+            return await act(node, request.action, request.args)
+    except TimeoutError as error:
+        if str(error):  # the model's own
+            raise
+        text = f"{node.path}: {request.action} has not ended within {request.timeout:g} s; it goes on"
+        raise TimeoutError(text) from None
 
 
 async def _wait(at: Running, request: _Wait) -> Answer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any, Final
@@ -12,6 +13,7 @@ from hcall.text import suggest
 
 from ..calls.outcome import Misbehaved
 from ..model.handlers import Handler
+from ..model.later import Later
 from ..tree.tree import Node
 
 log = logging.getLogger(__name__)
@@ -22,8 +24,8 @@ _FROM_TEXT: Final[dict[type, Callable[[str], Any]]] = {
 }  # fmt: skip
 
 
-def act(node: Node, name: str, args: list[Any]) -> object:
-    """Do it; what it returns.  A word for an argument that is no string is read as such.
+async def act(node: Node, name: str, args: list[Any]) -> object:
+    """Do it; what it returns, or answers later.  A word for an argument that is no string is read as such.
 
     Raises BadRequest, an error of a call, OSError, or Misbehaved.
     """
@@ -32,16 +34,29 @@ def act(node: Node, name: str, args: list[Any]) -> object:
     if action is None:
         there = f"; it has {', '.join(actions)}" if actions else ", nor any other"
         raise BadRequest(f"{node.path} has no action {name!r}{suggest(name, actions)}{there}")
-    if len(args) != len(action.kinds):
+    if not 0 <= len(action.kinds) - len(args) <= len(action.defaults):
         raise BadRequest(f"usage: {action.signature}")
-    values = [_value(action, kind, arg) for kind, arg in zip(action.kinds, args, strict=True)]
+    values = [_value(action, kind, arg) for kind, arg in zip(action.kinds, args, strict=False)]
     try:
-        return getattr(node.device, name)(*values)
-    except (HcallError, OSError):
+        outcome = getattr(node.device, name)(*values)
+        return await _settled(outcome) if isinstance(outcome, Later) else outcome
+    except (HcallError, OSError, asyncio.CancelledError):
         raise
     except BaseException as error:  # a model may do anything: sys.exit(), too
         log.exception("%s: the model failed in %s()", node.path, name)
         raise Misbehaved(f"{node.path}: the model failed: {type(error).__name__}: {error}") from error
+
+
+async def _settled(later: Later[Any]) -> object:
+    """The outcome, when there is one."""
+    if later.taken:
+        raise Misbehaved("it returned the Later of something else")
+    outcome: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+    later.then(lambda value: None if outcome.done() else outcome.set_result(value))  # done: nobody waits any more
+    value = await outcome
+    if isinstance(value, Exception):
+        raise value
+    return value
 
 
 def actions_of(node: Node) -> tuple[Handler, ...]:
@@ -52,8 +67,10 @@ def actions_of(node: Node) -> tuple[Handler, ...]:
 def _value(action: Handler, kind: type, arg: object) -> object:
     try:
         value = _FROM_TEXT[kind](arg) if isinstance(arg, str) else arg
+        if kind is float and type(value) is int:
+            value = float(value)
         if type(value) is not kind:
             raise TypeError
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         raise BadRequest(f"{arg!r} is no {kind.__name__}; usage: {action.signature}") from None
     return value

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hcall.clock import ManualClock
 from hcall.errors import BadArgument, LinkLost
 from hcall.programs.command import Failure
 
@@ -15,7 +16,7 @@ import guestd
 import hostd
 from guestd.driver import Driver, Op, Signal
 from hostd.commands.remote import ask
-from hostd.device import Device, Irq, action, call
+from hostd.device import Device, Irq, Later, action, call
 from hostd.machine.file import DeviceSpec
 from hostd.machine.host import Host
 
@@ -30,6 +31,7 @@ class Panel(Device):
 
     def start(self) -> None:
         self.log: list[object] = []
+        self.began = asyncio.Event()
 
     @action
     def press(self, name: str, times: int, hard: bool, force: float) -> str:
@@ -37,6 +39,24 @@ class Panel(Device):
         self.log.append((name, times, hard, force))
         self.pressed()
         return f"{name} x {times}"
+
+    @action
+    def blink(self, times: int = 3, rate: float = 2, colour: str = "red") -> str:
+        return f"{times} x {rate!r} {colour}"
+
+    @action
+    def update(self) -> Later[int]:
+        self.updating = Later[int]()
+        self.began.set()
+        return self.updating
+
+    @action
+    def update_again(self) -> Later[int]:
+        return self.updating
+
+    @action
+    def compute(self) -> Later[int] | int:
+        return self.offload(sum, (40, 2))
 
     @action
     def jam(self) -> None:
@@ -85,7 +105,12 @@ async def test_words_and_values_become_what_the_action_takes(panel: tuple[Host, 
 @pytest.mark.parametrize(
     ("name", "args", "code", "says"),
     [
-        ("pres", [], 2, "/panel has no action 'pres' (did you mean 'press'?); it has press, jam, explode, fire"),
+        (
+            "pres",
+            [],
+            2,
+            "/panel has no action 'pres' (did you mean 'press'?); it has press, blink",
+        ),
         ("arm", [], 2, "/panel has no action 'arm'"),
         ("press", ["a"], 2, "usage: press(name: str, times: int, hard: bool, force: float) -> str"),
         ("press", ["a", "x", "true", "1"], 2, "'x' is no int; usage: press"),
@@ -102,6 +127,50 @@ async def test_what_is_wrong_is_one_line(
     with pytest.raises(Failure) as failure:
         await act(host, name, *args)
     assert says in str(failure.value) and failure.value.code == code and device.log == []
+
+
+async def test_an_argument_that_is_left_out_has_its_default(panel: tuple[Host, Panel]) -> None:
+    host, _ = panel
+    assert await act(host, "blink") == "3 x 2 red"
+    assert await act(host, "blink", "4", "1") == "4 x 1.0 red"
+    assert await act(host, "blink", 4, 1, "blue") == "4 x 1.0 blue"
+    with pytest.raises(Failure, match=r"usage: blink\(times: int = 3, rate: float = 2, colour: str = 'red'\) -> str"):
+        await act(host, "blink", 4, 1, "blue", 5)
+
+
+async def test_an_action_that_takes_time_is_waited_for(panel: tuple[Host, Panel]) -> None:
+    host, device = panel
+    assert await act(host, "compute") == 42
+    for answer, says in ((7, None), (Jammed("it is jammed"), "it is jammed"), (OSError(5, "no paper"), "no paper"),
+                         (KeyError("x"), "the model failed: KeyError: 'x'")):  # fmt: skip
+        acting = asyncio.ensure_future(act(host, "update"))
+        await device.began.wait()
+        assert await act(host, "press", "a", 1, True, 1) == "a x 1"  # the host goes on meanwhile
+        with pytest.raises(Failure, match="Later of something else"):
+            await act(host, "update_again")
+        if says is None:
+            device.updating.done(7)
+            assert await acting == answer
+        else:
+            assert isinstance(answer, Exception)
+            device.updating.fail(answer)
+            with pytest.raises(Failure, match=says):
+                await acting
+        device.began.clear()
+
+
+async def test_an_action_has_a_time_to_end_in_and_goes_on(tmp_path: Path, machine_file: Path) -> None:
+    clock = ManualClock()
+    async with hostd.serve(machine_file, tmp_path / "run", clock=clock) as host:
+        device: Any = host.plug(DeviceSpec("panel", "panel", Panel, {})).device
+        words: dict[str, Any] = {"path": "/panel", "action": "update", "args": [], "timeout": 5}
+        acting = asyncio.ensure_future(asyncio.to_thread(ask, str(host.socket), "act", **words))
+        await device.began.wait()
+        clock.turn(5)
+        with pytest.raises(Failure, match=r"/panel: update has not ended within 5 s; it goes on") as failure:
+            await acting
+        assert failure.value.code == 6
+        device.updating.done(1)
 
 
 async def test_an_action_interrupts_and_may_end_the_guests_that_had_the_device(panel: tuple[Host, Panel]) -> None:
