@@ -30,6 +30,7 @@ MAGIC: Final = "hcall"
 VERSION: Final = 1
 SLOTS: Final = 64
 MAX_SLOTS: Final = 4096
+MAX_EPOCH: Final = (1 << 15) - 1  # handles are epoch << 48 | counter, and fit a signed int, too
 TOKEN_BYTES: Final = 16
 FD_LANE: Final = 1 << 0  # feature bit: the last descriptor of HELLO is one end of a SOCK_SEQPACKET pair
 FEATURES: Final = FD_LANE
@@ -50,20 +51,26 @@ class Hello(NamedTuple):
     @classmethod
     def check(cls, message: object) -> Hello:
         """*message* as a Hello, its shape checked.  Raises ProtocolViolation."""
-        if type(message) is not tuple or len(message) < 4 or message[:2] != (HELLO, MAGIC):
+        if type(message) is not tuple or len(message) < 4 or not _is_magic(message):
             raise ProtocolViolation(f"the first message must be HELLO with the magic {MAGIC!r}")
-        lowest, highest = message[2:4]  # looked at first: another version may have another shape
-        if not int is type(lowest) is type(highest) or not lowest <= VERSION <= highest:
+        lowest, highest = message[2:4]
+        if int is type(lowest) is type(highest) and not lowest <= VERSION <= highest:
+            # Looked at before the rest: another version may have another shape.
             raise ProtocolViolation(f"this host speaks version {VERSION} only", Status.NOT_ALLOWED)
         hello = cls._make(message) if len(message) == len(cls._fields) else None
         if (
             hello is None
-            or (type(hello.features), type(hello.name), type(hello.token)) != (int, str, bytes)
+            or (*map(type, hello[2:7]),) != (int, int, int, str, bytes)
+            or hello.features < 0
             or len(hello.token) != TOKEN_BYTES
             or not _are_regions(hello.regions)
         ):
             raise ProtocolViolation("HELLO is [4, magic, lowest, highest, features, name, token, regions]")
         return hello
+
+
+def _is_magic(message: tuple[object, ...]) -> bool:
+    return type(message[0]) is int and message[:2] == (HELLO, MAGIC)
 
 
 def _are_regions(regions: object) -> bool:
@@ -78,18 +85,22 @@ class Welcome(NamedTuple):
     kind: int
     version: int
     features: int  # those of HELLO that the host knows, too
-    epoch: int  # one life of the host
+    epoch: int  # one life of the host, 1 to MAX_EPOCH
     slots: int
     resumed: bool  # the token was known: handles, features and counters are as they were
 
     @classmethod
     def check(cls, message: tuple[object, ...]) -> Welcome:
         """*message* as a Welcome, its shape checked.  Raises ProtocolViolation."""
-        if tuple(map(type, message)) != (int, int, int, int, int, bool) or not 0 < message[4] <= MAX_SLOTS:  # type: ignore[operator]  # an int, as was just seen
+        if tuple(map(type, message)) != (int, int, int, int, int, bool):
             raise ProtocolViolation("WELCOME is [5, version, features, epoch, slots, resumed]")
-        if message[1] != VERSION:
-            raise ProtocolViolation(f"this guest speaks version {VERSION} only, not {message[1]}")
-        return cls._make(message)
+        welcome = cls._make(message)
+        if welcome.version != VERSION:
+            raise ProtocolViolation(f"this guest speaks version {VERSION} only, not {welcome.version}")
+        if welcome.features < 0 or not 0 < welcome.epoch <= MAX_EPOCH or not 0 < welcome.slots <= MAX_SLOTS:
+            raise ProtocolViolation(f"a WELCOME with features {welcome.features:#x}, epoch {welcome.epoch}, "
+                                    f"{welcome.slots} slots")  # fmt: skip
+        return welcome
 
 
 class End(NamedTuple):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from gc import get_referents
 from typing import Final
 
 import msgpack
@@ -14,7 +15,7 @@ MAX_MESSAGE: Final = 16 * 1024
 MAX_READ: Final = 256 * 1024  # the most that a transport hands over at once
 MAX_INLINE: Final = 4096  # bytes within a message; more goes through guest memory
 MAX_ITEMS: Final = 64  # of one array or map
-MAX_LEVELS: Final = 64  # of arrays in arrays
+MAX_LEVELS: Final = 64  # of arrays and maps in one another, the message being the first
 SMALL: Final = MAX_ITEMS  # a message of no more bytes than this cannot break a limit above
 _POOL_SIZE: Final = 8  # an Unpacker costs 51 KB and 1 us to make: a few serve all connections that are at rest
 
@@ -28,7 +29,7 @@ def _unpacker() -> msgpack.Unpacker:
     return msgpack.Unpacker(
         use_list=False, raw=False, strict_map_key=False, max_buffer_size=MAX_READ + MAX_MESSAGE,
         max_str_len=MAX_TEXT, max_bin_len=MAX_INLINE, max_array_len=MAX_ITEMS, max_map_len=MAX_ITEMS,
-        max_ext_len=0, ext_hook=_no_extension,
+        max_ext_len=0, ext_hook=_no_extension, object_pairs_hook=_map,
     )  # fmt: skip
 
 
@@ -36,13 +37,28 @@ def _no_extension(code: int, data: bytes) -> object:
     raise ValueError("extension types are not used")
 
 
+def _map(pairs: list[tuple[object, object]]) -> dict[object, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a map has a key twice")  # which of the two counts, decoders do not agree on
+    return found
+
+
+def _is_too_deep(message: tuple[object, ...]) -> bool:
+    within: Sequence[object] = message
+    for _ in range(MAX_LEVELS - 1):
+        within = get_referents(*within)  # what its arrays and maps hold, all at once: half the time of a loop
+        if not within:
+            return False
+    return not {tuple, dict}.isdisjoint(map(type, within))
+
+
 def fits(value: object) -> bool:
-    """Whether the peer's decoder takes *value*: its strings, bytes, arrays, maps and levels are within the limits."""
-    rest = [(value, 1)]
+    """Whether the peer's decoder takes *value* in a message: its strings, bytes, arrays, maps and levels are within
+    the limits."""
+    rest = [(value, 2)]
     while rest:
         value, level = rest.pop()
-        if level > MAX_LEVELS:
-            return False
         if isinstance(value, str):
             if len(value.encode()) > MAX_TEXT:
                 return False
@@ -50,11 +66,11 @@ def fits(value: object) -> bool:
             if memoryview(value).nbytes > MAX_INLINE:
                 return False
         elif isinstance(value, tuple | list):
-            if len(value) > MAX_ITEMS:
+            if len(value) > MAX_ITEMS or level > MAX_LEVELS:
                 return False
             rest += [(item, level + 1) for item in value]
         elif isinstance(value, dict):
-            if len(value) > MAX_ITEMS:
+            if len(value) > MAX_ITEMS or level > MAX_LEVELS:
                 return False
             rest += [(item, level + 1) for item in (*value, *value.values())]
     return True
@@ -88,7 +104,12 @@ class Decoder:
                 try:
                     return [
                         msgpack.unpackb(
-                            data, use_list=False, strict_map_key=False, max_ext_len=0, ext_hook=_no_extension
+                            data,
+                            use_list=False,
+                            strict_map_key=False,
+                            max_ext_len=0,
+                            ext_hook=_no_extension,
+                            object_pairs_hook=_map,
                         )
                     ]
                 except (ValueError, TypeError):
@@ -108,9 +129,13 @@ class Decoder:
             while end != fed:
                 message = unpack()
                 start, end = end, tell()
-                if end - start > MAX_MESSAGE:
-                    self.broken = ProtocolViolation(f"a message of more than {MAX_MESSAGE} bytes")
-                    return messages
+                if end - start > SMALL:
+                    if end - start > MAX_MESSAGE:
+                        self.broken = ProtocolViolation(f"a message of more than {MAX_MESSAGE} bytes")
+                        return messages
+                    if type(message) is tuple and _is_too_deep(message):
+                        self.broken = ProtocolViolation(f"more than {MAX_LEVELS} levels of arrays and maps")
+                        return messages
                 messages.append(message)
         except msgpack.OutOfData:
             if fed - end > MAX_MESSAGE:
@@ -118,7 +143,7 @@ class Decoder:
             self._end, self._fed = end, fed
             self.partial_is_new = fed - len(data) <= end
             return messages
-        except (ValueError, TypeError, OverflowError, msgpack.BufferFull) as error:
+        except (ValueError, TypeError, OverflowError, RecursionError, msgpack.BufferFull) as error:
             self.broken = ProtocolViolation(f"these bytes are no message: {type(error).__name__}")
             return messages
         self._unpacker = None

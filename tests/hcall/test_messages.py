@@ -35,7 +35,8 @@ NO_HELLO: list[object] = [
     but(1, b"hcall"), but(1, 1), GOOD[:7], (*GOOD, 0), but(4, True), but(4, "1"), but(5, b"name"), but(5, 5),
     but(6, "0123456789abcdef"), but(6, TOKEN[:15]), but(6, TOKEN + b"x"), but(6, b""), but(6, 16), but(7, None),
     but(7, 5), but(7, (5,)), but(7, ((0,),)), but(7, ((0, 1, 2),)), but(7, ((0, True),)), but(7, ((0.0, 4096),)),
-    but(7, ((0, 4096), None)), but(7, b""), but(7, {}),
+    but(7, ((0, 4096), None)), but(7, b""), but(7, {}), but(0, 4.0), but(2, True), but(3, True), but(2, "1"),
+    but(3, None), but(2, 1.0), but(2, "2"), (4, "hcall", None, 2), (4, "hcall", 2, True), but(4, -1),
 ]  # fmt: skip
 
 
@@ -49,7 +50,7 @@ def test_what_is_no_hello_is_a_bad_argument() -> None:
 @pytest.mark.parametrize(
     "message",
     [but(2, 2), but(3, 0), (*but(2, 2)[:3], 3), (4, "hcall", 2, 2), (4, "hcall", 2, 3, "of", "another", "shape"),
-     but(2, True), but(3, True), but(2, "1"), but(3, None), but(2, 1.0)],
+     (4, "hcall", 0, 0), (4, "hcall", -1, 0)],
     ids=repr,
 )  # fmt: skip
 @pytest.mark.spec("H-3", "F-5")
@@ -82,6 +83,20 @@ def test_each_place_of_welcome_and_end_has_its_type(kind: type[Welcome] | type[E
     for wrong_size in (good[:-1], (*good, 0), (good[0],)):
         with pytest.raises(ProtocolViolation):
             kind.check(wrong_size)
+
+
+@pytest.mark.parametrize(
+    ("place", "good", "bad"),
+    [(2, (0, (1 << 64) - 1), (-1,)), (3, (1, 32767), (0, -1, 32768)), (4, (1, 4096), (0, -1, 4097))],
+    ids=["features", "epoch", "slots"],
+)  # fmt: skip
+def test_the_numbers_of_a_welcome_have_bounds(place: int, good: tuple[int, ...], bad: tuple[int, ...]) -> None:
+    message = (5, 1, 1, 7, 64, False)
+    for number in good:
+        assert Welcome.check((*message[:place], number, *message[place + 1 :]))[place] == number
+    for number in bad:
+        with pytest.raises(ProtocolViolation):
+            Welcome.check((*message[:place], number, *message[place + 1 :]))
 
 
 @pytest.mark.spec("H-6")

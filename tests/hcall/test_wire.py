@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import struct
 from random import Random
 from typing import Any
 
 import pytest
 from hcall.text import MAX_TEXT
-from hcall.wire import MAX_INLINE, MAX_ITEMS, MAX_MESSAGE, MAX_READ, Decoder, encode, fits
+from hcall.wire import MAX_INLINE, MAX_ITEMS, MAX_LEVELS, MAX_MESSAGE, MAX_READ, Decoder, encode, fits
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
@@ -118,7 +119,47 @@ def test_fits_is_what_a_decoder_takes(value: object) -> None:
 
 
 def test_the_limits_are_those_of_the_protocol() -> None:
-    assert (MAX_MESSAGE, MAX_TEXT, MAX_INLINE, MAX_ITEMS) == (16_384, 256, 4_096, 64)
+    assert (MAX_MESSAGE, MAX_TEXT, MAX_INLINE, MAX_ITEMS, MAX_LEVELS) == (16_384, 256, 4_096, 64, 64)
+
+
+def nested(levels: int, head: bytes, leaf: bytes) -> bytes:
+    """A message of so many levels: an array, in it one after the other what *head* opens, the last one a *leaf*."""
+    return b"\x91" + head * (levels - 2) + leaf
+
+
+HEADS = {"arrays": b"\x91", "long arrays": b"\xdd\0\0\0\x01", "maps": b"\x81\x00", "maps of text": b"\x81\xa1x",
+         "second of two": b"\x92\xa9some text"}  # fmt: skip
+
+
+@pytest.mark.parametrize("after", [b"", b"\x05"], ids=["alone", "before another"])
+@pytest.mark.parametrize("leaf", [b"\x90", b"\x80", b"\x91\xc0", b"\x93\x01\x02\x03"], ids=bytes.hex)
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
+@pytest.mark.spec("E-6", "E-7")
+def test_there_are_sixty_four_levels_and_no_more(head: bytes, leaf: bytes, after: bytes) -> None:
+    for cut in (1 << 20, 40, 1):
+        decoder = Decoder()
+        assert len(feed_in(decoder, nested(64, head, leaf) + after, [cut])) == 1 + len(after)
+        assert decoder.broken is None
+        for levels in (65, 66, 200):
+            decoder = Decoder()
+            assert feed_in(decoder, nested(levels, head, leaf) + after, [cut]) == []
+            assert decoder.broken is not None and "64 levels" in str(decoder.broken)
+
+
+def test_levels_are_counted_in_keys_too() -> None:
+    key = b"\x91" * 70 + b"\x90"
+    decoder = Decoder()
+    assert decoder.feed(b"\x91\x81" + key + b"\x01") == [] and decoder.broken is not None
+
+
+@pytest.mark.parametrize("levels", range(61, 66))
+@pytest.mark.parametrize("leaf", [(), {}, [1], "x", {"key": b""}], ids=repr)
+def test_fits_counts_levels_as_the_peer_does(levels: int, leaf: Any) -> None:
+    value = leaf
+    for n in range(levels):
+        value = (value,) if n % 2 else {"x": value}
+    decoder = Decoder()
+    assert len(decoder.feed(encode((1, value)))) == fits(value)
 
 
 def message_of(size: int) -> bytes:
@@ -178,6 +219,9 @@ MALFORMED = {
     "nested": b"\x91" * 3000 + b"\xc0",
     "key is a map in an array": b"\x81\x91\x80\x01",
     "key is a map": b"\x81\x80\x01",
+    "key twice": b"\x82\xa1a\x01\xa1a\x02",
+    "key twice within": b"\x92\x01\x81\xa1b\x82\x01\x01\x01\x01",
+    "deep key twice": b"\x82" + (b"\x91" * 1000 + b"\x90\x01") * 2,
 }
 
 
@@ -204,6 +248,39 @@ def test_after_a_violation_nothing_comes_any_more_and_nothing_reaches_another_de
         assert other.feed(b"\x93\x01") == []  # half, so that it holds an Unpacker of its own while the next one starts
         assert Decoder().feed(encode((3, 4))) == [(3, 4)]
         assert other.feed(b"\x02\x03") == [(1, 2, 3)]
+
+
+# Every type has many widths, and a decoder takes each.
+
+WIDTHS: dict[str, tuple[bytes, object]] = {
+    "uint 8": (b"\xcc\x05", 5), "uint 16": (b"\xcd\0\x05", 5), "uint 32": (b"\xce\0\0\0\x05", 5),
+    "uint 64": (b"\xcf" + bytes(7) + b"\x05", 5), "int 8": (b"\xd0\x05", 5), "int 16": (b"\xd1\0\x05", 5),
+    "int 32": (b"\xd2\0\0\0\x05", 5), "int 64": (b"\xd3" + bytes(7) + b"\x05", 5),
+    "below": (b"\xd3" + b"\xff" * 8, -1), "str 8": (b"\xd9\x01a", "a"), "str 16": (b"\xda\0\x01a", "a"),
+    "str 32": (b"\xdb\0\0\0\x01a", "a"), "bin 16": (b"\xc5\0\x01a", b"a"), "bin 32": (b"\xc6\0\0\0\x01a", b"a"),
+    "array 16": (b"\xdc\0\x01\x05", (5,)), "array 32": (b"\xdd\0\0\0\x01\x05", (5,)),
+    "map 16": (b"\xde\0\x01\x05\x06", {5: 6}), "map 32": (b"\xdf\0\0\0\x01\x05\x06", {5: 6}),
+    "float 32": (b"\xca\x3f\x80\0\0", 1.0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("data", "value"), WIDTHS.values(), ids=WIDTHS)
+@pytest.mark.spec("E-2")
+def test_any_width_of_a_type_is_the_same(data: bytes, value: object) -> None:
+    for cut in (1 << 20, 1):
+        (got,) = feed_in(Decoder(), data, [cut])
+        assert got == value and type(got) is type(value)
+
+
+FIXED = struct.Struct(">BBIBQBBQ")  # 93 ce number cf handle 91 cf argument: what one Struct packs
+
+
+@given(st.integers(0, (1 << 32) - 1), st.integers(0, (1 << 64) - 1), st.integers(0, (1 << 64) - 1))
+def test_a_body_of_fixed_width_is_a_body(number: int, handle: int, argument: int) -> None:
+    data = FIXED.pack(0x93, 0xCE, number, 0xCF, handle, 0x91, 0xCF, argument)
+    assert (
+        Decoder().feed(data) == [(number, handle, (argument,))] == Decoder().feed(encode((number, handle, (argument,))))
+    )
 
 
 # Decoders share Unpackers, but never one with bytes in it.

@@ -49,12 +49,17 @@ async def host(tmp_path: Path, clock: ManualClock) -> AsyncIterator[hostd.Host]:
         pytest.param(hello(lowest=2, highest=9), Status.NOT_ALLOWED, id="a later version"),
         pytest.param(hello(lowest=0, highest=0), Status.NOT_ALLOWED, id="an earlier version"),
         pytest.param(encode((4, "hcall", 2, 2, {"new": 1})), Status.NOT_ALLOWED, id="a later version's shape"),
-        pytest.param(hello(lowest=True), Status.NOT_ALLOWED, id="a bool for a version"),
+        pytest.param(hello(lowest=True), Status.BAD_ARGUMENT, id="a bool for a version"),
+        pytest.param(hello(highest="1"), Status.BAD_ARGUMENT, id="a text for a version"),
+        pytest.param(hello(lowest=None, highest=None), Status.BAD_ARGUMENT, id="no versions"),
+        pytest.param(hello(features=-1), Status.BAD_ARGUMENT, id="negative features"),
+        pytest.param(hello(features=True), Status.BAD_ARGUMENT, id="a bool for features"),
         pytest.param(hello(features=None), Status.BAD_ARGUMENT, id="no features"),
         pytest.param(hello(name=b"raw"), Status.BAD_ARGUMENT, id="name in the bin family"),
         pytest.param(hello(token=bytes(15)), Status.BAD_ARGUMENT, id="a short token"),
         pytest.param(hello(token="x" * 16), Status.BAD_ARGUMENT, id="a token of text"),
         pytest.param(hello(regions=((1, 2, 3),)), Status.BAD_ARGUMENT, id="a region of three"),
+        pytest.param(hello(regions=((ADDRESS, True),)), Status.BAD_ARGUMENT, id="a bool for a size"),
         pytest.param(hello(regions=((1.0, PAGE),)), Status.BAD_ARGUMENT, id="an address with a point"),
         pytest.param(hello(regions=None), Status.BAD_ARGUMENT, id="no regions"),
         pytest.param(hello(more=0), Status.BAD_ARGUMENT, id="a field too many"),
@@ -134,6 +139,21 @@ async def test_regions_are_distinct_and_at_most_sixteen(host: hostd.Host, pages:
             assert len(host.guests.by_token) == 2
 
 
+@pytest.mark.spec("M-5")
+@pytest.mark.parametrize("features", [0, FD_LANE])
+@pytest.mark.parametrize("extra", [-1, 0, 1], ids=["one descriptor is missing", "", "one too many"])
+@pytest.mark.parametrize("count", [17, 18, 64])
+async def test_too_many_regions_are_the_same_mistake_whatever_comes_with_them(
+    host: hostd.Host, count: int, extra: int, features: int
+) -> None:
+    data = hello(features=features, regions=tuple((ADDRESS + n * PAGE, PAGE) for n in range(count)))
+    async with bystander(host):
+        with connected(host) as guest, lent(*(memfd() for _ in range(count + features + extra))) as fds:
+            guest.send(data, fds)
+            status, text = await guest.ended()
+            assert (status, text) == (Status.BUSY, "a guest has at most 16 memory regions")
+
+
 @pytest.mark.parametrize("count", [0, 2, 17, 18, 40])
 @pytest.mark.spec("M-1")
 async def test_exactly_the_announced_descriptors_come(host: hostd.Host, count: int) -> None:
@@ -143,13 +163,20 @@ async def test_exactly_the_announced_descriptors_come(host: hostd.Host, count: i
             assert (await guest.ended())[0] == Status.BAD_ARGUMENT
 
 
-async def test_a_hello_that_never_ends_brings_no_more_descriptors_than_one_that_does(host: hostd.Host) -> None:
+def descriptors() -> int:
+    """How many are open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_a_hello_that_never_ends_holds_no_more_descriptors_than_one_that_does(host: hostd.Host) -> None:
     async with bystander(host) as other:
-        with connected(host) as guest, lent(*(memfd() for _ in range(10))) as fds:
-            for letter in hello()[:2]:
-                guest.send(bytes([letter]), fds)
+        with connected(host) as guest, lent(*(memfd() for _ in range(13))) as fds:
+            before = descriptors()
+            for n in range(6):
+                assert descriptors() <= before + 1 + 17
+                guest.send(hello()[n : n + 1], fds)
                 await settled(other)
-            assert (await guest.ended())[0] == Status.BAD_ARGUMENT
+            assert (await guest.ended())[0] == Status.BAD_ARGUMENT  # 78 came, and no HELLO can have more than 65
 
 
 @pytest.mark.parametrize("sort", [socket.SOCK_STREAM, socket.SOCK_DGRAM, None], ids=["stream", "datagram", "a memfd"])

@@ -11,11 +11,11 @@ import struct
 from typing import Any, Final, Protocol, cast
 
 from hcall.clock import Clock
-from hcall.errors import HcallError, ProtocolViolation, Status
+from hcall.errors import Busy, HcallError, ProtocolViolation, Status
 from hcall.kernel import descriptors
 from hcall.messages import FD_LANE, FEATURES, VERSION, WELCOME, Hello, Welcome, end
 from hcall.session.host import HostSession
-from hcall.wire import MAX_MESSAGE, encode
+from hcall.wire import MAX_ITEMS, MAX_MESSAGE, encode
 
 from ...calls.limits import HIGH_WATER, Limits
 from ...guests.guest import Guest
@@ -130,25 +130,29 @@ class Link(asyncio.Protocol):
 class Greeting:
     """A connection whose HELLO has not come yet: read here, since a transport would drop the descriptors."""
 
-    __slots__ = ("_fds", "_guests", "_session", "_sock", "since")
+    __slots__ = ("_came", "_fds", "_guests", "_session", "_sock", "since")
 
     def __init__(self, guests: Reception, sock: socket.socket) -> None:
         self._guests, self._sock = guests, sock
         self._session = HostSession(guests.limits.slots)
-        self._fds: list[int] = []
+        self._fds: list[int] = []  # no more than the largest HELLO has
+        self._came = 0  # how many there were
         self.since = guests.clock.time()
         guests.greetings.add(self)
         guests.loop.add_reader(sock, self._readable)
 
     def _readable(self) -> None:
         try:
-            # One more than belongs there, so that too many are seen as such.
-            data, fds, cut = descriptors.receive(self._sock, MAX_MESSAGE, self._guests.limits.regions + 2)
+            most = self._guests.limits.regions + 1
+            data, fds, cut = descriptors.receive(self._sock, MAX_MESSAGE, most)
+            self._came += len(fds) + cut
             self._fds += fds
+            while len(self._fds) > most:  # HELLO will say what is too much
+                os.close(self._fds.pop())
             if not data:
                 self.close()
                 return
-            if cut or len(self._fds) > self._guests.limits.regions + 1:
+            if self._came > MAX_ITEMS + 1:
                 raise ProtocolViolation("more descriptors than HELLO can have")
             hello = self._session.greet(data)
             if hello is not None:
@@ -163,9 +167,11 @@ class Greeting:
             self.refuse(error.status, str(error))
 
     def _admit(self, hello: Hello) -> None:
+        if len(hello.regions) > self._guests.limits.regions:
+            raise Busy(f"a guest has at most {self._guests.limits.regions} memory regions")
         wanted = len(hello.regions) + bool(hello.features & FD_LANE)
-        if len(self._fds) != wanted:
-            raise ProtocolViolation(f"HELLO announces {wanted} descriptors, {len(self._fds)} came")
+        if self._came != wanted:
+            raise ProtocolViolation(f"HELLO announces {wanted} descriptors, {self._came} came")
         lane = None
         if hello.features & FD_LANE:
             lane = _lane(self._fds.pop())

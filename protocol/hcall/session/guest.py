@@ -155,13 +155,14 @@ class GuestSession(Session, Generic[W]):
         if type(message) is not tuple or not message or type(message[0]) is not int or message[0] not in _EVENTS:
             raise ProtocolViolation("a message of no known kind")
         event = _EVENTS[message[0]]
-        self.move(event)
+        state = self.after(event)
         if event is Event.WELCOME:
             self._welcome(Welcome.check(message))
         elif event is Event.END:
             self.last = End.check(message)
         elif event is Event.REPLY or len(message) != 4 or {*map(type, message)} != {int}:
             raise ProtocolViolation("a message of the wrong shape")
+        self.state = state
         return event is Event.IRQ
 
     def _welcome(self, welcome: Welcome) -> None:

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 from ..errors import ProtocolViolation, Status
 from ..messages import ACK, CALL, IRQ, REPLY, SLOTS, End, Hello
 from ..wire import MAX_MESSAGE, SMALL, encode, fits
 from .states import HOST_MOVES, READY, Event, Message, Session, State
+
+
+def _is_ack(message: object) -> TypeGuard[Message]:
+    """Whose handle may be any number: one that never was does no harm."""
+    return (
+        type(message) is tuple and len(message) == 4 and message[0] == ACK and {*map(type, message)} == {int}
+        and message[2] >= 0 <= message[3]
+    )  # fmt: skip
 
 
 class HostSession(Session):
@@ -93,7 +103,7 @@ class HostSession(Session):
                 elif not self._repeat(slot, seq):
                     self.broken = ProtocolViolation(f"seq {seq} in slot {slot} after seq {last}")
                     return fresh
-            elif type(message) is tuple and len(message) == 4 and message[0] == ACK and {*map(type, message)} == {int}:
+            elif _is_ack(message):
                 fresh.append(message)
             else:
                 self.broken = ProtocolViolation("neither CALL nor ACK")

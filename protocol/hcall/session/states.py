@@ -76,12 +76,16 @@ class Session:
         self.out: list[bytes] = []
         self._decoder = Decoder()
 
-    def move(self, event: Event) -> None:
-        """Go to the state that follows.  Raises ProtocolViolation, and changes nothing, if none does."""
+    def after(self, event: Event) -> State:
+        """The state that follows.  Raises ProtocolViolation if none does."""
         try:
-            self.state = self.MOVES[self.state, event]
+            return self.MOVES[self.state, event]
         except KeyError:
             raise ProtocolViolation(f"{event.name} in the state {self.state.name}") from None
+
+    def move(self, event: Event) -> None:
+        """Go to the state that follows.  Raises ProtocolViolation, and changes nothing, if none does."""
+        self.state = self.after(event)
 
     @property
     def partial(self) -> bool:
