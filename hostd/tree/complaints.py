@@ -1,0 +1,106 @@
+"""What a model did wrong, in the log: who, once, and then a count.
+
+A guest can have a call fail as often as it likes, reset the device, and begin again.  So a failure is told when it is
+new; the same one is counted, and the count is told when the device is reset, closed or gone, at most once a second.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+from hcall.clock import Clock
+from hcall.text import harmless
+
+log = logging.getLogger(__name__)
+
+_QUIET: Final = 1.0  # seconds between two lines of counts, for the same device
+_KNOWN: Final = 64  # failures that are told apart; a model has few, but may make them up
+_GUESTS: Final = 8  # that are named for one failure
+_TEXT: Final = 300  # characters: what a guest wrote may be in it
+
+
+#: What makes two failures the same: what failed, with which class of error, where, or with which errno.
+_Sort: TypeAlias = tuple[str, type[BaseException], object]
+
+
+@dataclass(slots=True)
+class _Failure:
+    text: str
+    guests: list[str]
+    more: int = 0  # not told yet
+
+
+@dataclass(slots=True)
+class Complaints:
+    """Of one device, at *path*."""
+
+    path: str
+    clock: Clock
+    _known: dict[_Sort, _Failure] = field(default_factory=dict)
+    _others: int = 0  # of more sorts than are told apart
+    _told: float | None = None
+
+    def note(self, what: str, error: BaseException, guest: str = "", *, is_expected: bool = False) -> None:
+        """*what*, such as `pick()`, failed with *error* in a call of *guest*; "" is none.
+
+        The first of its sort is told at once: with its traceback, unless it is an error that *is_expected*.
+        """
+        key = what, type(error), error.errno if isinstance(error, OSError) else _place(error)
+        known = self._known.get(key)
+        if known is None and len(self._known) == _KNOWN:
+            self._others += 1
+        elif known is None:
+            self._known[key] = known = _Failure(said(error, is_expected), [guest])
+            level, shown = (logging.WARNING, None) if is_expected else (logging.ERROR, error)
+            log.log(level, "%s: %s failed%s: %s", self.path, what, _for(guest), known.text, exc_info=shown)
+        elif guest not in known.guests and len(known.guests) < _GUESTS:
+            known.guests.append(guest)
+            log.warning("%s: %s failed%s, too: %s", self.path, what, _for(guest), known.text)
+        else:
+            known.more += 1
+
+    def settle(self, *, last: bool = False) -> None:
+        """The device was reset, or given back: tell the counts; what fails from now on is new.
+
+        If that was done just now, it goes on counting, unless it is the *last* time.
+        """
+        now = self.clock.time()
+        if not self._known or (self._told is not None and now - self._told < _QUIET and not last):
+            return
+        for (what, *_), failure in self._known.items():
+            if failure.more:
+                times = "once" if failure.more == 1 else f"{failure.more} times"
+                log.warning("%s: %s failed %s more: %s", self.path, what, times, failure.text)
+        if self._others:
+            log.warning("%s: %d failures of other sorts", self.path, self._others)
+        self._known.clear()
+        self._others, self._told = 0, now
+
+
+def said(error: BaseException, is_expected: bool = False) -> str:
+    """*error* in one line for the log."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # of a class of the model's own
+        text = "?"
+    if is_expected:
+        text = (error.strerror if isinstance(error, OSError) else text) or text or type(error).__name__
+    else:
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return harmless(text[:_TEXT], "")
+
+
+def _for(guest: str) -> str:
+    return f" for guest {guest!r}" if guest else ""
+
+
+def _place(error: BaseException) -> object:
+    """The line of code that raised it; of what is no Exception, such as an overrun, any line is the same."""
+    if not isinstance(error, Exception):
+        return None
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace and (trace.tb_frame.f_code, trace.tb_lineno)
