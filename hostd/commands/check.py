@@ -82,4 +82,5 @@ def _handler(handler: dict[str, Any]) -> tuple[str, str]:
 def _keys(keys: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str, str]]:
     for name, key in keys.items():
         default = "required" if key["required"] else f"default {json.dumps(key['default'])}"
-        yield name, key["type"], "; ".join(filter(None, (default, key["help"])))
+        bounds = "{} to {}".format(*key["bounds"]) if "bounds" in key else ""
+        yield name, key["type"], "; ".join(filter(None, (default, bounds, key["help"])))

@@ -36,6 +36,7 @@ def describe(model: type[Device]) -> dict[str, Any]:
         "keys": {
             name: {"type": type_name(key.kind), "required": key.required, "help": key.help}
             | ({} if key.required else {"default": key.default})
+            | ({"bounds": [key.bounds[0], key.bounds[-1]]} if key.bounds else {})
             for name, key in model.config.items()
         },
     }  # fmt: skip

@@ -252,7 +252,8 @@ class Lift(Device):
     ids, shared = (0x1234, 0xAB), True
     image = Config(Path, help="what it shows")
     steps = Config(int, 10, "of one round")
-    speeds = Config(list[float], [0.5, 2])
+    speeds = Config(list[float], [0.5, 2], bounds=(0.25, 4))
+    doors = Config(int, 2, bounds=range(1, 11), help="on each side")
     FAST = Feature(5)
     done, failed = Irq(), Irq()
     round_size = Property(int)
@@ -303,13 +304,15 @@ def test_check_shows_what_a_model_offers(here: Path) -> None:
         "KEYS",
         "image Path required; what it shows",
         "steps int default 10; of one round",
-        "speeds list[float] default [0.5, 2]",
+        "speeds list[float] default [0.5, 2]; 0.25 to 4",
+        "doors int default 2; 1 to 10; on each side",
     ]
     code, out, _ = check("lift.py:Lift", "--json")
     about = json.loads(out)  # data, and nothing else
     assert code == 0 and about["keys"]["steps"] == {
         "type": "int", "required": False, "help": "of one round", "default": 10
     }  # fmt: skip
+    assert about["keys"]["doors"]["bounds"] == [1, 10]
     assert about["about"] == "" and about["file"] == str(here / "lift.py")  # the base class's words are not its own
     assert [each["again"] for each in about["verbs"] + about["calls"]] == [True] + [False] * 5
     assert about["calls"][0]["signature"] == "go(far: int, how: str) -> tuple[int, Place]"
