@@ -139,13 +139,22 @@ def _poll(guest: Account, handle: int, after: int) -> tuple[tuple[int, tuple[int
     return tuple((opened, guest.opens[opened].counts) for opened in chosen)
 
 
-@_call(numbers.ADD_MEMORY)
-def _add_memory(guest: Account, handle: int, address: int, size: int, fd_id: int) -> None:
+def _add(guest: Account, fd_id: int, address: int, size: int, offset: int | None = None) -> None:
     fd = guest.take_fd(fd_id)
     try:
-        guest.memory.add(address, size, fd)
+        guest.memory.add(address, size, fd, offset)
     finally:
         os.close(fd)
+
+
+@_call(numbers.ADD_MEMORY)
+def _add_memory(guest: Account, handle: int, address: int, size: int, fd_id: int) -> None:
+    _add(guest, fd_id, address, size)
+
+
+@_call(numbers.ADD_PART)
+def _add_part(guest: Account, handle: int, address: int, size: int, offset: int, fd_id: int) -> None:
+    _add(guest, fd_id, address, size, offset)
 
 
 @_call(numbers.REMOVE_MEMORY)

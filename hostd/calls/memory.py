@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import stat
-from typing import Final, cast
+from typing import Final, TypeAlias, cast
 
 from hcall.errors import BadArea, Busy
 from hcall.kernel import memfd
@@ -19,48 +19,66 @@ TO_DEVICE: Final = int(Direction.TO_DEVICE)  # as they come from the wire: plain
 TO_GUEST: Final = int(Direction.TO_GUEST)
 
 
+_PIECES: Final = os.sysconf("SC_IOV_MAX")  # of one call: what preadv(2) takes
+Identity: TypeAlias = tuple[int, int, int, int, int]
+
+
+def identity(fd: int, start: int, size: int, offset: int | None = None) -> Identity:
+    """What makes the region that *fd* would be the same as another: (address, size, offset, device, inode)."""
+    info = os.fstat(fd)
+    return start, size, offset or 0, info.st_dev, info.st_ino
+
+
 class Region:
-    """One sealed memfd, mapped at a guest-physical address."""
+    """A sealed memfd, or a part of one, mapped at a guest-physical address."""
 
     __slots__ = ("end", "identity", "start", "views")
 
-    def __init__(self, start: int, size: int, fd: int) -> None:
-        """Map *fd*, which stays the caller's.  Raises BadArea for anything but a memfd that cannot shrink."""
-        if start % PAGE or size % PAGE or not 0 < size <= (1 << 64) - start or start < 0:
+    def __init__(self, start: int, size: int, fd: int, offset: int | None = None) -> None:
+        """Map *fd*, which stays the caller's: all of it, or *size* bytes from *offset* on.
+
+        Raises BadArea for anything but a memfd that cannot shrink.
+        """
+        at = offset or 0
+        if (start | size | at) % PAGE or not 0 < size <= (1 << 64) - start or start < 0:
             raise BadArea(f"a region starts and ends at a page boundary, within 64 bits: {start:#x}+{size:#x}")
         info = os.fstat(fd)
         try:
-            if not stat.S_ISREG(info.st_mode) or info.st_size != size or info.st_blksize != PAGE:
+            fits = info.st_size == size if offset is None else 0 <= at <= info.st_size - size
+            if not stat.S_ISREG(info.st_mode) or not fits or info.st_blksize != PAGE:
                 raise OSError  # a pipe, a device, another size, huge pages
             memfd.seal(fd)
-            view = memoryview(mmap.mmap(fd, size))
+            view = memoryview(mmap.mmap(fd, size, offset=at))
         except (OSError, ValueError):
-            raise BadArea(f"the region at {start:#x} must be a writable memfd of {size} bytes, sealed "
+            which = f"of {size} bytes" if offset is None else f"that has {size} bytes at {offset:#x}"
+            raise BadArea(f"the region at {start:#x} must be a writable memfd {which}, sealed "
                           "against shrinking") from None  # fmt: skip
         self.start, self.end = start, start + size
-        self.identity = (start, size, info.st_dev, info.st_ino)
+        self.identity = identity(fd, start, size, offset)
         self.views = (view.toreadonly(), view)  # by Direction
 
 
 class Memory:
     """The regions of one guest."""
 
-    __slots__ = ("_limit", "_max_regions", "regions")
+    __slots__ = ("_limit", "_max_regions", "regions", "version")
 
     def __init__(self, max_regions: int = 16, limit: int = 4 << 30) -> None:
         """Takes at most *max_regions* regions, of *limit* bytes together."""
         self.regions: list[Region] = []
+        self.version = 0  # another one each time that a region came or went: areas that a lane keeps are of one
         self._max_regions, self._limit = max_regions, limit
 
-    def add(self, start: int, size: int, fd: int) -> None:
-        """Map *fd* at *start*.  Raises BadArea, or Busy at a limit."""
+    def add(self, start: int, size: int, fd: int, offset: int | None = None) -> None:
+        """Map *fd* at *start*, all of it or the part at *offset*.  Raises BadArea, or Busy at a limit."""
         if len(self.regions) == self._max_regions:
             raise Busy(f"a guest has at most {self._max_regions} memory regions")
         if size + sum(region.end - region.start for region in self.regions) > self._limit:
             raise Busy(f"a guest has at most {self._limit} bytes of memory")
         if any(region.start < start + size and start < region.end for region in self.regions):
             raise BadArea(f"a region at {start:#x} overlaps one that is there")
-        self.regions.append(Region(start, size, fd))
+        self.regions.append(Region(start, size, fd, offset))
+        self.version += 1
 
     def remove(self, start: int) -> None:
         """Take the region at *start* away; calls under way keep what they have.  Raises BadArea."""
@@ -68,10 +86,11 @@ class Memory:
         if len(kept) == len(self.regions):
             raise BadArea(f"no region starts at {start:#x}")
         self.regions = kept
+        self.version += 1
 
     @property
-    def identity(self) -> set[tuple[int, int, int, int]]:
-        """What a guest must bring to be taken for this one: (address, size, device, inode) of each region."""
+    def identity(self) -> set[Identity]:
+        """What a guest must bring to be taken for this one."""
         return {region.identity for region in self.regions}
 
     def room(self, areas: Areas) -> Room:
@@ -88,8 +107,11 @@ class Memory:
 
     def both(self, areas: Areas) -> tuple[Room, Data]:
         """The Room and the Data that *areas* are, each in its order.  Raises BadArea."""
-        into = tuple(area for area in areas if type(area) is tuple and area[2:] == (TO_GUEST,))
-        return self.room(into), self.data(tuple(area for area in areas if area not in into))
+        into: list[object] = []
+        rest: list[object] = []
+        for area in areas:
+            (into if type(area) is tuple and area[2:] == (TO_GUEST,) else rest).append(area)
+        return self.room(tuple(into)), self.data(tuple(rest))
 
     def _scattered(self, areas: Areas, direction: int) -> Scattered:
         scattered = Scattered()
@@ -106,7 +128,10 @@ class Memory:
                         total += length
                         break
                 else:
-                    raise BadArea(f"no guest memory at {address:#x}+{length:#x}")
+                    scattered += self._split(address, length, way)
+                    total += length
+                    if len(scattered) > _PIECES:
+                        raise BadArea(f"a call takes guest memory of {_PIECES} regions at most, not {len(scattered)}")
             elif type(area) is bytes and direction == TO_DEVICE:
                 scattered.append(memoryview(area))
                 total += len(area)
@@ -114,3 +139,15 @@ class Memory:
                 raise BadArea("an area that this call cannot use")
         scattered.nbytes = total
         return scattered
+
+    def _split(self, address: int, length: int, direction: int) -> list[memoryview]:
+        """The pieces of an area that no region has alone, each of the one that goes on where the last one ended."""
+        pieces: list[memoryview] = []
+        at, end = address, address + length
+        while at < end or not pieces:
+            region = next((region for region in self.regions if region.start <= at < region.end), None)
+            if region is None or length <= 0:
+                raise BadArea(f"no guest memory at {address:#x}+{length:#x}")
+            pieces.append(region.views[direction][at - region.start : end - region.start])
+            at = region.end
+        return pieces

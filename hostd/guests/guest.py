@@ -23,6 +23,7 @@ from hcall.session.states import READY, Message, State
 
 from ..calls.dispatch import Dispatcher
 from ..calls.limits import Limits
+from ..calls.memory import Identity
 from ..tree.tree import Tree
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class Guest:
         self.name = "".join(letter if letter.isprintable() else "?" for letter in hello.name)  # it goes to terminals
         self.token, self.uid, self.session = hello.token, uid, session
         self.dispatcher = Dispatcher(tree, limits, self._hint, self._take_fd, self._detach, partial(expel, ref(self)))
-        self.identity: set[tuple[int, int, int, int]] = set()  # the memory of its HELLO
+        self.identity: set[Identity] = set()  # the memory of its HELLO
         self.fd_lane: socket.socket | None = None
         self.link: Connection | None = None
         self.lost_at: float | None = None

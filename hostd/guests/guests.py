@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import errno
 import logging
-import os
 import socket
 from collections.abc import Callable
 from typing import Final
@@ -19,6 +18,7 @@ from hcall.session.host import HostSession
 from hcall.text import cut
 
 from ..calls.limits import Limits
+from ..calls.memory import identity
 from ..lanes.socket.link import Greeting, Link
 from ..tree.tree import Tree
 from .guest import Guest
@@ -87,11 +87,7 @@ class Guests:
         """
         guest = self.by_token.get(hello.token)
         if guest is not None:
-            stats = map(os.fstat, fds)
-            brought = {
-                (start, size, info.st_dev, info.st_ino)
-                for (start, size), info in zip(hello.regions, stats, strict=True)
-            }
+            brought = {identity(fd, *region) for region, fd in zip(hello.regions, fds, strict=True)}
             if uid != guest.uid or brought != guest.identity:
                 raise NotAllowed("this token is another guest's: its user and memory are not yours")
             self._unwatch(guest)
@@ -102,8 +98,8 @@ class Guests:
         guest = Guest(hello, session, uid, self.tree, self.limits, self._expel)
         memory = guest.dispatcher.memory
         try:
-            for (start, size), fd in zip(hello.regions, fds, strict=True):
-                memory.add(start, size, fd)
+            for (start, size, *part), fd in zip(hello.regions, fds, strict=True):
+                memory.add(start, size, fd, *part)
         except BaseException:
             memory.regions.clear()  # see Guest.end
             raise

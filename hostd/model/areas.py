@@ -65,6 +65,12 @@ class Scattered(list[memoryview]):
     def get(self) -> bytes:
         return b"".join(self)
 
+    def again(self) -> Scattered:
+        """The same bytes for another call, for a lane that keeps what it has checked; this one stays as it is."""
+        other = Scattered([view[:] for view in self])
+        other.nbytes = self.nbytes
+        return other
+
     def release(self) -> None:
         for view in self:
             view.release()

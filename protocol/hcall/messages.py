@@ -36,6 +36,10 @@ FD_LANE: Final = 1 << 0  # feature bit: the last descriptor of HELLO is one end 
 FEATURES: Final = FD_LANE
 
 
+#: (guest-physical address, bytes) of a whole memfd, or of the part of one that begins at a third number.
+Region: TypeAlias = tuple[int, int] | tuple[int, int, int]
+
+
 class Hello(NamedTuple):
     """A guest's first message; the memory descriptors travel with it, in the order of *regions*."""
 
@@ -46,7 +50,7 @@ class Hello(NamedTuple):
     features: int
     name: str
     token: bytes  # TOKEN_BYTES, made by the guest; the same again resumes the session
-    regions: tuple[tuple[int, int], ...]  # (guest-physical address, bytes), one memfd each
+    regions: tuple[Region, ...]  # a memfd for each
 
     @classmethod
     def check(cls, message: object) -> Hello:
@@ -75,7 +79,7 @@ def _is_magic(message: tuple[object, ...]) -> bool:
 
 def _are_regions(regions: object) -> bool:
     return type(regions) is tuple and all(
-        type(region) is tuple and tuple(map(type, region)) == (int, int) for region in regions
+        type(region) is tuple and len(region) in (2, 3) and {*map(type, region)} == {int} for region in regions
     )
 
 

@@ -37,6 +37,7 @@ POLL = 33  #     after                  none    ((open handle, (count by vector,
 ADD_MEMORY = 34  # address, size, fd id none    None; the memfd came over the fd lane
 REMOVE_MEMORY = 35  # address           none    None
 DETACH = 36  #                          none    None; all is closed, and loss of the link ends the session
+ADD_PART = 37  # address, size, offset, fd id  none  None; ADD_MEMORY of a part of a memfd
 
 POLL_LIMIT: Final = 32  # open handles in one answer of POLL
 CHANGES_LIMIT: Final = 32  # changes in one answer of CHANGES

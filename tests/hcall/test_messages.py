@@ -20,7 +20,7 @@ def but(place: int, value: object) -> tuple[object, ...]:
 @pytest.mark.parametrize(
     "message",
     [GOOD, but(2, 0), but(2, -3), but(3, 99), but(4, 0), but(4, (1 << 64) - 1), but(5, ""), but(7, ()),
-     but(7, ((-1, 0),))],
+     but(7, ((-1, 0),)), but(7, ((0, 4096, 8192), (4096, 4096)))],
     ids=repr,
 )  # fmt: skip
 def test_a_hello_is_what_it_says(message: tuple[Any, ...]) -> None:
@@ -34,7 +34,8 @@ NO_HELLO: list[object] = [
     5, None, "hcall", (), (4,), (4, "hcall"), (4, "hcall", 1), {4: "hcall"}, but(0, 0), but(0, 5), but(1, "HCALL"),
     but(1, b"hcall"), but(1, 1), GOOD[:7], (*GOOD, 0), but(4, True), but(4, "1"), but(5, b"name"), but(5, 5),
     but(6, "0123456789abcdef"), but(6, TOKEN[:15]), but(6, TOKEN + b"x"), but(6, b""), but(6, 16), but(7, None),
-    but(7, 5), but(7, (5,)), but(7, ((0,),)), but(7, ((0, 1, 2),)), but(7, ((0, True),)), but(7, ((0.0, 4096),)),
+    but(7, 5), but(7, (5,)), but(7, ((0,),)), but(7, ((0, 1, 2, 3),)), but(7, ((0, 1, True),)), but(7, ((0, True),)),
+    but(7, ((0.0, 4096),)),
     but(7, ((0, 4096), None)), but(7, b""), but(7, {}), but(0, 4.0), but(2, True), but(3, True), but(2, "1"),
     but(3, None), but(2, 1.0), but(2, "2"), (4, "hcall", None, 2), (4, "hcall", 2, True), but(4, -1),
 ]  # fmt: skip

@@ -107,7 +107,7 @@ async def test_every_wrong_call_has_its_status_and_no_effect(host: hostd.Host) -
         good = (1, True, "c", b"d", 0.5)
         bad: list[tuple[int, int, tuple[Any, ...], tuple[Any, ...], Status]] = [
             (0, 0, (), (), Status.NO_SUCH_CALL),
-            (37, 0, (), (), Status.NO_SUCH_CALL),
+            (38, 0, (), (), Status.NO_SUCH_CALL),
             (-1, 0, (), (), Status.BAD_HANDLE),
             (2**63, handle, (), (), Status.NO_SUCH_CALL),
             (0x1044 << 16 | 1, handle, (0,), (4,), Status.NO_SUCH_CALL),  # another class
@@ -153,9 +153,9 @@ async def test_every_wrong_call_has_its_status_and_no_effect(host: hostd.Host) -
                 (read, handle, (9,), (area,), Status.BAD_AREA)
                 for area in list[Any]([
                     (ADDRESS, 4, 0), (ADDRESS, 4, 2), (ADDRESS, -1, 1), (ADDRESS, 4), (ADDRESS, 4, 1, 0), (),
-                    (ADDRESS, 4.0, 1), (ADDRESS, 4, True), (ADDRESS - 1, 4, 1), (ADDRESS + PAGE - 1, 2, 1),
+                    (ADDRESS, 4.0, 1), (ADDRESS, 4, True), (ADDRESS - 1, 4, 1), (ADDRESS + 2 * PAGE - 1, 2, 1),
                     (ADDRESS + 2 * PAGE, 1, 1), (2**64 - 1, 4, 1), (ADDRESS, 2**64 - 1, 1), (-1, 4, 1),
-                    (ADDRESS, 2 * PAGE, 1), None, "area", {},
+                    (ADDRESS, 2 * PAGE + 1, 1), None, "area", {},
                 ])
             ),
             (write, handle, (9,), ((ADDRESS, 4, 1),), Status.BAD_AREA),

@@ -58,7 +58,7 @@ async def host(tmp_path: Path, clock: ManualClock) -> AsyncIterator[hostd.Host]:
         pytest.param(hello(name=b"raw"), Status.BAD_ARGUMENT, id="name in the bin family"),
         pytest.param(hello(token=bytes(15)), Status.BAD_ARGUMENT, id="a short token"),
         pytest.param(hello(token="x" * 16), Status.BAD_ARGUMENT, id="a token of text"),
-        pytest.param(hello(regions=((1, 2, 3),)), Status.BAD_ARGUMENT, id="a region of three"),
+        pytest.param(hello(regions=((1, 2, 3, 4),)), Status.BAD_ARGUMENT, id="a region of four"),
         pytest.param(hello(regions=((ADDRESS, True),)), Status.BAD_ARGUMENT, id="a bool for a size"),
         pytest.param(hello(regions=((1.0, PAGE),)), Status.BAD_ARGUMENT, id="an address with a point"),
         pytest.param(hello(regions=None), Status.BAD_ARGUMENT, id="no regions"),
@@ -111,11 +111,14 @@ def for_reading_only(_: Path) -> int:
         pytest.param(lambda _: memfd(), ((ADDRESS, -PAGE),), Status.BAD_AREA, id="a negative size"),
         pytest.param(lambda _: memfd(2 * PAGE), ((2**64 - PAGE, 2 * PAGE),), Status.BAD_AREA, id="across the end"),
         pytest.param(lambda _: memfd(2 << 20), ((ADDRESS, 2 << 20),), Status.BUSY, id="more than the limit"),
+        pytest.param(lambda _: memfd(), ((ADDRESS, PAGE, PAGE),), Status.BAD_AREA, id="a part behind its end"),
+        pytest.param(lambda _: memfd(2 * PAGE), ((ADDRESS, PAGE, 1),), Status.BAD_AREA, id="a part between pages"),
+        pytest.param(lambda _: memfd(), ((ADDRESS, PAGE, -PAGE),), Status.BAD_AREA, id="a part before its start"),
     ],
 )
 @pytest.mark.spec("H-2", "M-2", "M-4")
 async def test_memory_that_cannot_be_taken_is_refused(
-    host: hostd.Host, tmp_path: Path, make: Callable[[Path], int], regions: tuple[tuple[int, int], ...], status: Status
+    host: hostd.Host, tmp_path: Path, make: Callable[[Path], int], regions: tuple[tuple[int, ...], ...], status: Status
 ) -> None:
     async with bystander(host):
         with connected(host) as guest, lent(make(tmp_path)) as fds:

@@ -12,7 +12,7 @@ from guest_files import Files
 from hcall.errors import BadArea
 from hcall.kernel.memfd import PAGE
 from hcall.wire import MAX_INLINE
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hostd.calls.memory import Memory
@@ -42,7 +42,8 @@ class World:
 
     def bytes_at(self, address: int, count: int) -> bytes:
         start = max(start for start in self.fds if start <= address)
-        return os.pread(self.fds[start], count, address - start)
+        found = os.pread(self.fds[start], count, address - start)
+        return found if len(found) == count else found + self.bytes_at(address + len(found), count - len(found))
 
 
 @pytest.fixture
@@ -57,10 +58,11 @@ def world(files: Files) -> Iterator[World]:
 INSIDE = [
     (LOW, 1), (LOW, PAGE), (LOW, 2 * PAGE), (LOW + 1, 2 * PAGE - 1), (NEXT - 1, 1), (NEXT, PAGE), (NEXT + PAGE - 1, 1),
     (HIGH, PAGE), ((1 << 64) - 1, 1), (LOW, 0), (NEXT, 0), (NEXT + PAGE, 0), (1 << 64, 0),
+    (LOW, 2 * PAGE + 1), (NEXT - 1, 2), (LOW, 3 * PAGE), (LOW + 5, 3 * PAGE - 5),  # from one region into the next
 ]  # fmt: skip
 OUTSIDE = [
     (0, 0), (0, 1), (LOW - 1, 0), (LOW - 1, 1), (LOW - 1, 2), (NEXT + PAGE, 1), (NEXT + PAGE - 1, 2),
-    (NEXT + PAGE + 1, 0), (LOW, 2 * PAGE + 1), (NEXT - 1, 2), (LOW, 3 * PAGE),  # from one region into the next
+    (NEXT + PAGE + 1, 0), (LOW, 3 * PAGE + 1), (NEXT - 1, PAGE + 2),  # from one region into the next, and out of that
     (HIGH - 1, 1), (HIGH, PAGE + 1), ((1 << 64) - 1, 2), (1 << 64, 1), (HIGH, LOW + PAGE + 1),  # around the end
     (LOW, (1 << 64) - 1), (LOW, -1), (LOW + 1, -1), (-1, 1), (-1, 2), (-PAGE, PAGE), (LOW, (1 << 64) + 1), (LOW, -PAGE),
 ]  # fmt: skip
@@ -130,6 +132,73 @@ def test_no_memory_has_no_areas() -> None:
     assert memory.room(()).put(b"x") == 0 and memory.data(()).get() == b""
     with pytest.raises(BadArea):
         memory.room(((0, 0, IN),))
+
+
+# Areas that span regions.
+
+
+@pytest.mark.spec("A-2", "M-3")
+def test_an_area_over_many_regions_is_in_the_order_of_addresses_whatever_their_own_order(files: Files) -> None:
+    memory, content = Memory(), os.urandom(4 * PAGE)
+    for n in (2, 0, 3, 1):
+        fd = files.memfd(PAGE)
+        os.pwrite(fd, content[n * PAGE : (n + 1) * PAGE], 0)
+        memory.add(n * PAGE, PAGE, fd)
+    data = memory.data((b"head", (PAGE - 3, 2 * PAGE + 6, OUT), b"tail"))
+    assert data.get() == b"head" + content[PAGE - 3 : 3 * PAGE + 3] + b"tail" and data.nbytes == 2 * PAGE + 14
+    assert [len(view) for view in data] == [4, 3, PAGE, PAGE, 3, 4]
+    room, other = memory.both(((1, 4 * PAGE - 1, IN), (0, 4 * PAGE, OUT), (0, 1, IN)))
+    assert other.get() == content
+    assert room.put(content[1:] + content[:1]) == 4 * PAGE == room.nbytes
+    assert memory.data(((0, 4 * PAGE, OUT),)).get() == content
+    memory.remove(PAGE)
+    with pytest.raises(BadArea):
+        memory.data(((0, 4 * PAGE, OUT),))
+    assert memory.data(((2 * PAGE, 2 * PAGE, OUT),)).get() == content[2 * PAGE :]
+    del data, room, other
+    memory.regions.clear()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_an_area_is_taken_if_every_byte_of_it_is_memory(data: st.DataObject) -> None:
+    """Against a list of pages, with pieces of odd sizes."""
+    there = data.draw(st.sets(st.integers(0, 7), max_size=5))
+    files, memory = Files(), Memory()
+    try:
+        for page in data.draw(st.permutations(sorted(there))):
+            fd = files.memfd(PAGE)
+            os.pwrite(fd, bytes([page]) * PAGE, 0)
+            memory.add(page * PAGE, PAGE, fd)
+        edges = st.integers(0, 8).map(lambda page: page * PAGE)
+        address = data.draw(edges) + data.draw(st.integers(-2, 2))
+        length = data.draw(edges) + data.draw(st.integers(-2, 2))
+        wanted = range(address, address + length)
+        if length < 0 or (length and not {at // PAGE for at in (*wanted[:1], *wanted[::PAGE], *wanted[-1:])} <= there):
+            with pytest.raises(BadArea):
+                memory.data(((address, length, OUT),))
+        elif length:
+            area = memory.data(((address, length, OUT),))
+            assert area.get() == bytes(at // PAGE for at in wanted) and area.nbytes == length
+            del area
+    finally:
+        memory.regions.clear()
+        for fd in files.open:
+            os.close(fd)
+
+
+def test_more_pieces_than_one_system_call_takes_are_refused(files: Files) -> None:
+    memory = Memory(max_regions=32)
+    fd = files.memfd(PAGE)
+    for n in range(32):
+        memory.add(n * PAGE, PAGE, fd)
+    with (Path("/dev/zero")).open("rb", buffering=0) as zero:
+        room: Any = memory.room(((0, 32 * PAGE, IN),) * 32)
+        assert len(room) == 1024 and os.preadv(zero.fileno(), room, 0) == room.nbytes
+    with pytest.raises(BadArea, match="1024 regions"):
+        memory.room((*((0, 32 * PAGE, IN),) * 32, (PAGE - 1, 2, IN)))
+    room.release()
+    memory.regions.clear()
 
 
 # Scatter lists.
@@ -206,6 +275,7 @@ def test_a_released_area_is_of_no_use_any_more(world: World) -> None:
 
 @pytest.mark.spec("C-16")
 def test_memory_that_is_taken_away_stays_with_the_calls_that_have_it(world: World) -> None:
+    version = world.memory.version
     data = world.memory.data(((LOW, 8, OUT),))
     expected = world.bytes_at(LOW, 8)
     world.memory.remove(LOW)
@@ -216,8 +286,30 @@ def test_memory_that_is_taken_away_stays_with_the_calls_that_have_it(world: Worl
     with pytest.raises(BadArea):
         world.memory.data(((LOW, 8, OUT),))
     assert world.memory.data(((NEXT, 8, OUT),)).get() == world.bytes_at(NEXT, 8)
+    removed = world.memory.version
     world.memory.add(LOW, 2 * PAGE, world.fds[LOW])
     assert world.memory.data(((LOW, 8, OUT),)).get() == expected
+    assert len({version, removed, world.memory.version}) == 3  # who keeps areas sees it
+
+
+def test_an_area_that_a_lane_keeps_serves_call_after_call(world: World) -> None:
+    room: Any = world.memory.room(((NEXT - 2, 4, IN), (HIGH, 1, IN)))
+    data: Any = world.memory.data(((LOW, 3, OUT), b"tail"))
+    for n in range(3):
+        fresh, told = room.again(), data.again()
+        assert fresh.nbytes == 5 and fresh.put(b"%d1234" % n) == 5 and world.bytes_at(NEXT - 2, 4) == b"%d123" % n
+        assert told.nbytes == 7 and told.get() == world.bytes_at(LOW, 3) + b"tail"
+        fresh.release()
+        told.release()
+        with pytest.raises(ValueError):
+            fresh.put(b"x")
+    assert room.put(b"abcde") == 5 and world.bytes_at(NEXT - 2, 4) == b"abcd"
+
+
+def test_two_areas_that_are_equal_as_numbers_go_are_each_looked_at(world: World) -> None:
+    for area in ((LOW, 4, True), (LOW, 4, 1.0), (float(LOW), 4, IN)):
+        with pytest.raises(BadArea):
+            world.memory.both(((LOW, 4, IN), area))
 
 
 # Room in the reply.

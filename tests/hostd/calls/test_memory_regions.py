@@ -14,7 +14,7 @@ from guest_files import Files
 from hcall.errors import BadArea, Busy
 from hcall.kernel.memfd import F_GET_SEALS, F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, PAGE, SEALS
 
-from hostd.calls.memory import Memory
+from hostd.calls.memory import Memory, identity
 
 F_SEAL_WRITE, F_SEAL_FUTURE_WRITE = 8, 16  # linux/fcntl.h
 HUGE = 2 << 20
@@ -178,6 +178,50 @@ def test_a_guest_is_known_by_place_size_and_file_of_its_memory(files: Files, mem
     memory.add(4 * PAGE, 2 * PAGE, other)
     stats = os.fstat(one), os.fstat(other)
     assert memory.identity == {
-        (0, PAGE, stats[0].st_dev, stats[0].st_ino),
-        (4 * PAGE, 2 * PAGE, stats[1].st_dev, stats[1].st_ino),
+        (0, PAGE, 0, stats[0].st_dev, stats[0].st_ino),
+        (4 * PAGE, 2 * PAGE, 0, stats[1].st_dev, stats[1].st_ino),
     }
+
+
+# Parts of a memfd.
+
+
+@pytest.mark.spec("M-7")
+def test_parts_of_one_memfd_lie_where_the_guest_wants_them(files: Files, memory: Memory) -> None:
+    fd = files.memfd(6 * PAGE)
+    for page in range(6):
+        os.pwrite(fd, bytes([page]) * PAGE, page * PAGE)
+    memory.add(8 * PAGE, 2 * PAGE, fd, 3 * PAGE)
+    memory.add(4 * PAGE, PAGE, fd, 5 * PAGE)
+    memory.add(0, PAGE, fd, 0)
+    for address, page in ((8, 3), (9, 4), (4, 5), (0, 0)):
+        assert memory.data(((address * PAGE, PAGE, 0),)).get() == bytes([page]) * PAGE
+    assert memory.room(((10 * PAGE - 2, 2, 1),)).put(b"ab") == 2 and os.pread(fd, 3, 5 * PAGE - 2) == b"ab\5"
+    with pytest.raises(BadArea):
+        memory.data(((9 * PAGE, PAGE + 1, 0),))
+    with pytest.raises(PermissionError):
+        os.truncate(fd, 5 * PAGE)
+
+
+@pytest.mark.parametrize(
+    ("size", "offset"),
+    [(PAGE, 1), (PAGE, PAGE // 2), (PAGE, -PAGE), (PAGE, 3 * PAGE), (2 * PAGE, 2 * PAGE), (4 * PAGE, 0), (0, PAGE),
+     (PAGE, 1 << 62), (PAGE, 1 << 63), (PAGE, 1 << 64), (PAGE, -(1 << 64)), (PAGE, (1 << 64) - PAGE)],
+)  # fmt: skip
+@pytest.mark.spec("M-7")
+def test_a_part_that_is_not_within_its_memfd_is_refused(size: int, offset: int, files: Files, memory: Memory) -> None:
+    fd = files.memfd(3 * PAGE)
+    with pytest.raises(BadArea):
+        memory.add(0, size, fd, offset)
+    assert not memory.regions
+    memory.add(0, PAGE, fd, 2 * PAGE)
+
+
+def test_the_same_file_at_another_offset_is_another_memory(files: Files, memory: Memory) -> None:
+    fd, identities = files.memfd(2 * PAGE), []
+    for offset in (0, PAGE):
+        memory.add(0, PAGE, fd, offset)
+        identities.append(memory.identity)
+        assert memory.identity == {identity(fd, 0, PAGE, offset)}
+        memory.remove(0)
+    assert identities[0] != identities[1]
