@@ -8,11 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from hcall.clock import Clock
 from hcall.errors import NoSuchCall
 
 
 class Port(Protocol):
     """The device's end of a backing; a BackedStream is one."""
+
+    clock: Clock
 
     @property
     def space(self) -> int:

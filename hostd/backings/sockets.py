@@ -22,6 +22,7 @@ import socket
 from pathlib import Path
 from typing import Final
 
+from hcall.clock import timeout
 from hcall.kernel.claims import remove_stale
 from hcall.programs.command import explain
 from hcall.programs.endpoint import host_and_port
@@ -245,7 +246,7 @@ class _Connection(_Line):
 
     async def _connect(self) -> None:
         try:
-            async with asyncio.timeout(_CONNECT_SECONDS):
+            async with timeout(self._port.clock, _CONNECT_SECONDS):
                 peer = await self._open()
             self._said = False
             self._join(peer)

@@ -318,15 +318,16 @@ def wait(
     socket: Socket = None,
 ) -> None:
     """Wait until a host answers, and all that is asked for holds."""
-    import time
+    from hcall.clock import SystemClock
 
     from .remote import ask
 
     _check_seconds(timeout)
-    deadline = time.monotonic() + timeout
+    clock = SystemClock()
+    deadline = clock.time() + timeout
     while True:
         try:
-            left = max(0.0, deadline - time.monotonic())
+            left = max(0.0, deadline - clock.time())
             ask(socket, "wait", patience=left + 1, device=device, gone=gone, guest=guest, timeout=left)
             return
         except Failure as failure:
@@ -334,9 +335,9 @@ def wait(
                 raise Failure(f"it did not happen within {timeout:g} s", Exit.TIMEOUT) from None
             if failure.code != Exit.NO_HOST:
                 raise
-            if time.monotonic() >= deadline:
+            if clock.time() >= deadline:
                 raise Failure(f"it did not happen within {timeout:g} s: {failure}", Exit.TIMEOUT) from None
-        time.sleep(0.05)  # there is nothing to be told by yet
+        clock.sleep(0.05)  # there is nothing to be told by yet
 
 
 def _check_seconds(timeout: float) -> None:

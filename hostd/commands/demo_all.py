@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from typing import Any
 
+from hcall.clock import SystemClock
 from hcall.programs.command import Exit, Failure, print_json
 from hcall.text import counted, shown
 
@@ -21,11 +21,12 @@ from .stage import Stage
 
 def run_demo_all(as_json: bool) -> int:
     """Show every device; the exit code, which is 0 if all are as they should be."""
-    started = time.monotonic()
+    clock = SystemClock()
+    started = clock.time()
     with Stage(as_json) as stage:
         shown_all = _tell(stage)
         failed = [each["device"] for each in shown_all if not each["ok"]]
-        seconds = time.monotonic() - started
+        seconds = clock.time() - started
         good = len(shown_all) - len(failed)
         stage.say("done", f"{seconds:.1f} s: {good} of {counted(len(shown_all), 'device')} as they should be")
         if as_json:

@@ -10,10 +10,10 @@ import socket
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from time import monotonic  # the clock that is handed in may stand still in a callback, as uvloop's does
 from typing import Final, Protocol
 from weakref import ref
 
+from hcall.clock import Clock
 from hcall.errors import BadArgument, ProtocolViolation, Status
 from hcall.kernel import descriptors
 from hcall.messages import CALL, Hello, end
@@ -51,12 +51,13 @@ class Connection(Protocol):
 class Guest:
     """Takes a link's bytes, makes the calls in them, and answers in one write."""
 
-    __slots__ = ("__weakref__", "_batching", "_calls", "detached", "dispatcher", "fd_lane", "identity", "link",
+    __slots__ = ("__weakref__", "_batching", "_calls", "_time", "detached", "dispatcher", "fd_lane", "identity", "link",
                  "lost_at", "name", "session", "token", "uid")  # fmt: skip
 
     def __init__(self, hello: Hello, session: HostSession, uid: int, tree: Tree, limits: Limits,
-                 expel: Callable[[ref[Guest], str], None]) -> None:  # fmt: skip
+                 expel: Callable[[ref[Guest], str], None], clock: Clock) -> None:  # fmt: skip
         """*expel*(guest, text) ends its session, for a device that resets it, and may keep that long after its end."""
+        self._time = clock.time
         self.name = "".join(letter if letter.isprintable() else "?" for letter in hello.name)  # it goes to terminals
         self.token, self.uid, self.session = hello.token, uid, session
         self.dispatcher = Dispatcher(tree, limits, self._hint, self._take_fd, self._detach, partial(expel, ref(self)))
@@ -87,7 +88,8 @@ class Guest:
     def _work(self) -> None:
         """Make the calls that came; those that there is no time for when the other guests had their turn."""
         session, dispatch, calls = self.session, self.dispatcher.dispatch, self._calls
-        until = monotonic() + _TURN_SECONDS
+        time = self._time
+        until = time() + _TURN_SECONDS
         self._batching = True
         try:
             while calls:
@@ -99,7 +101,7 @@ class Guest:
                         _log_answer(value)
                 else:
                     answer.then(partial(self._answer, slot, seq))
-                if calls and monotonic() > until:
+                if calls and time() > until:
                     asyncio.get_running_loop().call_soon(self._work)
                     break
         finally:

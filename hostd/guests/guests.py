@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 from weakref import ref
 
-from hcall.clock import Clock, Timer
+from hcall.clock import Clock, Timer, timeout
 from hcall.errors import Busy, NotAllowed, Status
 from hcall.messages import Hello
 from hcall.session.host import HostSession
@@ -95,7 +95,7 @@ class Guests:
             return guest, True
         if len(self.by_token) >= self.limits.guests:
             raise Busy(f"this host serves at most {self.limits.guests} guests")
-        guest = Guest(hello, session, uid, self.tree, self.limits, self._expel)
+        guest = Guest(hello, session, uid, self.tree, self.limits, self._expel, self.clock)
         memory = guest.dispatcher.memory
         try:
             for (start, size, *part), fd in zip(hello.regions, fds, strict=True):
@@ -194,7 +194,7 @@ class Guests:
         if self._connecting:
             await asyncio.wait(self._connecting)
         with contextlib.suppress(TimeoutError):  # a call that is stuck in a worker thread is not waited for
-            async with asyncio.timeout(CLOSE_SECONDS):
+            async with timeout(self.clock, CLOSE_SECONDS):
                 self._leaving += len(self.by_token)
                 for guest in self.by_token.values():
                     guest.let_go(self._left)
@@ -202,7 +202,7 @@ class Guests:
         for guest in list(self.by_token.values()):
             self.end(guest, Status.RESET, "the host is shutting down")
         try:
-            async with asyncio.timeout(CLOSE_SECONDS):
+            async with timeout(self.clock, CLOSE_SECONDS):
                 await self.wait_for(lambda: not self.links)
         except TimeoutError:
             for link in list(self.links):

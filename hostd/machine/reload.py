@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 import msgspec
+from hcall.clock import timeout
 from hcall.errors import NoMatch
 
 from ..tree.tree import Node
@@ -153,7 +154,7 @@ async def _take_out(host: Host, node: Node) -> None:
     with contextlib.suppress(NoMatch):  # somebody else was faster
         await host.unplug(node.path)
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_STOP_SECONDS):  # its image, say, is in use until then
+        async with timeout(host.clock, _STOP_SECONDS):  # its image, say, is in use until then
             await host.closed(node)
 
 

@@ -6,6 +6,7 @@ So a shell can script it: `echo '{"do": "unplug", "path": "/disk"}' | socat - UN
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -13,7 +14,7 @@ import select
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias
 
 import msgspec
 from hcall.clock import timeout
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 _LINE: Final = 64 * 1024
 _LOOK_SECONDS: Final = 0.5  # how often a client that waits is looked after
 Answer: TypeAlias = object
+Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
 
 class _Plug(msgspec.Struct, forbid_unknown_fields=True):
@@ -45,7 +47,7 @@ class _Plug(msgspec.Struct, forbid_unknown_fields=True):
 class _Unplug(msgspec.Struct, forbid_unknown_fields=True):
     path: str
     surprise: bool = False
-    timeout: float = UNPLUG_SECONDS
+    timeout: Seconds = UNPLUG_SECONDS
     if_free: bool = False
 
 
@@ -53,7 +55,7 @@ class _Wait(msgspec.Struct, forbid_unknown_fields=True):
     device: str | None = None
     gone: str | None = None
     guest: str | None = None
-    timeout: float | None = None
+    timeout: Seconds | None = None
 
 
 class _Act(msgspec.Struct, forbid_unknown_fields=True):
@@ -95,7 +97,7 @@ class Control:
             while line := await reader.readline():
                 answer = asyncio.ensure_future(self._answer(line))
                 try:
-                    while not (await asyncio.wait({answer}, timeout=_LOOK_SECONDS))[0]:
+                    while not await self._done(answer):
                         if _has_hung_up(writer):
                             return
                     writer.write(answer.result() + b"\n")
@@ -109,6 +111,13 @@ class Control:
         finally:
             self._clients.discard(task)
             writer.close()
+
+    async def _done(self, answer: asyncio.Future[bytes]) -> bool:
+        """Whether *answer* is there, soon."""
+        with contextlib.suppress(TimeoutError):
+            async with timeout(self._served.host.clock, _LOOK_SECONDS):
+                await asyncio.wait({answer})
+        return answer.done()
 
     async def _answer(self, line: bytes) -> bytes:
         answer = await self._outcome(line)
@@ -236,7 +245,7 @@ async def _wait(at: Running, request: _Wait) -> Answer:
             and (request.guest is None or any(guest.name == request.guest for guest in host.guests.by_token.values()))
         )
 
-    async with asyncio.timeout(request.timeout):
+    async with timeout(host.clock, request.timeout):
         await host.guests.wait_for(holds)
     return True
 

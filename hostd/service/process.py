@@ -10,11 +10,11 @@ import resource
 import signal
 import sys
 import threading
-import time
 from pathlib import Path
 
 import uvloop
 from hcall import rendezvous
+from hcall.clock import SystemClock
 from hcall.programs.command import Failure, say
 from hcall.text import counted
 
@@ -128,10 +128,11 @@ def run_captive(file: Path, command: list[str]) -> int:
 
 def _left(code: int) -> int:
     """*code*, once the worker threads of models are through; those that are not in time end with the process."""
-    deadline = time.monotonic() + _WORKER_SECONDS
+    clock = SystemClock()  # the loop has ended, and the host's clock with it
+    deadline = clock.time() + _WORKER_SECONDS
     for thread in threading.enumerate():
         if thread is not threading.main_thread() and not thread.daemon:
-            thread.join(max(0.0, deadline - time.monotonic()))
+            thread.join(max(0.0, deadline - clock.time()))
             if thread.is_alive():
                 say("hostd", f"{thread.name} is still at work: it is left behind")
                 sys.stdout.flush()

@@ -42,10 +42,7 @@ class LoopClock:
         import asyncio  # here: a blocking guest never does, which saves 40 ms
 
         self._loop = loop or asyncio.get_running_loop()
-
-    def time(self) -> float:
-        """Seconds; not the loop's, which stand still in a callback of uvloop's."""
-        return time.monotonic()
+        self.time = time.monotonic  # not the loop's time, which stands still in a callback of uvloop's
 
     def call_later(self, delay: float, callback: Callable[[], object], /) -> Timer:
         """Call *callback* in *delay* seconds."""

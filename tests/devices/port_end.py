@@ -8,6 +8,8 @@ import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from hcall.clock import LoopClock
+
 from hostd.backings.named import AnyBacking as Backing
 
 SECONDS = 10  # after which a test says that something hangs
@@ -17,7 +19,7 @@ class End:
     """The device's end of a backing: takes as much as `space` says."""
 
     def __init__(self, space: int = 1 << 20) -> None:
-        self.space = space
+        self.space, self.clock = space, LoopClock()
         self.data = b""
         self.rooms = 0  # how often the backing said that it takes bytes again
         self.parts = 0  # how often a peer went
