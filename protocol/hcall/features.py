@@ -10,6 +10,7 @@ import itertools
 from typing import Final
 
 from .errors import BadArgument, NotAllowed
+from .saved import Saved, check
 
 
 class DeviceStatus(enum.IntFlag):
@@ -44,6 +45,15 @@ class Negotiation:
     def reset(self) -> None:
         """As after power-on."""
         self.accepted, self.status = 0, 0
+
+    def save(self) -> Saved:
+        """What `restore` needs; what the device offers is the device's."""
+        return {"version": 1, "accepted": self.accepted, "status": self.status}
+
+    def restore(self, saved: Saved) -> None:
+        """Go on where *saved* was taken.  Raises ValueError for what another version saved."""
+        check(saved, 1)
+        self.accepted, self.status = saved["accepted"], saved["status"]
 
     @property
     def live(self) -> bool:

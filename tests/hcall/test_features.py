@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from copy import copy
 from typing import Final, NamedTuple, TypeAlias
 
+import msgpack
 import pytest
 from hcall.errors import BadArgument, HcallError, NotAllowed
 from hcall.features import DeviceStatus, Negotiation
@@ -138,3 +140,37 @@ def test_that_the_device_needs_a_reset_is_kept_until_the_reset() -> None:
     assert negotiation.write(1 | 2 | 128) == 1 | 2 | 64 | 128
     negotiation.reset()
     assert negotiation.status == 0 and negotiation.write(1) == 1
+
+
+# In another life of the host.
+
+
+def restored(old: Negotiation) -> Negotiation:
+    new = Negotiation(OFFERED)
+    new.restore(msgpack.unpackb(msgpack.packb(old.save())))
+    return new
+
+
+@pytest.mark.parametrize("length", range(4))
+def test_a_restored_negotiation_goes_on_as_the_model_says(length: int) -> None:
+    for steps in itertools.product(MOVES, repeat=length):
+        model, old = Model(), Negotiation(OFFERED)
+        for step in steps:
+            model = take(step, model, old)
+        new = restored(old)
+        assert shown(new) == shown(old) and new.live == old.live
+        for step in [*RARE, *MOVES]:
+            take(step, model, copy(new))
+
+
+def test_a_device_that_needed_a_reset_needs_it_still() -> None:
+    old = Negotiation(OFFERED)
+    old.write(1)
+    old.break_down()
+    assert restored(old).status == 1 | 64
+
+
+def test_a_negotiation_of_another_version_is_refused() -> None:
+    negotiation = Negotiation(OFFERED)
+    with pytest.raises(ValueError, match="another version"):
+        negotiation.restore(negotiation.save() | {"version": 0})

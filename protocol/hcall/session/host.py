@@ -6,6 +6,7 @@ from typing import TypeGuard
 
 from ..errors import ProtocolViolation, Status
 from ..messages import ACK, CALL, IRQ, REPLY, SLOTS, End, Hello
+from ..saved import Saved, check
 from ..wire import MAX_MESSAGE, SMALL, encode, fits
 from .states import HOST_MOVES, READY, Event, Message, Session, State
 
@@ -21,17 +22,39 @@ def _is_ack(message: object) -> TypeGuard[Message]:
 class HostSession(Session):
     """The host's end: hands out each new call once, and answers a repeated one from its slot."""
 
-    __slots__ = ("_last", "_linked", "_repeated", "_replies", "_seqs", "_slots")
+    __slots__ = ("_last", "_left", "_linked", "_repeated", "_replies", "_seqs", "_slots", "begun")
     MOVES = HOST_MOVES
 
-    def __init__(self, slots: int = SLOTS) -> None:
-        super().__init__(State.GREETING)
+    def __init__(self, slots: int = SLOTS, state: State = State.GREETING) -> None:
+        super().__init__(state)
         self._slots = slots
         self._last = 0  # seq of the lane's newest call
         self._linked = 0  # what it was when this link began
         self._repeated: set[int] = set()  # slots whose call of before came again on this link
         self._seqs: list[int] = []  # by slot: its newest call
         self._replies: list[bytes | None] = []  # by slot: that call's reply, None while there is none
+        #: By seq: calls that an earlier life of the host began.  They may have had their effect.
+        self.begun: frozenset[int] = frozenset()
+        self._left: set[int] = set()  # slots of those that did not come again yet: nobody is at work on them
+
+    def save(self) -> Saved:
+        """What `restore` makes the session of again, in another life of the host."""
+        return {"version": 1, "slots": self._slots, "last": self._last, "seqs": [*self._seqs],
+                "replies": [*self._replies]}  # fmt: skip
+
+    @classmethod
+    def restore(cls, saved: Saved) -> HostSession:
+        """The session as it was, without a link.  Raises ValueError for what another version saved.
+
+        Repeated calls are answered as they would have been.  One that had no answer when the state was taken is handed
+        out, in its turn, when the guest repeats it; its seq is in `begun`.
+        """
+        check(saved, 1)
+        session = cls(saved["slots"], State.LOST)
+        session._last, session._seqs, session._replies = saved["last"], [*saved["seqs"]], [*saved["replies"]]
+        session._left = {slot for slot, reply in enumerate(session._replies) if reply is None}
+        session.begun = frozenset(session._seqs[slot] for slot in session._left)
+        return session
 
     @property
     def calls(self) -> int:
@@ -103,6 +126,9 @@ class HostSession(Session):
                 elif not self._repeat(slot, seq):
                     self.broken = ProtocolViolation(f"seq {seq} in slot {slot} after seq {last}")
                     return fresh
+                elif slot in self._left:
+                    self._left.remove(slot)
+                    fresh.append(message)
             elif _is_ack(message):
                 fresh.append(message)
             else:
