@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .machine.file import Machine, MachineError
     from .machine.host import Host
+    from .machine.identity import Identity
     from .service.serve import serve
 
-__all__ = ["Host", "Machine", "MachineError", "serve"]
-_HOMES = {"Host": "machine.host", "Machine": "machine.file", "MachineError": "machine.file", "serve": "service.serve"}
+__all__ = ["Host", "Identity", "Machine", "MachineError", "serve"]
+_HOMES = {
+    "Host": "machine.host", "Identity": "machine.identity", "Machine": "machine.file", "MachineError": "machine.file",
+    "serve": "service.serve",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -32,12 +32,11 @@ def exchange() -> list[tuple[str, bytes]]:
 
 
 @pytest.mark.spec("R-2", "R-4", "I-1", "N-1")
-async def test_the_worked_exchange_is_what_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host_module, "new_epoch", lambda: 1)
+async def test_the_worked_exchange_is_what_happens(tmp_path: Path) -> None:
     steps = exchange()
     assert len(steps) == 40 and [way for way, _ in steps].count(">") == 20
     machine = hostd.Machine.from_tables({"devices": {"rng": {"model": "rng"}, "net0": {"model": "net"}}}, tmp_path)
-    async with hostd.serve(machine, tmp_path / "run") as host:
+    async with hostd.serve(machine, tmp_path / "run", identity=hostd.Identity(epoch=1)) as host:
         card = host.tree.find("/net0").device
         assert isinstance(card, Net)
         with lent(memfd()) as fds:

@@ -1,5 +1,6 @@
 """Driver of the slow network: the guest's end of PPP."""
 
+import secrets
 from collections import deque
 
 from hcall.errors import BadArgument, IoError, NotAllowed, WouldBlock
@@ -23,7 +24,7 @@ class PppDriver(StreamDriver):
     async def probe(self) -> None:
         await super().probe()
         self.max_packet_size = await self.dev.property("max-packet-size", int)
-        self._peer = Peer(self.clock.time, mru=self.max_packet_size)
+        self._peer = Peer(self.clock.time, mru=self.max_packet_size, entropy=secrets.token_bytes)
         self._packets: deque[bytes] = deque()
         self._writing = False
 

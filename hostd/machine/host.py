@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import os
 import resource
 from collections.abc import Callable, Hashable, Mapping
 from functools import partial
@@ -25,6 +24,7 @@ from ..device import Device
 from ..guests.guests import Guests
 from ..tree.tree import Node, Tree
 from .file import DeviceInUse, DeviceSpec, Machine, MachineError, read_device
+from .identity import Identity
 
 log = logging.getLogger(__name__)
 
@@ -38,10 +38,10 @@ _FDS_OF_OURS: Final = 128  # devices, control connections, the interpreter
 class Host:
     """The devices of a machine, and the guests that use them."""
 
-    def __init__(self, machine: Machine, clock: Clock, socket: Path) -> None:
+    def __init__(self, machine: Machine, clock: Clock, socket: Path, identity: Identity) -> None:
         """*socket* is where guests attach."""
         self.machine, self.clock, self.socket = machine, clock, socket
-        self.epoch = new_epoch()
+        self.identity, self.epoch = identity, identity.epoch
         self.tree = Tree(self.epoch, machine.name)
         self.guests = Guests(self.tree, _affordable(machine.limits), clock, self.epoch)
         self.started = clock.time()
@@ -214,11 +214,6 @@ def _stop(name: str, device: Device | None) -> None:
             device.close()
         except BaseException:
             log.exception("%s: stop failed", name)
-
-
-def new_epoch() -> int:
-    """A number, 1 to 32767, for one life of a host: handles of another life are seen as such."""
-    return int.from_bytes(os.urandom(2), "big") % 0x7FFF + 1
 
 
 def _affordable(limits: Limits) -> Limits:

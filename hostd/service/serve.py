@@ -13,6 +13,7 @@ from hcall.rendezvous import CONTROL_SOCKET, GUEST_SOCKET
 
 from ..machine.file import Machine
 from ..machine.host import Host
+from ..machine.identity import Identity
 from ..machine.reload import Reloads, Running
 from .control import Control
 from .sockets import listeners
@@ -21,14 +22,17 @@ from .systemd import Notifier
 
 @contextlib.asynccontextmanager
 async def serve(
-    machine: Machine | str | Path, runtime_dir: str | Path | None = None, clock: Clock | None = None
+    machine: Machine | str | Path,
+    runtime_dir: str | Path | None = None,
+    clock: Clock | None = None,
+    identity: Identity | None = None,
 ) -> AsyncIterator[Host]:
     """Serve *machine*, or the machine file of that name, in this process: guests attach at `host.socket`.
 
     Without *runtime_dir* the sockets are in a directory of their own, which goes away with the host; *clock* is the
-    system's if not given.  Raises MachineError, AlreadyServed or OSError.
+    system's if not given, and *identity* one that chance decides.  Raises MachineError, AlreadyServed or OSError.
     """
-    async with running(machine, runtime_dir, clock) as (host, _):
+    async with running(machine, runtime_dir, clock, identity) as (host, _):
         yield host
 
 
@@ -37,6 +41,7 @@ async def running(
     machine: Machine | str | Path,
     runtime_dir: str | Path | None = None,
     clock: Clock | None = None,
+    identity: Identity | None = None,
     given: Mapping[str, socket.socket] | None = None,
     notifier: Notifier | None = None,
 ) -> AsyncIterator[Running]:
@@ -48,7 +53,7 @@ async def running(
             runtime_dir = stack.enter_context(tempfile.TemporaryDirectory(prefix="hostd-"))
         bound = stack.enter_context(listeners(Path(runtime_dir), given))
         guests_at = Path(bound[GUEST_SOCKET].getsockname())
-        host = Host(machine, clock or LoopClock(), guests_at)
+        host = Host(machine, clock or LoopClock(), guests_at, identity or Identity())
         stack.push_async_callback(host.close)
         for spec in sorted(machine.devices, key=lambda spec: spec.path.count("/")):  # what stands above comes first
             host.plug(spec)

@@ -65,7 +65,7 @@ def test_our_end_as_the_guest_of_slirp(tmp_path: Path) -> None:
     with slirp(tmp_path) as master, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", 0))
         server.settimeout(SECONDS)
-        peer = Peer(time.monotonic, remote=SLIRPS)  # it has no address either
+        peer = Peer(time.monotonic, remote=SLIRPS, entropy=os.urandom)  # it has no address either
         poll = select.poll()
         poll.register(master, select.POLLIN)
 
@@ -146,8 +146,8 @@ def exchange(address: tuple[str, int], sent: list[bytes]) -> list[bytes]:
 def captured() -> list[bytes]:
     """A session of two of our ends: its frames as they were on the line."""
     clock = ManualClock()
-    host = Peer(clock.time, local=IPv4Address("10.0.0.1"), remote=IPv4Address("10.0.0.2"), mru=1400)
-    guest = Peer(clock.time)
+    host = Peer(clock.time, local=IPv4Address("10.0.0.1"), remote=IPv4Address("10.0.0.2"), mru=1400, entropy=os.urandom)
+    guest = Peer(clock.time, entropy=os.urandom)
     line: list[bytes] = []
 
     def carry() -> None:

@@ -5,7 +5,6 @@ Both ends are the same `Peer`.  One that knows addresses gives the other its own
 
 from __future__ import annotations
 
-import secrets
 import struct
 from collections.abc import Callable
 from ipaddress import IPv4Address
@@ -149,7 +148,7 @@ class Peer:
         local: IPv4Address = NO_ADDRESS,
         remote: IPv4Address = NO_ADDRESS,
         mru: int = DEFAULT_MRU,
-        entropy: Callable[[int], bytes] = secrets.token_bytes,
+        entropy: Callable[[int], bytes],
     ) -> None:
         """*time*() gives seconds, *entropy*(count) random bytes; *mru* is the largest packet that this end takes.
 

@@ -143,7 +143,7 @@ def test_who_gave_up_listens_on() -> None:
 
 def test_one_that_begins_again_is_followed() -> None:
     line = opened()
-    line.guest = Peer(line.clock.time)  # a reset, without a word
+    line.guest = Peer(line.clock.time, entropy=random.Random("reset").randbytes)  # a reset, without a word
     line.guest.open()
     line.wait(3)
     assert line.host.is_open and line.guest.is_open and line.guest.ipcp.local == GUEST

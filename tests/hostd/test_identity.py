@@ -1,0 +1,51 @@
+"""Chance comes in at one place: two hosts of one identity are the same to their guests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hcall import numbers
+from raw import attached
+
+import hostd
+from hostd import Identity
+
+SEED = b"the same"
+
+
+def test_an_identity_is_drawn_or_given() -> None:
+    assert Identity(SEED).epoch == Identity(SEED).epoch == Identity(SEED, epoch=None).epoch
+    assert len({Identity().seed for _ in range(100)}) == 100
+    assert len({Identity().epoch for _ in range(100)}) > 90
+    assert all(0 < Identity(bytes([n])).epoch <= 0x7FFF for n in range(256))
+    assert (Identity(SEED, epoch=7).epoch, Identity(SEED, epoch=7).seed) == (7, SEED)
+
+
+@pytest.mark.parametrize("epoch", [-1, 0, 0x8000])
+def test_an_epoch_fits_a_handle(epoch: int) -> None:
+    with pytest.raises(ValueError, match=f"an epoch is 1 to 32767, not {epoch}"):
+        Identity(epoch=epoch)
+
+
+def test_who_draws_draws_the_same_whatever_others_do_and_never_the_same_twice() -> None:
+    one, other = Identity(SEED), Identity(SEED)
+    there = one.source("/net0")
+    assert other.source("/net1")(6) != one.source("/net1")(7)[:5]
+    drawn = [there(16) for _ in range(100)]
+    here = other.source("/net0")
+    assert drawn == [here(16) for _ in range(100)] and len(set(drawn)) == 100
+    assert Identity(b"another").source("/net0")(16) != drawn[0]
+    assert not {Identity(SEED).source(path)(16) for path in ("/a", "/b", "/a/b")} & set(drawn)
+
+
+async def test_hosts_of_one_identity_have_equal_handles(tmp_path: Path) -> None:
+    tables = {"devices": {"rng": {"model": "rng"}, "bus/rng": {"model": "rng"}}}
+    machine = hostd.Machine.from_tables(tables, tmp_path)
+    seen = []
+    for seed in (SEED, SEED, b"another"):
+        async with hostd.serve(machine, identity=Identity(seed)) as host, attached(host) as guest:
+            nodes = [await guest.core(numbers.FIND, 0, path) for path in ("/rng", "/bus/rng")]
+            handle, _ = await guest.open("/rng")
+            seen.append((host.epoch, *nodes, handle))
+    assert seen[0] == seen[1] and not set(seen[0]) & set(seen[2])
