@@ -1,1 +1,1 @@
-"""What devices have behind them on the host: a file for each sort, and for what these stand on."""
+"""What devices have behind them on the host: a file for each sort; parts/ has what several of them stand on."""

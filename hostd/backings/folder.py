@@ -16,9 +16,9 @@ from typing import Final, TypeVar
 from hcall.errors import BadArgument, BadHandle, Busy, HcallError, IoError, NoMatch, NoSpace, NotAllowed, StaleHandle
 from hcall.formats.folder import MAX_PATH, ROOT, shown
 
-from . import beneath
-from .beneath import knows_cached, reach
-from .filesystem import LOCAL, TMPFS, filesystem
+from .parts import beneath
+from .parts.beneath import knows_cached, reach
+from .parts.filesystem import LOCAL, TMPFS, filesystem
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from typing import Final
 from hcall.formats import frames
 from hcall.kernel.tap import check_name, open_tap
 
-from .switch import Switch
+from .parts.switch import Switch
 
 log = logging.getLogger(__name__)
 

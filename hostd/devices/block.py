@@ -17,7 +17,7 @@ from typing import TypeAlias
 
 from hcall.errors import BadArgument, IoError, ReadOnly
 
-from hostd.backings.filesystem import TMPFS, filesystem
+from hostd.backings.parts.filesystem import TMPFS, filesystem
 from hostd.device import Config, Data, Device, Feature, Irq, Later, Property, Room, call
 
 _SECTOR = 512

@@ -18,9 +18,9 @@ from typing import TypeAlias, TypeVar
 from hcall.errors import BadArgument, Busy, HcallError, NoMatch, ReadOnly
 from hcall.formats.folder import MAX_ENTRY, Access, Kind, check_path, shown
 
-from hostd.backings import beneath
-from hostd.backings.beneath import CACHED
 from hostd.backings.folder import File, Tree, missing, told
+from hostd.backings.parts import beneath
+from hostd.backings.parts.beneath import CACHED
 from hostd.device import Config, Data, Device, Feature, Later, Property, Room, call
 
 T = TypeVar("T")

@@ -13,8 +13,8 @@ from hcall.formats import input as evdev
 from hcall.formats.input import EV_KEY, EV_LED, EV_MSC, EV_REL, EV_SYN, Event, Packet
 from hcall.formats.keycodes import AXES, BUTTONS, KEYS, LEDS, WHEEL_NOTCH, typed
 
-from hostd.backings.event_queue import EventQueue
 from hostd.backings.named import AnyBacking
+from hostd.backings.parts.event_queue import EventQueue
 from hostd.backings.recording import Recording
 from hostd.device import Config, Device, Irq, Property, Room, action, call
 

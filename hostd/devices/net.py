@@ -12,7 +12,7 @@ from pathlib import Path
 from hcall.errors import BadArgument, WouldBlock
 from hcall.formats import frames
 
-from hostd.backings.switch import Switch
+from hostd.backings.parts.switch import Switch
 from hostd.backings.tap import Tap, TapName
 from hostd.device import Config, Data, Device, Irq, Property, Room, action, call
 

@@ -10,7 +10,7 @@ from hcall.formats.input import DROPPED, EV_KEY, EV_MSC, EV_REL, Event, Packet, 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hostd.backings.event_queue import QUEUE, EventQueue
+from hostd.backings.parts.event_queue import QUEUE, EventQueue
 
 A, B, LEFT = 30, 48, 0x110
 X, Y, WHEEL = 0, 1, 8

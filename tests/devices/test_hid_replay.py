@@ -16,7 +16,7 @@ from hcall.formats.input import EV_KEY, EV_LED, EV_REL, EV_SYN, REPEATED, Event,
 from hcall.formats.keycodes import AXES, BUTTONS, KEYS
 from input_ends import A, bound, edges, encoded, key, model, panel, served, way
 
-from hostd.backings.event_queue import QUEUE
+from hostd.backings.parts.event_queue import QUEUE
 from hostd.machine.file import MachineError
 
 Acts: TypeAlias = list[tuple[str, int]]

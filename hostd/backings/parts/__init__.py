@@ -1,0 +1,1 @@
+"""What backings and the devices before them are made of: none of these stands behind a device by itself."""
