@@ -7,48 +7,28 @@ no guest, no handle and no wire; whatever raises here fails the call it was made
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
-from typing import Any, ClassVar, ParamSpec, Protocol, TypeVar
+from typing import Any, ClassVar, ParamSpec, TypeVar
 from weakref import WeakValueDictionary
 
 from hcall.clock import Clock
 from hcall.programs.plugins import Mistakes
 
-from hostd.model.areas import Data, Room
-
-from .calls.vectors import Vectors
 from .model import names
+from .model.areas import Data, Room
 from .model.declared import Feature, Irq, Property, action, call, inherit
 from .model.handlers import Handler, find, find_actions
 from .model.keys import Config
 from .model.later import Later
 from .model.mistakes import mistakes as _mistakes
+from .model.site import Ender, Nowhere, Site
 from .model.workers import Workers
 
 __all__ = ["Config", "Data", "Device", "Feature", "Irq", "Later", "Property", "Room", "action", "call"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
-
-
-@dataclass(frozen=True)
-class Ender:
-    """Ends sessions of guests, now or when these have closed the device; two for the same guests are equal."""
-
-    expels: tuple[Callable[[str], None], ...]
-
-    def __call__(self, text: str) -> None:
-        """End them, with a sentence to each."""
-        for expel in self.expels:
-            expel(text)
-
-
-class Holder(Protocol):
-    """Whoever has the device open."""
-
-    expel: Callable[[str], None]
 
 
 class Device:
@@ -65,8 +45,7 @@ class Device:
     properties: ClassVar[tuple[str, ...]] = ()
     features: ClassVar[dict[str, int]] = {}
 
-    opens: Sequence[Holder]  # its node's: each open handle, for `ender`
-    openers: list[Vectors]  # of each open handle that is ready for interrupts
+    site: Site  # where it stands; the clock and what is common are this one's
     clock: Clock  # given before `start`
     common: WeakValueDictionary[Hashable, Any]  # given before `start`: what devices of one host share, while one has it
     offered: int  # feature bits
@@ -96,7 +75,7 @@ class Device:
 
     def __init__(self, **config: Any) -> None:
         """*config* are the values of the `Config` keys; a default is converted as the machine file's value would be."""
-        self.opens, self.openers = [], []
+        self.site = Nowhere()
         self.offered = sum(1 << bit for bit in type(self).features.values())
         self.__workers = Workers(type(self).__name__)
         for name, key in type(self).config.items():
@@ -122,7 +101,10 @@ class Device:
         """The last close, or the driver's reset: as after power-on, nothing of one guest visible to the next."""
 
     def stop(self) -> None:
-        """Let go of the backing; called once, after `start`, when no call is under way; never, if one is stuck."""
+        """Let go of the backing; called once, when no call is under way; never, if one is stuck.
+
+        Called after a `start` that raised, too, to let go of what that had taken: what else it raises then is ignored.
+        """
 
     def tick(self) -> None:
         """Called about once a second, for what can only be found out by looking."""
@@ -131,16 +113,24 @@ class Device:
         """Raise an interrupt by number; `Irq` gives it a name."""
         if not 0 <= vector < len(type(self).irqs):
             raise IndexError(f"{type(self).__name__} has no vector {vector}")
-        for vectors in self.openers:
-            vectors.fire(vector)
+        self.site.signal(vector)
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a driver has set the device up: only then an interrupt reaches somebody."""
+        return self.site.in_use
 
     def ender(self) -> Ender:
         """What ends the sessions of the guests that have the device open now: a watchdog resets its guest, say."""
-        return Ender(tuple(opened.expel for opened in self.opens))
+        return self.site.ender()
 
     def offload(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Later[T]:
         """Run a call that blocks, such as a flush, in a worker thread; its outcome is the answer."""
         return self.__workers.submit(work, *args, **kwargs)
+
+    def stand(self, site: Site) -> None:
+        """It has this site.  For the host."""
+        self.site, self.clock, self.common = site, site.clock, site.common
 
     def close(self) -> None:
         """`stop`, and end the workers.  For the host."""

@@ -191,7 +191,7 @@ class Stream(
 
     def __came(self) -> None:
         """Something from the other end: for the guest that is there, and not for the next; or kept for the first."""
-        if self.openers:
+        if self.in_use:
             self.touch()
         self.__update()
 

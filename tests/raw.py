@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
 
 from hcall import numbers
-from hcall.clock import Clock
-from hcall.errors import Status
+from hcall.clock import Clock, ManualClock
+from hcall.errors import BadArgument, Status
 from hcall.kernel.memfd import F_ADD_SEALS, SEALS
 from hcall.messages import CALL, END, FD_LANE, HELLO, IRQ, MAGIC, REPLY, WELCOME
 from hcall.wire import Decoder, encode
@@ -23,8 +23,10 @@ import guestd
 import hostd
 from guestd.clients.guest import Guest
 from hostd.calls.limits import Limits
+from hostd.device import Device
 from hostd.devices.rng import Rng
 from hostd.machine.file import DeviceSpec
+from hostd.tree.plugged import Plugged
 
 T = TypeVar("T")
 Message: TypeAlias = tuple[Any, ...]
@@ -246,3 +248,27 @@ async def run_on(
         return await in_thread(host, work)
     async with guestd.attach(host.socket, **options) as guest:
         return await scenario(guest)
+
+
+def plugged(device: Device, path: str = "/device", clock: Clock | None = None) -> Plugged:
+    """*device* in a place of its own, without a host."""
+    return Plugged(device, path, clock or ManualClock())
+
+
+class Nobody:
+    """The owner of an account who hears of nothing."""
+
+    sees = None
+
+    def expel(self, text: str) -> None:
+        """It has no session."""
+
+    def hint(self, tag: int, vector: int, count: int) -> None:
+        """It takes no interrupt."""
+
+    def descriptor(self, number: int) -> int:
+        """It has sent none."""
+        raise BadArgument("nobody sends descriptors")
+
+    def detach(self) -> None:
+        """It does not matter."""

@@ -1,4 +1,4 @@
-"""What one guest has: the devices it has opened, the memory it lent, the nodes it watches.
+"""What one guest has: the devices it holds, the memory it lent, the nodes it sees and watches.
 
 Knows no lane and no socket.
 """
@@ -7,118 +7,174 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Protocol
 
 from hcall.errors import BadArgument, BadHandle, Busy, HcallError, IoError, NotAllowed, NotOpen
 
 from hostd.calls.memory import Memory
 
-from ..tree.tree import Node, Tree
-from .hold import Open, reset
+from ..tree.node import Node
+from ..tree.tree import Change, Tree
+from .hold import Hold
 from .limits import Limits
 from .vectors import Vectors
 
 
+class Owner(Protocol):
+    """Whose account it is: a guest."""
+
+    @property
+    def expel(self) -> Callable[[str], None]:
+        """Ends its session, with a sentence; may be kept long after that, and compares equal for one guest."""
+
+    def hint(self, tag: int, vector: int, count: int) -> None:
+        """Tell it of an interrupt."""
+
+    def descriptor(self, number: int) -> int:
+        """The descriptor that it sent with *number*, the caller's to close.  Raises BadArgument."""
+
+    def detach(self) -> None:
+        """It has said DETACH."""
+
+    @property
+    def sees(self) -> Callable[[str], bool] | None:
+        """Whether the node at a path is there for it; what is below one that is not is not either.  None: all are."""
+
+
 class Account:
-    """What one guest has opened, and the memory it lent.  Knows no lane and no socket."""
+    """What one guest has."""
 
-    __slots__ = ("_expel", "_hint", "detach", "limits", "memory", "opens", "take_fd", "tree", "watched")
+    __slots__ = ("holds", "limits", "memory", "owner", "tree", "watched")
 
-    def __init__(
-        self,
-        tree: Tree,
-        limits: Limits,
-        hint: Callable[[int, int, int], None],
-        take_fd: Callable[[int], int],
-        detach: Callable[[], None],
-        expel: Callable[[str], None],
-    ) -> None:
-        """*hint*(tag, vector, count) goes to the guest, *take_fd*(id) gives what it sent.
-
-        *detach* learns of DETACH, *expel*(text) ends the guest's session.
-        """
-        self.tree, self.limits, self._hint, self.take_fd, self.detach = tree, limits, hint, take_fd, detach
-        self._expel = expel
+    def __init__(self, tree: Tree, limits: Limits, owner: Owner) -> None:
+        self.tree, self.limits, self.owner = tree, limits, owner
         self.memory = Memory(limits.regions, limits.memory)
-        self.opens: dict[int, Open] = {}
+        self.holds: dict[int, Hold] = {}  # by open handle
         self.watched: dict[int, Vectors] = {}  # by node handle: changes among its children
+
+    @property
+    def expel(self) -> Callable[[str], None]:
+        """Ends the guest's session, with a sentence."""
+        return self.owner.expel
+
+    # The tree, as far as the guest sees it.
+
+    def sees(self, node: Node) -> bool:
+        """Whether *node* is there for the guest."""
+        return self.owner.sees is None or self.owner.sees(node.path)
 
     def node(self, handle: int) -> Node:
         """The node behind *handle*.  Raises StaleHandle or BadHandle."""
-        if handle in self.opens:
+        if handle in self.holds:
             raise BadHandle(f"{handle:#x} is an open handle, not a node's")
-        return self.tree.node(handle)
+        node = self.tree.node(handle)
+        if not self.sees(node):
+            raise self.tree.handles.missing(handle)
+        return node
 
-    def not_open(self, handle: int) -> HcallError:
-        """Why nothing is open behind *handle*."""
-        if handle in self.tree.nodes:
-            return NotOpen(f"{handle:#x} is a node handle: open the device first")
-        return self.tree.handles.missing(handle)
+    def find(self, path: str) -> Node:
+        """The node at *path*.  Raises NoMatch."""
+        return self.tree.find(path, self.owner.sees)
 
-    def open(self, node: Node, cookie: int) -> int:
-        """Open the device of *node*; the handle.  Its interrupts carry *cookie*, or the handle if that is 0."""
-        if node.device is None:
-            raise NotAllowed(f"{node.path} has no device")
-        if node.leaving:
-            raise Busy(f"{node.path} is being unplugged")
-        if node.opens and not node.device.shared:
-            raise Busy(f"{node.path} is in use: `hostd ls` shows by whom")
-        if len(self.opens) >= self.limits.handles:
-            raise Busy(f"a guest has at most {self.limits.handles} devices open")
-        if not 0 <= cookie < 1 << 64:
-            raise BadArgument("a cookie is 64 bits")
-        if node.failed:
-            reset(node)
-        if node.failed:
-            raise IoError(f"{node.path} has failed, and cannot be reset; the host's log says why")
-        handle = self.tree.handles.new()
-        self.opens[handle] = Open(node, handle, partial(self._hint, cookie or handle), self.forget, self._expel)
-        return handle
+    def first_child(self, node: Node) -> Node | None:
+        """The first that the guest sees."""
+        return self._seen(node.first_child)
 
-    def opened(self, handle: int) -> Open:
-        """What is open behind *handle*.  Raises NotOpen, StaleHandle or BadHandle."""
-        opened = self.opens.get(handle)
-        if opened is None:
-            raise self.not_open(handle)
-        return opened
+    def next(self, node: Node) -> Node | None:
+        """The next sibling that the guest sees."""
+        return self._seen(node.next)
 
-    def forget(self, handle: int) -> None:
-        """*handle* was closed, or its device is gone: it is stale from now on."""
-        self.opens.pop(handle, None)
-
-    def acknowledge(self, handle: int, vector: int, seen: int) -> None:
-        """The guest has seen *vector* at the count *seen*.  A handle that is gone meanwhile does not matter."""
-        opened = self.opens.get(handle)
-        vectors = opened.vectors if opened is not None else self.watched.get(handle)
-        if vectors is not None:
-            vectors.acknowledge(vector, seen)
-
-    def watch(self) -> None:
-        """Hint from now on when the children of a node change: vector 0 of that node."""
+    def changes(self, since: int) -> tuple[int, tuple[Change, ...] | None]:
+        """As `Tree.changes`, of what the guest sees; from now on it is told that there are more."""
         self.tree.watchers.setdefault(self, self._changed)
+        return self.tree.changes(since, self.owner.sees)
 
-    def _changed(self, parent: Node) -> None:
+    def _seen(self, node: Node | None) -> Node | None:
+        """*node*, or the next sibling that the guest sees."""
+        while node is not None and not self.sees(node):
+            node = node.next
+        return node
+
+    def _changed(self, what: int, node: Node, parent: Node) -> None:
+        """Hint that the children of *parent* changed: vector 0 of that node."""
+        if not self.sees(node):
+            return
         for gone in self.watched.keys() - self.tree.nodes.keys():
             del self.watched[gone]
         if parent.handle not in self.watched:
-            self.watched[parent.handle] = Vectors(partial(self._hint, parent.handle))
+            self.watched[parent.handle] = Vectors(partial(self.hint, parent.handle))
         self.watched[parent.handle].fire(0)
+
+    # Holds.
+
+    def open(self, node: Node, cookie: int) -> Hold:
+        """Open the device of *node*.  Its interrupts carry *cookie*, or the handle if that is 0."""
+        plugged = node.plugged
+        if plugged is None:
+            raise NotAllowed(f"{node.path} has no device")
+        if node.leaving:
+            raise Busy(f"{node.path} is being unplugged")
+        if plugged.holds and not plugged.device.shared:
+            raise Busy(f"{node.path} is in use: `hostd ls` shows by whom")
+        if len(self.holds) >= self.limits.handles:
+            raise Busy(f"a guest has at most {self.limits.handles} devices open")
+        if not 0 <= cookie < 1 << 64:
+            raise BadArgument("a cookie is 64 bits, unsigned")
+        if plugged.failed:
+            plugged.reset()
+        if plugged.failed:
+            raise IoError(f"{node.path} has failed, and cannot be reset; the host's log says why")
+        hold = Hold(plugged, self.tree.handles.new(), cookie, self)
+        self.holds[hold.handle] = hold
+        return hold
+
+    def hold(self, handle: int) -> Hold:
+        """What is open behind *handle*.  Raises NotOpen, StaleHandle or BadHandle."""
+        hold = self.holds.get(handle)
+        if hold is None:
+            raise self.not_open(handle)
+        return hold
+
+    def not_open(self, handle: int) -> HcallError:
+        """Why nothing is open behind *handle*."""
+        node = self.tree.nodes.get(handle)
+        if node is not None and self.sees(node):
+            return NotOpen(f"{handle:#x} is a node handle: open the device first")
+        return self.tree.handles.missing(handle)
+
+    def forget(self, handle: int) -> None:
+        """*handle* was closed, or its device is gone: it is stale from now on."""
+        self.holds.pop(handle, None)
+
+    # Interrupts.
+
+    def hint(self, tag: int, vector: int, count: int) -> None:
+        """Tell the guest that *vector* stands at *count*."""
+        self.owner.hint(tag, vector, count)
+
+    def acknowledge(self, handle: int, vector: int, seen: int) -> None:
+        """The guest has seen *vector* at the count *seen*.  A handle that is gone meanwhile does not matter."""
+        hold = self.holds.get(handle)
+        vectors = hold.vectors if hold is not None else self.watched.get(handle)
+        if vectors is not None:
+            vectors.acknowledge(vector, seen)
 
     def relink(self) -> None:
         """The guest came back: every hint that it did not acknowledge is given again."""
-        for vectors in [*(opened.vectors for opened in self.opens.values()), *self.watched.values()]:
+        for vectors in [*(hold.vectors for hold in self.holds.values()), *self.watched.values()]:
             vectors.relink()
 
     def close(self, then: Callable[[], None]) -> None:
         """Give back all devices; *then* is called when none of them works for this guest any more."""
         self.tree.watchers.pop(self, None)
         self.watched.clear()
-        waiting = {0, *self.opens}  # 0 until all have been told
+        waiting = {0, *self.holds}  # 0 until all have been told
 
         def closed(handle: int) -> None:
             waiting.discard(handle)
             if not waiting:
                 then()
 
-        for handle, opened in list(self.opens.items()):
-            opened.close(partial(closed, handle))
+        for handle, hold in list(self.holds.items()):
+            hold.close(partial(closed, handle))
         closed(0)

@@ -40,13 +40,13 @@ def _first(guest: Account, handle: int) -> int:
 
 @_call(numbers.CHILD)
 def _child(guest: Account, handle: int) -> int:
-    child = guest.node(handle).first_child
+    child = guest.first_child(guest.node(handle))
     return child.handle if child else 0
 
 
 @_call(numbers.NEXT)
 def _next(guest: Account, handle: int) -> int:
-    following = guest.node(handle).next
+    following = guest.next(guest.node(handle))
     return following.handle if following else 0
 
 
@@ -58,7 +58,7 @@ def _parent(guest: Account, handle: int) -> int:
 
 @_call(numbers.FIND)
 def _find(guest: Account, handle: int, path: str) -> int:
-    return guest.tree.find(path).handle
+    return guest.find(path).handle
 
 
 @_call(numbers.INFO)
@@ -87,60 +87,59 @@ def _nextprop(guest: Account, handle: int, name: str) -> str:
 
 @_call(numbers.CHANGES)
 def _changes(guest: Account, handle: int, since: int) -> tuple[int, tuple[Change, ...] | None]:
-    guest.watch()
-    return guest.tree.changes(since)
+    return guest.changes(since)
 
 
 @_call(numbers.OPEN)
 def _open(guest: Account, handle: int, cookie: int) -> OpenReply:
     node = guest.node(handle)
-    opened = guest.open(node, cookie)
-    device = guest.opens[opened].device
+    hold = guest.open(node, cookie)
+    device = hold.plugged.device
     vectors = {name: vector for vector, name in enumerate(device.irqs)}
-    return opened, node.calls, vectors, device.features
+    return hold.handle, hold.plugged.calls, vectors, device.features
 
 
 @_call(numbers.CLOSE)
 def _close(guest: Account, handle: int) -> int | Later[int]:
-    return guest.opened(handle).close()
+    return guest.hold(handle).close()
 
 
 @_call(numbers.GET_STATUS)
 def _get_status(guest: Account, handle: int) -> int:
-    return guest.opened(handle).negotiation.status
+    return guest.hold(handle).negotiation.status
 
 
 @_call(numbers.SET_STATUS)
 def _set_status(guest: Account, handle: int, status: int) -> int | Later[int]:
-    return guest.opened(handle).write_status(status)
+    return guest.hold(handle).write_status(status)
 
 
 @_call(numbers.GET_FEATURES)
 def _get_features(guest: Account, handle: int) -> int:
-    return guest.opened(handle).negotiation.offered
+    return guest.hold(handle).negotiation.offered
 
 
 @_call(numbers.SET_FEATURES)
 def _set_features(guest: Account, handle: int, features: int) -> None:
-    guest.opened(handle).negotiation.accept(features)
+    guest.hold(handle).negotiation.accept(features)
 
 
 @_call(numbers.SET_MASK)
 def _set_mask(guest: Account, handle: int, vectors: int) -> int:
-    opened = guest.opened(handle)
+    hold = guest.hold(handle)
     if not 0 <= vectors < 1 << numbers.MAX_VECTORS:
         raise BadArgument(f"a mask has {numbers.MAX_VECTORS} bits")
-    return opened.vectors.set_mask(vectors)
+    return hold.vectors.set_mask(vectors)
 
 
 @_call(numbers.POLL)
 def _poll(guest: Account, handle: int, after: int) -> tuple[tuple[int, tuple[int, ...]], ...]:
-    chosen = sorted(opened for opened in guest.opens if opened > after)[: numbers.POLL_LIMIT]
-    return tuple((opened, guest.opens[opened].counts) for opened in chosen)
+    chosen = sorted(handle for handle in guest.holds if handle > after)[: numbers.POLL_LIMIT]
+    return tuple((handle, guest.holds[handle].counts) for handle in chosen)
 
 
 def _add(guest: Account, fd_id: int, address: int, size: int, offset: int | None = None) -> None:
-    fd = guest.take_fd(fd_id)
+    fd = guest.owner.descriptor(fd_id)
     try:
         guest.memory.add(address, size, fd, offset)
     finally:
@@ -164,7 +163,7 @@ def _remove_memory(guest: Account, handle: int, address: int) -> None:
 
 @_call(numbers.DETACH)
 def _detach(guest: Account, handle: int) -> Later[None]:
-    guest.detach()
+    guest.owner.detach()
     later: Later[None] = Later()
     guest.close(lambda: later.done(None))
     return later

@@ -5,29 +5,62 @@ For every carrier: one argument check, one failure path, one place to filter or 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
 
 from hcall.errors import BadArea, BadArgument, NoSuchCall
 from hcall.messages import Areas, Args
 from hcall.numbers import CLASS_SHIFT
 
-from hostd.model.areas import InlineRoom
-
+from ..model.areas import Data, InlineRoom, Room
 from ..model.later import Later
+from ..tree.plugged import DATA, NO_AREA, ROOM
 from .account import Account
 from .core import CORE
-from .hold import DATA, NO_AREA, ROOM, Pending
 from .outcome import OK, failed, finished
+from .pending import Pending
 
 
-class Dispatcher(Account):
-    """An account, and the one way into it."""
+class Deferred(Protocol):
+    """An answer that comes later."""
 
-    __slots__ = ()
+    def then(self, answer: Callable[[int, object], None], /) -> None:
+        """Give (status, value) to *answer*: now, or when there is one.  Called once."""
 
-    def dispatch(self, number: int, handle: int, args: Args, areas: Areas) -> tuple[int, object] | Pending:
-        """The answer, (status, value), or the Pending of one that comes later."""
+
+class Ready(Protocol):
+    """Areas that a lane had checked and keeps; like `Memory` it gives what a call takes, or raises BadArea."""
+
+    def room(self, areas: Any) -> Room:
+        """The one Room that they are."""
+
+    def data(self, areas: Any) -> Data:
+        """The one Data that they are."""
+
+    def both(self, areas: Any) -> tuple[Room, Data]:
+        """Both."""
+
+
+class Dispatch(Protocol):
+    """The one way in, for every lane."""
+
+    def __call__(self, number: int, handle: int, args: Args, areas: Areas | Ready, /) -> tuple[int, object] | Deferred:
+        """The answer, (status, value), or one that comes later.  Never raises, never waits.
+
+        *areas* are as on the wire, or ready: looked at before, and not again.
+        """
+
+
+class Dispatcher:
+    """The way into the account of one guest."""
+
+    __slots__ = ("_account", "_holds", "_memory")
+
+    def __init__(self, account: Account) -> None:
+        self._account, self._holds, self._memory = account, account.holds, account.memory
+
+    def dispatch(self, number: int, handle: int, args: Args, areas: Areas | Ready, /) -> tuple[int, object] | Deferred:
+        """See `Dispatch`."""
         room = data = None
         try:
             if number >> CLASS_SHIFT == 0:
@@ -39,45 +72,46 @@ class Dispatcher(Account):
                     raise BadArea("calls of the core take no areas")
                 if len(args) != len(kinds) or (args and (*map(type, args),) != kinds):
                     raise _wrong_arguments(args, kinds)
-                value = function(self, handle, *args) if args else function(self, handle)
+                value = function(self._account, handle, *args) if args else function(self._account, handle)
             else:
-                opened = self.opens.get(handle)
-                if opened is None:
-                    raise self.not_open(handle)
-                entry = opened.table.get(number)
+                hold = self._holds.get(handle)
+                if hold is None:
+                    raise self._account.not_open(handle)
+                entry = hold.table.get(number)
                 if entry is None:
-                    raise opened.missing(number)
+                    raise hold.missing(number)
                 method, kinds, takes, expected = entry
                 if len(args) == 1 == len(kinds):  # a verb, most often
                     if type(args[0]) is not kinds[0]:
                         args = _fitting(args, kinds)
                 elif (*map(type, args),) != kinds:
                     args = _fitting(args, kinds)
+                memory: Ready = self._memory if type(areas) is tuple else areas  # type: ignore[assignment]  # just seen
                 if takes == ROOM:
-                    room = self.memory.room(areas)
+                    room = memory.room(areas)
                     # A call with * in it is not inlined by the interpreter: 0.1 us.
                     value = method(room, args[0]) if len(args) == 1 else method(room, *args)
                     if type(room) is InlineRoom and type(value) is int:  # most often; `finished` does the same
                         return OK, room.filled(value)
                 elif takes == DATA:
-                    data = self.memory.data(areas)
+                    data = memory.data(areas)
                     value = method(data, args[0]) if len(args) == 1 else method(data, *args)
                 elif takes == NO_AREA:
                     if areas:
                         raise BadArea("this call takes no area")
                     value = method(*args)
                 else:
-                    room, data = self.memory.both(areas)
+                    room, data = memory.both(areas)
                     value = method(room, data, *args)
                 if type(value) is Later:
-                    return Pending(opened, value, room, data, expected)
+                    return Pending(hold, value, room, data, expected)
                 return finished(value, room, data, expected)
             if type(value) is Later:
                 return Pending(None, value, None, None, Any)
             return OK, value
         except BaseException as error:  # a model may do anything: sys.exit(), too
-            failing = self.opens.get(handle)
-            return failed(error, room, data, failing.node if failing else None)
+            failing = self._holds.get(handle)
+            return failed(error, room, data, failing.plugged if failing else None)
 
 
 def _fitting(args: Args, kinds: tuple[type, ...]) -> Args:

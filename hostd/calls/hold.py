@@ -1,141 +1,98 @@
-"""An open handle: what one guest may do with one device, and which of its calls are under way."""
+"""One guest's hold on one device, from OPEN to CLOSE: what it may call, and which of its calls are under way."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
-from typing import Any, Final
+from functools import partial
+from typing import Protocol
 
 from hcall.errors import HcallError, IoError, NoSuchCall, NotAllowed
 from hcall.features import DeviceStatus, Negotiation
 
-from hostd.model.areas import Data, Room
-
-from ..device import Device
-from ..model.handlers import Entry
 from ..model.later import Later
-from ..tree.tree import Node
-from .outcome import Misbehaved, failed, finished
+from ..tree.plugged import Plugged
+from .pending import Pending
 from .vectors import Vectors
 
-log = logging.getLogger(__name__)
 
-NO_AREA, ROOM, DATA, BOTH = range(4)
-_AREAS: Final[dict[tuple[type, ...], int]] = {(): NO_AREA, (Room,): ROOM, (Data,): DATA, (Room, Data): BOTH}
-
-
-class Pending:
-    """A call that is answered later; keeps its areas until then."""
-
-    __slots__ = ("_answer", "_data", "_expected", "_opened", "_room", "later", "since")
-
-    def __init__(self, opened: Open | None, later: Later[Any], room: Any, data: Any, expected: Any) -> None:
-        """*opened* is None for a call of the core, which no reset ends; *expected* is the answer's type.
-
-        Raises Misbehaved for a Later that another call waits for.
-        """
-        if later.taken:
-            raise Misbehaved("the device model returned the Later of another call")
-        self._opened, self.later, self._room, self._data, self._expected = opened, later, room, data, expected
-        if opened is not None:
-            self.since = opened.device.clock.time()
-            opened.pending.add(self)
-
-    def then(self, answer: Callable[[int, object], None]) -> None:
-        """Give (status, value) to *answer*: now, or when there is one.  Called once."""
-        self._answer = answer
-        self.later.then(self._settle)
-
-    def _settle(self, outcome: object) -> None:
-        try:
-            if isinstance(outcome, Exception):
-                raise outcome
-            answer = finished(outcome, self._room, self._data, self._expected)
-        except BaseException as error:  # an Overrun, if the model is what gives the answer
-            answer = failed(error, self._room, self._data, self._opened.node if self._opened else None)
-        self._answer(*answer)
-        if self._opened is not None:
-            self._opened.settled(self)
-
-
-class Open:
-    """One guest's hold on one device, from OPEN to CLOSE."""
-
-    __slots__ = ("_after", "_forget", "expel", "handle", "negotiation", "node", "pending", "table", "vectors")
-
-    def __init__(
-        self,
-        node: Node,
-        handle: int,
-        hint: Callable[[int, int], None],
-        forget: Callable[[int], None],
-        expel: Callable[[str], None],
-    ) -> None:
-        """*hint*(vector, count) tells the guest of an interrupt, *forget*(handle) makes the handle stale.
-
-        *expel*(text) ends the guest's session.
-        """
-        assert node.device is not None
-        self.node, self.handle, self._forget, self.expel = node, handle, forget, expel
-        self.negotiation = Negotiation(node.device.offered)
-        self.pending: set[Pending] = set()
-        self._after: list[Callable[[], None]] = []
-        self.vectors = Vectors(hint)
-        self.table = _table(node, None)  # by hypercall number: what may be called as things stand
-        node.opens.append(self)
+class Keeper(Protocol):
+    """Whose hold it is: an account."""
 
     @property
-    def device(self) -> Device:
-        """The device behind it."""
-        assert self.node.device is not None
-        return self.node.device
+    def expel(self) -> Callable[[str], None]:
+        """Ends the guest's session, with a sentence."""
+
+    def hint(self, tag: int, vector: int, count: int) -> None:
+        """Tell the guest of an interrupt."""
+
+    def forget(self, handle: int) -> None:
+        """*handle* is stale from now on."""
+
+
+class Hold:
+    """A device that a guest has opened."""
+
+    __slots__ = ("_after", "_keeper", "cookie", "handle", "negotiation", "pending", "plugged", "table", "vectors")
+
+    def __init__(self, plugged: Plugged, handle: int, cookie: int, keeper: Keeper) -> None:
+        """Interrupts carry *cookie*, or the handle if that is 0."""
+        self.plugged, self.handle, self.cookie, self._keeper = plugged, handle, cookie, keeper
+        self.negotiation = Negotiation(plugged.device.offered)
+        self.pending: set[Pending] = set()
+        self._after: list[Callable[[], None]] = []
+        self.vectors = Vectors(partial(keeper.hint, cookie or handle))
+        self.table = plugged.table(None)  # by hypercall number: what may be called as things stand
+        plugged.holds.append(self)
+
+    @property
+    def expel(self) -> Callable[[str], None]:
+        """Ends the guest's session, with a sentence."""
+        return self._keeper.expel
 
     @property
     def counts(self) -> tuple[int, ...]:
         """How often each vector was raised."""
-        return tuple(map(self.vectors.count, range(len(self.device.irqs))))
+        return tuple(map(self.vectors.count, range(len(self.plugged.device.irqs))))
 
     def missing(self, number: int) -> HcallError:
         """Why *number* is not in the table."""
+        path = self.plugged.path
         if self.negotiation.status & DeviceStatus.NEEDS_RESET:
-            return IoError(f"{self.node.name} has failed: reset it; the host's log says why")
-        for handler in self.device.handlers:
-            if self.node.number(handler) == number:
-                if self.vectors not in self.device.openers:
-                    return NotAllowed(f"{self.node.name}: {handler.name} comes after DRIVER_OK")
-                return NoSuchCall(f"{self.node.name}: {handler.name} needs a feature that was not accepted")
-        return NoSuchCall(f"{self.node.name} has no call {number:#x}")
+            return IoError(f"{path} has failed: reset it; the host's log says why")
+        for handler in self.plugged.device.handlers:
+            if self.plugged.number(handler) == number:
+                if self.vectors not in self.plugged.live:
+                    return NotAllowed(f"{path}: {handler.name} comes after DRIVER_OK")
+                return NoSuchCall(f"{path}: {handler.name} needs a feature that was not accepted")
+        return NoSuchCall(f"{path} has no call {number:#x}")
 
     def write_status(self, status: int) -> int | Later[int]:
-        """The driver writes the status byte, see `Negotiation.write`; 0 resets, which may take a moment."""
+        """The driver writes the status byte, see `Negotiation.write`; 0 resets, which may take a moment.
+
+        Errors: IoError for a reset that failed.
+        """
         if status == 0:
             return self._end_calls(self._reset)
         was_live = self.negotiation.live
         status = self.negotiation.write(status)
         if self.negotiation.live and not was_live:
-            self.table = _table(self.node, self.negotiation.accepted)
-            self.device.openers.append(self.vectors)
-            try:
-                self.device.ready()
-            except BaseException:
-                self.break_down()
-                raise
+            self._set_up()
         elif was_live and not self.negotiation.live:
             self._silence()
         return status
 
     def close(self, then: Callable[[], None] | None = None) -> int | Later[int]:
         """Give the device back; *then* is called when no call of this handle is under way any more."""
-        self._forget(self.handle)
+        self._keeper.forget(self.handle)
 
-        def closed() -> None:
-            if self in self.node.opens:  # else closed before, while a worker was at it
-                self.node.opens.remove(self)
-                self._reset()
-            while self.node.when_closed and not self.node.opens:
-                self.node.when_closed.pop()()
+        def closed() -> int:
+            if self in self.plugged.holds:  # else closed before, while a worker was at it
+                self.negotiation.reset()
+                self.plugged.release(self)
+            self.plugged.freed()
             if then is not None:
                 then()
+            return 0
 
         return self._end_calls(closed)
 
@@ -153,55 +110,42 @@ class Open:
         self.negotiation.break_down()
         self.table = {}
 
-    def _end_calls(self, then: Callable[[], None]) -> int | Later[int]:
-        """Answer all calls with RESET.  What a worker thread has its hands on ends first."""
+    def _set_up(self) -> None:
+        """DRIVER_OK: calls may be made, and interrupts come."""
+        self.table = self.plugged.table(self.negotiation.accepted)
+        self.plugged.live.append(self.vectors)
+        try:
+            self.plugged.ready()
+        except BaseException:
+            self.break_down()
+            raise
+
+    def _end_calls(self, then: Callable[[], int]) -> int | Later[int]:
+        """Answer all calls with RESET, then do *then*.  What a worker thread has its hands on ends first."""
         self._silence()
         if not self.pending:
-            then()
-            return 0
+            return then()
         later: Later[int] = Later()
-        self._after += [then, lambda: later.done(0)]
+
+        def go_on() -> None:
+            try:
+                later.done(then())
+            except HcallError as error:
+                later.fail(error)
+
+        self._after.append(go_on)
         for pending in list(self.pending):
             pending.later.abandon()
         return later
 
     def _silence(self) -> None:
-        self.table = _table(self.node, None)
-        if self.vectors in self.device.openers:
-            self.device.openers.remove(self.vectors)
+        self.table = self.plugged.table(None)
+        if self.vectors in self.plugged.live:
+            self.plugged.live.remove(self.vectors)
 
-    def _reset(self) -> None:
+    def _reset(self) -> int:
         self.negotiation.reset()
-        if not self.node.gone and (self.node.failed or not (self.device.shared and self.node.opens)):
-            reset(self.node)
-
-
-def reset(node: Node) -> None:
-    """Reset the device of *node*: as after power-on, or it has failed."""
-    assert node.device is not None
-    try:
-        node.device.reset()
-        node.failed, node.complaint = False, ""
-    except BaseException:  # a model may do anything: sys.exit(), too
-        fail(node, "reset")
-
-
-def fail(node: Node, hook: str) -> None:
-    """*hook* of the device's model raised what is handled now: it is of no use until a reset succeeds."""
-    log.exception("%s: the model failed in %s()", node.path, hook)
-    node.failed = True
-    for opened in node.opens:
-        opened.break_down()
-
-
-def _table(node: Node, accepted: int | None) -> dict[int, Entry]:
-    """What a guest with these *accepted* features may call; None: before it has negotiated."""
-    table = node.tables.get(accepted)
-    if table is None:
-        device = node.device
-        table = node.tables[accepted] = {
-            node.number(handler): (getattr(device, handler.name), handler.kinds, _AREAS[handler.areas], handler.answer)
-            for handler in (device.handlers if device else ())
-            if (handler.early if accepted is None else handler.needs & accepted == handler.needs)
-        }
-    return table
+        self.plugged.reset_for(self)
+        if self.plugged.failed:
+            raise IoError(f"{self.plugged.path} could not be reset; the host's log says why")
+        return self.negotiation.status

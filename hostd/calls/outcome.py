@@ -13,8 +13,8 @@ import msgspec
 from hcall.errors import HcallError, IoError, LinkLost, NoSpace, NotAllowed, ReadOnly, Status
 from hcall.text import cut
 
-from hostd.model.areas import InlineRoom
-
+from ..model.areas import InlineRoom
+from ..model.blame import Misbehaved, blame
 from ..model.handlers import type_name
 
 log = logging.getLogger(__name__)
@@ -35,14 +35,6 @@ class Place(Protocol):
     @property
     def path(self) -> str:
         """Its path in the tree."""
-
-
-class Misbehaved(Exception):
-    """A model did what no model may; `str()` is for the guest."""
-
-
-class Overrun(BaseException):
-    """A model takes too long.  Not an Exception: a model that catches those is to be stopped, too."""
 
 
 def finished(value: object, room: Any, data: Any, expected: Any) -> tuple[int, object]:
@@ -100,7 +92,5 @@ def failed(error: BaseException, room: Any, data: Any, place: Place | None) -> t
         error = kind(text)
     if not isinstance(error, HcallError) or isinstance(error, LinkLost):  # which is a guest's own word
         log.error("a device model failed", exc_info=error)
-        if isinstance(error, Misbehaved | Overrun):
-            return Status.INTERNAL, str(error)
-        return Status.INTERNAL, f"the device model raised {type(error).__name__}"
+        return Status.INTERNAL, blame(error)
     return error.status, cut(str(error))

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Final
 
 from ..device import Device
-from .outcome import Overrun
+from ..model.blame import Overrun
 
 SECONDS: Final = 1.0  # at least; twice that at most
 _READ_SECONDS: Final = 10  # for the file of a model, when it is plugged: it may import much

@@ -118,7 +118,7 @@ class Hid(Device):
         sends = self.kind.sends
         events = tuple(event for event in packet.events if event.code in sends.get(event.type, ()))
         events = (evdev.DROPPED,) if packet.dropped else events
-        if self.openers and self._queue.put(Packet(packet.at, events), merge):
+        if self.in_use and self._queue.put(Packet(packet.at, events), merge):
             self.rx_ready()
         return events
 
@@ -286,7 +286,7 @@ class Hid(Device):
                 raise BadArgument(f"a {self.kind.name} cannot do this")
             if not -evdev.INT32 <= event.value < evdev.INT32:
                 raise BadArgument(f"{event.value} is more than an event has room for")
-        if not self.openers:
+        if not self.in_use:
             raise NotAllowed("no guest uses it")
         if sum(len(packet) + 1 for packet in packets) > self._queue.room:
             raise Busy("the guest has not read what came before: later, or less at once")

@@ -131,7 +131,7 @@ class Ppp(Stream):
     def set_link(self, up: bool) -> None:
         """Plug the line in, or say good-bye and pull it."""
         self._plugged = up
-        if up and self.openers and not self.hung_up:
+        if up and self.in_use and not self.hung_up:
             self._peer.open()
         elif not up:
             self._peer.close()

@@ -252,7 +252,7 @@ class Sysman(Stream):
         self._order(_REBOOTED)
 
     def _order(self, follows: str) -> None:
-        if not self.openers or self.hung_up:
+        if not self.in_use or self.hung_up:
             raise NotAllowed("no guest listens")
         if self._commanded is not None:
             raise Busy("the guest was commanded to end, and has not answered")

@@ -21,7 +21,8 @@ from hcall.numbers import MAX_VECTORS
 from hcall.session.host import HostSession
 from hcall.session.states import READY, Message, State
 
-from ..calls.dispatch import Dispatcher
+from ..calls.account import Account
+from ..calls.dispatch import Dispatch, Dispatcher
 from ..calls.limits import Limits
 from ..calls.memory import Identity
 from ..tree.tree import Tree
@@ -51,8 +52,8 @@ class Connection(Protocol):
 class Guest:
     """Takes a link's bytes, makes the calls in them, and answers in one write."""
 
-    __slots__ = ("__weakref__", "_batching", "_calls", "_time", "detached", "dispatcher", "fd_lane", "identity", "link",
-                 "lost_at", "name", "session", "token", "uid")  # fmt: skip
+    __slots__ = ("__weakref__", "_batching", "_calls", "_time", "account", "detached", "dispatch", "expel", "fd_lane",
+                 "identity", "link", "lost_at", "name", "sees", "session", "token", "uid")  # fmt: skip
 
     def __init__(self, hello: Hello, session: HostSession, uid: int, tree: Tree, limits: Limits,
                  expel: Callable[[ref[Guest], str], None], clock: Clock) -> None:  # fmt: skip
@@ -60,7 +61,10 @@ class Guest:
         self._time = clock.time
         self.name = "".join(letter if letter.isprintable() else "?" for letter in hello.name)  # it goes to terminals
         self.token, self.uid, self.session = hello.token, uid, session
-        self.dispatcher = Dispatcher(tree, limits, self._hint, self._take_fd, self._detach, partial(expel, ref(self)))
+        self.expel = partial(expel, ref(self))
+        self.sees: Callable[[str], bool] | None = None
+        self.account = Account(tree, limits, self)
+        self.dispatch: Dispatch = Dispatcher(self.account).dispatch
         self.identity: set[Identity] = set()  # the memory of its HELLO
         self.fd_lane: socket.socket | None = None
         self.link: Connection | None = None
@@ -77,7 +81,7 @@ class Guest:
             if message[0] == CALL:
                 calls.append(message)
             elif 0 <= message[2] < MAX_VECTORS:
-                self.dispatcher.acknowledge(message[1], message[2], message[3])
+                self.account.acknowledge(message[1], message[2], message[3])
             else:
                 session.broken = ProtocolViolation(f"there is no vector {message[2]}")
                 break
@@ -87,7 +91,7 @@ class Guest:
 
     def _work(self) -> None:
         """Make the calls that came; those that there is no time for when the other guests had their turn."""
-        session, dispatch, calls = self.session, self.dispatcher.dispatch, self._calls
+        session, dispatch, calls = self.session, self.dispatch, self._calls
         time = self._time
         until = time() + _TURN_SECONDS
         self._batching = True
@@ -125,7 +129,7 @@ class Guest:
         if old is not None:
             old.abort()
         self.session.resume()
-        self.dispatcher.relink()
+        self.account.relink()
 
     def lose(self, now: float) -> None:
         """The link broke."""
@@ -140,7 +144,7 @@ class Guest:
             return
 
         def let_go() -> None:
-            self.dispatcher.memory.regions.clear()  # unmapped now, not when the garbage is collected some day
+            self.account.memory.regions.clear()  # unmapped now, not when the garbage is collected some day
             then()
 
         self._calls.clear()
@@ -155,7 +159,7 @@ class Guest:
     def let_go(self, then: Callable[[], None]) -> None:
         """Give back all devices, every call answered; *then* follows when none is under way any more."""
         self._batching = True
-        self.dispatcher.close(then)
+        self.account.close(then)
         self._batching = False
         self.flush()
 
@@ -180,14 +184,15 @@ class Guest:
             if not self._batching:
                 self.flush()
 
-    def _hint(self, tag: int, vector: int, count: int) -> None:
+    def hint(self, tag: int, vector: int, count: int) -> None:
+        """Tell it of an interrupt."""
         if self.session.state is READY:
             self.session.interrupt(tag, vector, count)
             if not self._batching:
                 self.flush()
 
-    def _take_fd(self, fd_id: int) -> int:
-        """The descriptor with *fd_id*, the caller's to close; those before it on the lane are dropped."""
+    def descriptor(self, number: int) -> int:
+        """The descriptor with *number*, the caller's to close; those before it on the lane are dropped."""
         for _ in range(_LANE_READS):
             if self.fd_lane is None:
                 break
@@ -198,13 +203,14 @@ class Guest:
             if not data and not fds:
                 break
             whole = len(data) == _FD_BYTES and len(fds) == 1 and not cut
-            if whole and int.from_bytes(data, "little") == fd_id:
+            if whole and int.from_bytes(data, "little") == number:
                 return fds[0]
             for fd in fds:
                 os.close(fd)
-        raise BadArgument(f"no descriptor with the id {fd_id} came over the fd lane")
+        raise BadArgument(f"no descriptor with the id {number} came over the fd lane")
 
-    def _detach(self) -> None:
+    def detach(self) -> None:
+        """It has said DETACH: the loss of its link is its end."""
         self.detached = True
 
 

@@ -96,7 +96,7 @@ class Guests:
         if len(self.by_token) >= self.limits.guests:
             raise Busy(f"this host serves at most {self.limits.guests} guests")
         guest = Guest(hello, session, uid, self.tree, self.limits, self._expel, self.clock)
-        memory = guest.dispatcher.memory
+        memory = guest.account.memory
         try:
             for (start, size, *part), fd in zip(hello.regions, fds, strict=True):
                 memory.add(start, size, fd, *part)

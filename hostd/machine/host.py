@@ -6,23 +6,23 @@ import asyncio
 import errno
 import logging
 import resource
-from collections.abc import Callable, Hashable, Mapping
-from functools import partial
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
 import msgspec
 from hcall.clock import Clock, Timer
-from hcall.errors import BadArgument, Busy, NoMatch
+from hcall.errors import BadArgument, Busy, Internal, NoMatch
 from hcall.programs.command import explain
 
-from ..calls.hold import fail
 from ..calls.limits import Limits
-from ..calls.outcome import Misbehaved
 from ..device import Device
 from ..guests.guests import Guests
-from ..tree.tree import Node, Tree
+from ..model.blame import Misbehaved
+from ..tree.node import Node
+from ..tree.plugged import Plugged
+from ..tree.tree import Tree
 from .file import DeviceInUse, DeviceSpec, Machine, MachineError, read_device
 from .identity import Identity
 
@@ -56,25 +56,32 @@ class Host:
         """
         where = f"{source or self.machine.file or 'machine'}: devices.{spec.path}"
         try:
-            device = spec.make()
-            if not hasattr(device, "openers"):
-                raise TypeError("its __init__ does not call that of Device; most of what it does belongs into start()")
-            device.clock, device.common = _ModelClock(self.clock, spec.path), self._common
-            device.start()
+            self.tree.check(spec.path)
+            plugged = Plugged(self._made(spec), f"/{spec.path}", self.clock, self._common)
+            plugged.start()
         except (OSError, ValueError) as error:
             busy = isinstance(error, OSError) and error.errno == errno.EBUSY
             raise (DeviceInUse if busy else MachineError)([f"{where}: {explain(error)[0]}"]) from error
-        except BaseException as error:  # a model may do anything: sys.exit(), too
-            log.exception("%s: the model failed to start", where)
-            raise MachineError([f"{where}: the model failed to start: {type(error).__name__}: {error}"]) from error
-        try:
-            node = self.tree.plug(spec.path, device)
-        except ValueError as error:
-            _stop(where, device)
-            raise MachineError([f"{where}: {error}"]) from None
+        except Internal as error:  # logged where it was
+            cause = error.__cause__
+            raise MachineError([f"{where}: the model failed to start: {type(cause).__name__}: {cause}"]) from error
+        node = self.tree.plug(spec.path, plugged)
         self._specs[node.handle] = spec
         self._notify()
         return node
+
+    def _made(self, spec: DeviceSpec) -> Device:
+        """The device of *spec*, not started.  Raises OSError, ValueError, or Internal for what else a model does."""
+        try:
+            device = spec.make()
+            if not hasattr(device, "site"):
+                raise TypeError("its __init__ does not call that of Device; most of what it does belongs into start()")
+        except (OSError, ValueError):
+            raise
+        except BaseException as error:  # a model may do anything: sys.exit(), too
+            log.exception("/%s: the model failed in __init__()", spec.path)
+            raise Internal(f"the device model raised {type(error).__name__}") from error
+        return device
 
     def plug_table(
         self, path: str, table: Mapping[str, Any], words: Mapping[str, str] | None = None, folder: Path | None = None
@@ -124,7 +131,7 @@ class Host:
     def _check_free(self, node: Node) -> None:
         """Raises Busy if a guest has *node*, or what stands below it, open."""
         users = self.users()
-        told = [f"{below.path} is in use by {', '.join(users.get(below, ['a guest that has just ended']))}"
+        told = [f"{below.path} is in use by {', '.join(users.get(below.path, ['a guest that has just ended']))}"
                 for below in node.walk() if below.opens]  # fmt: skip
         if told:
             raise Busy("; ".join(told))
@@ -132,9 +139,9 @@ class Host:
     async def closed(self, node: Node) -> None:
         """Until nobody has *node*, or what stands below it, open any more."""
         for below in list(node.walk()):
-            if below.opens:
+            if below.plugged is not None and below.plugged.holds:
                 closed = asyncio.Event()
-                below.when_closed.append(closed.set)
+                below.plugged.when_free.append(closed.set)
                 await closed.wait()
 
     def _remove(self, node: Node) -> None:
@@ -142,12 +149,8 @@ class Host:
         self.tree.remove(node)
         for gone in below:
             self._specs.pop(gone.handle, None)
-            for opened in list(gone.opens):
-                opened.close()
-            if gone.opens:  # a worker thread has its hands on the device
-                gone.when_closed.append(partial(_stop, gone.name, gone.device))
-            else:
-                _stop(gone.name, gone.device)
+            if gone.plugged is not None:
+                gone.plugged.retire()
         self._notify()
 
     @property
@@ -155,12 +158,12 @@ class Host:
         """What it does, in one line."""
         return f"serving {self.machine.name!r} at {self.socket}"
 
-    def users(self) -> dict[Node, list[str]]:
-        """The guests that have a device open, by its node."""
-        users: dict[Node, list[str]] = {}
+    def users(self) -> dict[str, list[str]]:
+        """The guests that have a device open, by its path."""
+        users: dict[str, list[str]] = {}
         for guest in self.guests.by_token.values():
-            for opened in guest.dispatcher.opens.values():
-                users.setdefault(opened.node, []).append(guest.name)
+            for hold in guest.account.holds.values():
+                users.setdefault(hold.plugged.path, []).append(guest.name)
         return users
 
     def spec(self, node: Node) -> DeviceSpec | None:
@@ -180,40 +183,11 @@ class Host:
     def _tick(self) -> None:
         long_ago = self.clock.time() - LATER_SECONDS
         for node in list(self.tree.nodes.values()):
-            if node.device is not None and not node.failed:
-                try:
-                    node.device.tick()
-                except BaseException:
-                    fail(node, "tick")
-            for pending in [pending for opened in node.opens for pending in opened.pending if pending.since < long_ago]:
-                pending.later.expire(Misbehaved(f"the device model gave no answer within {LATER_SECONDS:.0f} s"))
+            if node.plugged is not None:
+                node.plugged.tick()
+                for pending in node.plugged.waiting(long_ago):
+                    pending.later.expire(Misbehaved(f"the device model gave no answer within {LATER_SECONDS:.0f} s"))
         self._ticker = self.clock.call_later(TICK_SECONDS, self._tick)
-
-
-class _ModelClock:
-    """The clock of a model, whose callbacks may raise what they like: sys.exit(), too."""
-
-    def __init__(self, clock: Clock, path: str) -> None:
-        self._clock, self._path = clock, path
-        self.time = clock.time
-
-    def call_later(self, delay: float, callback: Callable[[], object], /) -> Timer:
-        """Call *callback* in *delay* seconds."""
-        return self._clock.call_later(delay, partial(self._call, callback))
-
-    def _call(self, callback: Callable[[], object]) -> None:
-        try:
-            callback()
-        except BaseException:
-            log.exception("/%s: the model failed in a callback of its clock", self._path)
-
-
-def _stop(name: str, device: Device | None) -> None:
-    if device is not None:
-        try:
-            device.close()
-        except BaseException:
-            log.exception("%s: stop failed", name)
 
 
 def _affordable(limits: Limits) -> Limits:

@@ -17,7 +17,7 @@ import msgspec
 from hcall.clock import timeout
 from hcall.errors import NoMatch
 
-from ..tree.tree import Node
+from ..tree.node import Node
 from .file import DeviceSpec, Machine, MachineError
 from .host import Host
 

@@ -23,10 +23,10 @@ from hcall.programs.command import Exit, explain
 from hcall.programs.mistakes import BadRequest
 from hcall.text import plain
 
-from ..calls.outcome import Misbehaved
 from ..machine.host import UNPLUG_SECONDS, Host
 from ..machine.reload import Running
-from ..tree.tree import Node
+from ..model.blame import Misbehaved
+from ..tree.node import Node
 from .panel import act, actions_of
 
 log = logging.getLogger(__name__)
@@ -157,12 +157,12 @@ def _error(text: str, code: int) -> dict[str, object]:
     return {"error": text, "code": code}
 
 
-def _describe(host: Host, node: Node, users: dict[Node, list[str]]) -> dict[str, object]:
+def _describe(host: Host, node: Node, users: dict[str, list[str]]) -> dict[str, object]:
     spec = host.spec(node)
     return {
         "path": node.path, "name": node.name, "handle": node.handle, "model": spec.model if spec else None,
         "shared": node.device.shared if node.device else None, "leaving": node.leaving, "failed": node.failed,
-        "guests": users.get(node, []), "properties": node.properties(),
+        "guests": users.get(node.path, []), "properties": node.properties(),
     }  # fmt: skip
 
 
@@ -185,8 +185,8 @@ async def _status(at: Running, request: _Nothing) -> Answer:
     guests = [
         {
             "name": guest.name, "uid": guest.uid, "linked": guest.link is not None,
-            "open": sorted(opened.node.path for opened in guest.dispatcher.opens.values()),
-            "memory": sum(region.end - region.start for region in guest.dispatcher.memory.regions),
+            "open": sorted(hold.plugged.path for hold in guest.account.holds.values()),
+            "memory": sum(region.end - region.start for region in guest.account.memory.regions),
             "calls": guest.session.calls,
         }
         for guest in host.guests.by_token.values()

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from typing import Any, Final
 
-from hcall.errors import HcallError
+from hcall.errors import HcallError, Internal
 from hcall.programs.mistakes import BadRequest
 from hcall.text import suggest
 
-from ..calls.outcome import Misbehaved
+from ..model.blame import Misbehaved
 from ..model.handlers import Handler
 from ..model.later import Later
-from ..tree.tree import Node
-
-log = logging.getLogger(__name__)
+from ..tree.node import Node
 
 _TRUTH: Final = {"true": True, "false": False}
 _FROM_TEXT: Final[dict[type, Callable[[str], Any]]] = {
@@ -37,26 +34,31 @@ async def act(node: Node, name: str, args: list[Any]) -> object:
     if not 0 <= len(action.kinds) - len(args) <= len(action.defaults):
         raise BadRequest(f"usage: {action.signature}")
     values = [_value(action, kind, arg) for kind, arg in zip(action.kinds, args, strict=False)]
+    plugged = node.plugged
+    assert plugged is not None
     try:
-        outcome = getattr(node.device, name)(*values)
-        return await _settled(outcome) if isinstance(outcome, Later) else outcome
-    except (HcallError, OSError, asyncio.CancelledError):
-        raise
-    except BaseException as error:  # a model may do anything: sys.exit(), too
-        log.exception("%s: the model failed in %s()", node.path, name)
-        raise Misbehaved(f"{node.path}: the model failed: {type(error).__name__}: {error}") from error
+        outcome = plugged.act(action, *values)
+        if isinstance(outcome, Later):
+            outcome = plugged.invoke(_checked, await _settled(outcome), may=(HcallError, OSError), what=f"{name}()")
+        return outcome
+    except Internal as error:  # the host's user may know what it was
+        cause = error.__cause__ or error
+        raise Misbehaved(f"{node.path}: the model failed: {type(cause).__name__}: {cause}") from error
 
 
 async def _settled(later: Later[Any]) -> object:
-    """The outcome, when there is one."""
+    """The outcome, a value or an exception, when there is one."""
     if later.taken:
-        raise Misbehaved("it returned the Later of something else")
+        return Misbehaved("it returned the Later of something else")
     outcome: asyncio.Future[object] = asyncio.get_running_loop().create_future()
     later.then(lambda value: None if outcome.done() else outcome.set_result(value))  # done: nobody waits any more
-    value = await outcome
-    if isinstance(value, Exception):
-        raise value
-    return value
+    return await outcome
+
+
+def _checked(outcome: object) -> object:
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
 def actions_of(node: Node) -> tuple[Handler, ...]:

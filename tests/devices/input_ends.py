@@ -39,7 +39,8 @@ async def bound(host: hostd.Host) -> AsyncIterator[HidDriver]:
 
 
 def panel(host: hostd.Host, action: str, *args: Any) -> None:
-    act(host.tree.find("/hid"), action, list(args))
+    with contextlib.suppress(StopIteration):  # it does not wait for anything
+        act(host.tree.find("/hid"), action, list(args)).send(None)
 
 
 def model(host: hostd.Host) -> Hid:

@@ -185,7 +185,7 @@ async def test_wait_returns_when_its_device_is_gone_and_not_while_it_leaves(host
     async with guestd.attach(host.socket) as guest, connected(host) as unplugger, connected(host) as waiter:
         handle, *_ = await guest.core((await guest.found("disk")).node, numbers.OPEN, 0)
         leaves = asyncio.Event()
-        host.tree.watchers["test"] = lambda parent: leaves.set()
+        host.tree.watchers["test"] = lambda *_: leaves.set()
         unplug = asyncio.ensure_future(unplugger.ask("unplug", path="/disk", timeout=60))
         await leaves.wait()
         assert [node["leaving"] for node in await client.ask("ls") if node["path"] == "/disk"] == [True]

@@ -243,7 +243,7 @@ async def test_an_unplug_whose_asker_went_away_is_done_all_the_same(host: hostd.
     async with guestd.attach(host.socket, drivers=[]) as guest:
         await guest.core((await guest.found("disk")).node, numbers.OPEN, 0)
         leaves = asyncio.Event()
-        host.tree.watchers["test"] = lambda parent: leaves.set()
+        host.tree.watchers["test"] = lambda *_: leaves.set()
         unplug = asyncio.ensure_future(host.unplug("/disk", within=60))
         await leaves.wait()
         unplug.cancel()

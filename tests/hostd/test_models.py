@@ -206,12 +206,12 @@ class Wrong(Device):
     @action
     def pushed(self) -> bool: ...  #! a handler is a plain def with self, no property
     def open(self) -> None:
-        self.openers = 0  #! Device has this name for itself
+        self.site = 0  #! Device has this name for itself
     def gone(self) -> None:
         def later() -> None:
             self.common = None  #! Device has this name for itself
         for self.handlers in (): ...  #! Device has this name for itself
-        self.offered = self.openers.offered = 0
+        self.offered = self.site.offered = 0
         self.common.clock = self
     def more(self) -> None:
         self.features += 1  #! Device has this name for itself

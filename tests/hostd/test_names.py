@@ -70,11 +70,11 @@ def test_a_model_called_like_its_base_does_not_get_at_its_state() -> None:
 def test_what_a_class_mixes_in_is_looked_at_too() -> None:
     class Counting:
         def start(self) -> None:
-            self.opens = 0
+            self.site = 0
 
         def offload(self) -> None: ...
 
-    with pytest.raises(TypeError, match=r"Door\.offload: Device has(.|\n)*Door\.opens: Device has"):
+    with pytest.raises(TypeError, match=r"Door\.offload: Device has(.|\n)*Door\.site: Device has"):
 
         class Door(Counting, Device):  # type: ignore[misc]  # the mistake itself
             pass

@@ -17,9 +17,9 @@ from hcall.errors import Internal, IoError
 
 import guestd
 from guestd.driver import Driver, Op
-from hostd.calls.outcome import Overrun
 from hostd.calls.overrun import SECONDS, guard
 from hostd.device import Device
+from hostd.model.blame import Overrun
 
 LOOPS = ("uvloop", "asyncio")
 GUARDED, HEAVY = (Path(__file__).with_name(name) for name in ("guarded.py", "heavy.py"))
@@ -109,7 +109,8 @@ def test_a_tick_that_does_not_end_fails_the_device(hosts: list[Path]) -> None:
 def test_a_reset_that_does_not_end_fails_the_device(hosts: list[Path]) -> None:
     async def scenario(guest: guestd.AsyncGuest, heavy: HeavyDriver) -> None:
         await heavy.arm("reset")
-        await guest.core(heavy.dev.handle, numbers.SET_STATUS, 0)  # type: ignore[attr-defined]  # an OpenDevice
+        with pytest.raises(IoError, match="could not be reset"):
+            await guest.core(heavy.dev.handle, numbers.SET_STATUS, 0)  # type: ignore[attr-defined]  # an OpenDevice
         await fails(heavy)
         await guest.unbind("heavy")
 

@@ -89,7 +89,7 @@ class Bench:
         """Until guests have been asked to give the devices at *paths* back."""
         nodes = [self.host.tree.find(path) for path in paths]
         asked = asyncio.Event()
-        self.host.tree.watchers[self] = lambda _: asked.set()
+        self.host.tree.watchers[self] = lambda *_: asked.set()
         async with asyncio.timeout(PATIENCE):
             while not all(node.leaving for node in nodes):
                 asked.clear()

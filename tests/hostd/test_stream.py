@@ -10,6 +10,7 @@ from hcall.errors import BadArgument, IoError, WouldBlock
 from hcall.formats.vuart import Param
 from hypothesis import given
 from hypothesis import strategies as st
+from raw import plugged
 
 from hostd.calls.memory import Memory
 from hostd.calls.vectors import Vectors
@@ -47,9 +48,10 @@ class Guest:
 
     def __init__(self) -> None:
         self.pipe = Pipe()
+        self.site = plugged(self.pipe)
         self.pipe.start()
         self.vectors = Vectors(lambda vector, count: None)
-        self.pipe.openers.append(self.vectors)
+        self.site.live.append(self.vectors)
         self.pipe.ready()
         self.before = dict.fromkeys(VECTORS, 0)
         self.before = self.counts  # that there is room was told by DRIVER_OK
@@ -293,7 +295,7 @@ def test_reset_leaves_nothing_to_the_next_that_came_while_a_guest_only_waited(gu
 
 @pytest.mark.spec("STR-6")
 def test_reset_keeps_what_came_before_anybody_looked(guest: Guest) -> None:
-    guest.pipe.openers.clear()
+    guest.site.live.clear()
     guest.pipe.send(b"boot ")
     guest.pipe.reset()
     guest.pipe.send(b"messages")
@@ -306,13 +308,14 @@ def test_reset_keeps_what_came_before_anybody_looked(guest: Guest) -> None:
 @pytest.mark.spec("STR-3")
 def test_what_is_true_when_a_guest_is_ready_is_told_once(ended: bool) -> None:
     pipe = Pipe()
+    site = plugged(pipe)
     pipe.start()
     pipe.send(b"boot messages")
     if ended:
         pipe.hang_up()  # nobody could be told: no handle is open
     pipe.reset()
     vectors = Vectors(lambda vector, count: None)
-    pipe.openers.append(vectors)
+    site.live.append(vectors)
     pipe.ready()
     pipe.set_param(Param.INTERRUPT_MASK, TX | RX | DISCONNECT)
     counted = {name: vectors.count(pipe.irqs.index(name)) for name in VECTORS}

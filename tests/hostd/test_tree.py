@@ -12,12 +12,13 @@ import pytest
 from hcall import numbers
 from hcall.errors import Busy, NoMatch, StaleHandle, Status, failure
 from hcall.numbers import ADDED, LEAVING, REMOVED
-from raw import RawGuest, attached, bystander, served, settled
+from raw import Nobody, RawGuest, attached, bystander, plugged, served, settled
 
 import guestd
 import hostd
 from guestd.driver import Driver, Op
 from guestd.probers import tree as tree_prober
+from hostd.calls.account import Account
 from hostd.calls.dispatch import Dispatcher
 from hostd.calls.limits import Limits
 from hostd.device import Device, Later, call
@@ -74,10 +75,10 @@ def ids(vendor: int, device: int) -> Device:
 
 @pytest.mark.spec("W-1")
 def test_handles_are_of_one_counter_and_of_this_epoch(tree: Tree) -> None:
-    node = tree.plug("a/b", Plain())
+    node = tree.plug("a/b", plugged(Plain()))
     assert (tree.root.handle, tree.find("a").handle, node.handle) == tuple(7 << 48 | n for n in (1, 2, 3))
     tree.remove(node)
-    again = tree.plug("a/b", Plain())
+    again = tree.plug("a/b", plugged(Plain()))
     assert again.handle > node.handle and tree.find("/a/b") is again
     with pytest.raises(StaleHandle):
         tree.node(node.handle)
@@ -89,10 +90,10 @@ def test_handles_are_of_one_counter_and_of_this_epoch(tree: Tree) -> None:
 def test_siblings_stand_in_the_order_of_their_handles(tree: Tree) -> None:
     names = "abcdef"
     for order in itertools.permutations(range(6), 3):  # three of them go and come again
-        nodes = {name: tree.plug(name, Plain()) for name in names}
+        nodes = {name: tree.plug(name, plugged(Plain())) for name in names}
         for n in order:
             tree.remove(nodes[names[n]])
-            nodes[names[n]] = tree.plug(names[n], Plain())
+            nodes[names[n]] = tree.plug(names[n], plugged(Plain()))
         linked, node = [], tree.root.first_child
         while node is not None:
             linked.append(node)
@@ -108,20 +109,22 @@ def test_siblings_stand_in_the_order_of_their_handles(tree: Tree) -> None:
 def test_a_path_that_cannot_be_is_refused_and_leaves_the_tree_alone(tree: Tree, path: str) -> None:
     if path != "a/":
         with pytest.raises(ValueError, match="device name"):
-            tree.plug(path, Plain())
+            tree.plug(path, plugged(Plain()))
         assert list(tree.root.walk()) == [tree.root]
     else:
-        tree.plug(path, Plain())
+        tree.plug(path, plugged(Plain()))
         with pytest.raises(ValueError, match="already"):
-            tree.plug("a", Plain())
+            tree.plug("a", plugged(Plain()))
 
 
 @pytest.mark.spec("V-2")
 def test_class_ids_are_device_ids_unless_two_vendors_collide_or_there_is_none(tree: Tree) -> None:
     devices = [ids(1, 0x44), ids(2, 0x44), ids(1, 0x44), Plain(), ids(2, 0x8001), ids(2, 0x44), Plain(), ids(3, 0)]
-    classes = [tree.plug(f"d{n}", device).class_id for n, device in enumerate(devices)]
-    assert classes == [0x44, 0x8000, 0x44, 0x8001, 0x8002, 0x8000, 0x8001, 0x8003]
-    assert tree.find("/d1").calls == {} and tree.find("/d3").calls == {"late": 0x8001 << 16 | 16}
+    places = [plugged(device) for device in devices]
+    for n, place in enumerate(places):
+        tree.plug(f"d{n}", place)
+    assert [place.class_id for place in places] == [0x44, 0x8000, 0x44, 0x8001, 0x8002, 0x8000, 0x8001, 0x8003]
+    assert places[1].calls == {} and places[3].calls == {"late": 0x8001 << 16 | 16}
 
 
 @pytest.mark.spec("C-6")
@@ -129,7 +132,7 @@ def test_changes_are_listed_once_each_from_where_the_last_list_ended(tree: Tree)
     now, changes = tree.changes(0)
     assert changes is None
     assert tree.changes(now) == (now, ())
-    a, b = tree.plug("a", Plain()), tree.plug("b/c", Plain())
+    a, b = tree.plug("a", plugged(Plain())), tree.plug("b/c", plugged(Plain()))
     expected = [(ADDED, a.handle), (ADDED, tree.find("b").handle), (ADDED, b.handle)]
     tree.leave(tree.find("b"))
     expected += [(LEAVING, b.handle), (LEAVING, tree.find("b").handle)]  # deepest first
@@ -143,7 +146,7 @@ def test_changes_are_listed_once_each_from_where_the_last_list_ended(tree: Tree)
 @pytest.mark.spec("C-6")
 def test_a_long_list_comes_in_pieces_and_too_long_a_one_not_at_all(tree: Tree) -> None:
     since, _ = tree.changes(0)
-    plugged = [tree.plug(f"n{n}", Plain()).handle for n in range(256)]
+    there = [tree.plug(f"n{n}", plugged(Plain())).handle for n in range(256)]
     seen, position = [], since
     while True:
         position, changes = tree.changes(position)
@@ -151,8 +154,8 @@ def test_a_long_list_comes_in_pieces_and_too_long_a_one_not_at_all(tree: Tree) -
         if not changes:
             break
         seen += [change.node for change in changes]
-    assert seen == plugged
-    tree.plug("one-more", Plain())
+    assert seen == there
+    tree.plug("one-more", plugged(Plain()))
     assert tree.changes(since)[1] is None and len(tree.changes(position)[1] or ()) == 1
 
 
@@ -167,9 +170,9 @@ class Race:
     def __init__(self, events: dict[int, Callable[[Tree], None]]) -> None:
         self.tree, self.events, self.calls = Tree(1), events, 0
         for path in SHAPE:
-            self.tree.plug(path, Plain())
+            self.tree.plug(path, plugged(Plain()))
         self.throughout = set(self.tree.nodes)
-        self.dispatcher = Dispatcher(self.tree, Limits(), lambda *_: None, lambda _: -1, lambda: None, lambda _: None)
+        self.dispatch = Dispatcher(Account(self.tree, Limits(), Nobody())).dispatch
 
     async def core(self, handle: int, number: int, *args: object) -> Any:
         event = self.events.get(self.calls)
@@ -178,7 +181,7 @@ class Race:
         if event is not None:
             event(self.tree)
             self.throughout &= set(self.tree.nodes)
-        answer = self.dispatcher.dispatch(number, handle, args, ())
+        answer = self.dispatch(number, handle, args, ())
         assert isinstance(answer, tuple)
         status, value = answer
         if status:
@@ -213,7 +216,7 @@ def take(path: str) -> Callable[[Tree], None]:
 def put(path: str) -> Callable[[Tree], None]:
     def event(tree: Tree) -> None:
         try:
-            tree.plug(path, Plain())
+            tree.plug(path, plugged(Plain()))
         except ValueError:
             return  # it is there
 

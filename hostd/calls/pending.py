@@ -1,0 +1,55 @@
+"""A call that is answered later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from ..model.blame import Misbehaved
+from ..model.later import Later
+from ..tree.plugged import Plugged
+from .outcome import failed, finished
+
+
+class Waiter(Protocol):
+    """The hold that a call belongs to."""
+
+    plugged: Plugged
+    pending: set[Any]
+
+    def settled(self, pending: Pending) -> None:
+        """*pending* was answered."""
+
+
+class Pending:
+    """Keeps the areas of a call until its answer."""
+
+    __slots__ = ("_answer", "_data", "_expected", "_hold", "_room", "later", "since")
+
+    def __init__(self, hold: Waiter | None, later: Later[Any], room: Any, data: Any, expected: Any) -> None:
+        """*hold* is None for a call of the core, which no reset ends; *expected* is the answer's type.
+
+        Raises Misbehaved for a Later that another call waits for.
+        """
+        if later.taken:
+            raise Misbehaved("the device model returned the Later of another call")
+        self._hold, self.later, self._room, self._data, self._expected = hold, later, room, data, expected
+        if hold is not None:
+            self.since = hold.plugged.clock.time()
+            hold.pending.add(self)
+
+    def then(self, answer: Callable[[int, object], None]) -> None:
+        """Give (status, value) to *answer*: now, or when there is one.  Called once."""
+        self._answer = answer
+        self.later.then(self._settle)
+
+    def _settle(self, outcome: object) -> None:
+        try:
+            if isinstance(outcome, Exception):
+                raise outcome
+            answer = finished(outcome, self._room, self._data, self._expected)
+        except BaseException as error:  # an Overrun, if the model is what gives the answer
+            answer = failed(error, self._room, self._data, self._hold.plugged if self._hold else None)
+        self._answer(*answer)
+        if self._hold is not None:
+            self._hold.settled(self)

@@ -1,0 +1,65 @@
+"""Where a device stands, as far as its model may know: the clock, its neighbours, and the guests, without a name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any, Protocol
+from weakref import WeakValueDictionary
+
+from hcall.clock import Clock
+
+
+@dataclass(frozen=True)
+class Ender:
+    """Ends sessions of guests, now or when these have closed the device; two for the same guests are equal."""
+
+    expels: tuple[Callable[[str], None], ...]
+
+    def __call__(self, text: str) -> None:
+        """End them, with a sentence to each."""
+        for expel in self.expels:
+            expel(text)
+
+
+class Site(Protocol):
+    """All that a device knows of where it stands."""
+
+    @property
+    def clock(self) -> Clock:
+        """Its time; whatever a callback raises ends there."""
+
+    @property
+    def common(self) -> WeakValueDictionary[Hashable, Any]:
+        """What the devices of one host share, while one of them has it."""
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a driver has set the device up: only then an interrupt reaches somebody."""
+
+    def signal(self, vector: int) -> None:
+        """Raise an interrupt on every handle that is set up."""
+
+    def ender(self) -> Ender:
+        """What ends the sessions of the guests that have the device open now."""
+
+
+class Nowhere:
+    """The site of a device that has not been plugged: it has no time, and nobody hears it."""
+
+    in_use = False
+
+    @property
+    def clock(self) -> Clock:
+        """Raises RuntimeError: a device has a clock from `start` on."""
+        raise RuntimeError("a device that has not been plugged has no clock")
+
+    def __init__(self) -> None:
+        self.common: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
+
+    def signal(self, vector: int) -> None:
+        """Nobody is there."""
+
+    def ender(self) -> Ender:
+        """Ends nobody's session."""
+        return Ender(())

@@ -1,0 +1,234 @@
+"""A device in its place, from plug to gone: the one wall around a model.
+
+Whatever a model does in a hook, an action or a callback ends here; what it does in a call ends in `calls.dispatch`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Hashable
+from functools import cached_property, partial
+from typing import Any, Final, Protocol, TypeVar
+from weakref import WeakValueDictionary
+
+from hcall.clock import Clock, Timer
+from hcall.errors import HcallError, Internal
+from hcall.numbers import CLASS_SHIFT
+
+from ..device import Data, Device, Room
+from ..model.blame import blame
+from ..model.handlers import Entry, Handler
+from ..model.later import Later
+from ..model.site import Ender
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+NO_AREA, ROOM, DATA, BOTH = range(4)
+_TABLES: Final = 8  # that are kept: a guest can accept any set of features, one after the other
+_AREAS: Final[dict[tuple[type, ...], int]] = {(): NO_AREA, (Room,): ROOM, (Data,): DATA, (Room, Data): BOTH}
+
+
+class Waiting(Protocol):
+    """A call that is answered later."""
+
+    since: float
+    later: Later[Any]
+
+
+class Signalled(Protocol):
+    """Whoever takes interrupts."""
+
+    def fire(self, vector: int) -> None:
+        """Raise *vector*."""
+
+
+class Holder(Protocol):
+    """One guest's hold on the device, from OPEN to CLOSE."""
+
+    pending: set[Any]  # of Waiting
+
+    @property
+    def expel(self) -> Callable[[str], None]:
+        """Ends the guest's session, with a sentence."""
+
+    def close(self, then: Callable[[], None] | None = None) -> object:
+        """Give the device back."""
+
+    def break_down(self) -> None:
+        """The device has failed: nothing but a reset, or CLOSE, works from now on."""
+
+
+class Plugged:
+    """A device, who holds it, and whether it works.  To its model this is the `Site`."""
+
+    def __init__(
+        self, device: Device, path: str, clock: Clock, common: WeakValueDictionary[Hashable, Any] | None = None
+    ) -> None:
+        """*path* begins with a slash; *common* is what the devices of one host share, nothing if not given."""
+        self.device, self.path = device, path
+        self.clock: Clock = _ModelClock(clock, self)
+        self.common: WeakValueDictionary[Hashable, Any] = WeakValueDictionary() if common is None else common
+        self.class_id = 0  # the tree gives one
+        self.holds: list[Holder] = []
+        self.live: list[Signalled] = []  # of holds whose driver has set the device up
+        self.failed = False  # the device is of no use until a reset of it succeeds
+        self.complaint = ""  # of the backing, the last that was logged since the reset
+        self.gone = False
+        self.when_free: list[Callable[[], None]] = []  # called once, when the last hold is given back
+        self._tables: dict[int | None, dict[int, Entry]] = {}  # by accepted features, the last few
+        device.stand(self)
+
+    # What the model knows of it.
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a driver has set the device up."""
+        return bool(self.live)
+
+    def signal(self, vector: int) -> None:
+        """Raise an interrupt on every handle that is set up."""
+        for vectors in self.live:
+            vectors.fire(vector)
+
+    def ender(self) -> Ender:
+        """What ends the sessions of the guests that have the device open now."""
+        return Ender(tuple(hold.expel for hold in self.holds))
+
+    # Its hooks.
+
+    def invoke(self, hook: Callable[..., T], *args: Any, may: tuple[type[Exception], ...] = (), what: str = "") -> T:
+        """Call *hook* of the model, *what* to people.  Raises what it *may*; all else is logged, and is Internal."""
+        try:
+            return hook(*args)
+        except may:
+            raise
+        except BaseException as error:  # a model may do anything: sys.exit(), too
+            log.exception("%s: the model failed in %s", self.path, what or f"{hook.__name__}()")
+            raise Internal(blame(error)) from error
+
+    def start(self) -> None:
+        """Take hold of the backing.  Raises OSError, ValueError or Internal, when what it had taken is let go."""
+        try:
+            self.invoke(self.device.start, may=(OSError, ValueError))
+        except BaseException:
+            try:
+                self.device.close()
+            except BaseException as error:  # most often for want of what start did not come to
+                log.debug("%s: stop() after a start that failed", self.path, exc_info=error)
+            raise
+
+    def ready(self) -> None:
+        """A driver has set the device up.  Raises HcallError or OSError."""
+        self.invoke(self.device.ready, may=(HcallError, OSError))
+
+    def reset(self) -> None:
+        """As after power-on, or it has failed."""
+        if self._works(self.device.reset):
+            self.failed, self.complaint = False, ""
+
+    def tick(self) -> None:
+        """Let the model look at what it can only find out by looking."""
+        if not self.failed:
+            self._works(self.device.tick)
+
+    def act(self, action: Handler, *args: object) -> object:
+        """Do what the host's user asked for.  Raises HcallError or OSError."""
+        return self.invoke(getattr(self.device, action.name), *args, may=(HcallError, OSError))
+
+    def retire(self) -> None:
+        """It is out of the tree: end all holds, and stop when no worker has its hands on it."""
+        self.gone = True
+        for hold in list(self.holds):
+            hold.close()
+        if self.holds:
+            self.when_free.append(self._stop)
+        else:
+            self._stop()
+
+    def _stop(self) -> None:
+        with contextlib.suppress(Internal):  # it is logged, and nobody else has to know
+            self.invoke(self.device.close, what="stop()")
+
+    def _works(self, hook: Callable[[], object]) -> bool:
+        """Call *hook*; if it fails, so has the device."""
+        try:
+            self.invoke(hook)
+        except Internal:
+            self.failed = True
+            for hold in list(self.holds):
+                hold.break_down()
+            return False
+        return True
+
+    # Its holds.
+
+    def release(self, hold: Holder) -> None:
+        """*hold* is given back, and no call of it is under way."""
+        self.holds.remove(hold)
+        self.reset_for(hold)
+
+    def reset_for(self, hold: Holder) -> None:
+        """The driver of *hold* wants a reset, or has gone; a shared device that works is not reset under the others."""
+        others = any(other is not hold for other in self.holds)
+        if not self.gone and (self.failed or not (self.device.shared and others)):
+            self.reset()
+
+    def freed(self) -> None:
+        """Tell those who wait for it, if nobody has it open any more."""
+        while self.when_free and not self.holds:
+            self.when_free.pop()()
+
+    def waiting(self, before: float) -> list[Waiting]:
+        """The calls under way that began before that time."""
+        return [pending for hold in self.holds for pending in hold.pending if pending.since < before]
+
+    # Its calls.
+
+    def number(self, handler: Handler) -> int:
+        """The hypercall number of a verb or call here."""
+        return self.class_id << CLASS_SHIFT | handler.number
+
+    @cached_property
+    def calls(self) -> dict[str, int]:
+        """The hypercall numbers by name."""
+        return {handler.name: self.number(handler) for handler in self.device.handlers}
+
+    def table(self, accepted: int | None) -> dict[int, Entry]:
+        """What a guest with these *accepted* features may call; None: before it has negotiated."""
+        table = self._tables.get(accepted)
+        if table is None:
+            table = {
+                number: entry
+                for handler, (number, entry) in zip(self.device.handlers, self._entries, strict=True)
+                if (handler.early if accepted is None else handler.needs & accepted == handler.needs)
+            }
+            if len(self._tables) == _TABLES:
+                del self._tables[next(iter(self._tables))]
+            self._tables[accepted] = table
+        return table
+
+    @cached_property
+    def _entries(self) -> list[tuple[int, Entry]]:
+        """Of all handlers: the hypercall number, and what dispatch needs."""
+        return [
+            (self.number(each), (getattr(self.device, each.name), each.kinds, _AREAS[each.areas], each.answer))
+            for each in self.device.handlers
+        ]
+
+
+class _ModelClock:
+    """The clock of a model, whose callbacks may raise what they like."""
+
+    def __init__(self, clock: Clock, plugged: Plugged) -> None:
+        self._clock, self._plugged = clock, plugged
+        self.time = clock.time
+
+    def call_later(self, delay: float, callback: Callable[[], object], /) -> Timer:
+        """Call *callback* in *delay* seconds."""
+        return self._clock.call_later(delay, partial(self._call, callback))
+
+    def _call(self, callback: Callable[[], object]) -> None:
+        with contextlib.suppress(Internal):  # it is logged
+            self._plugged.invoke(callback, what="a callback of its clock")
