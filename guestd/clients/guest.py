@@ -47,6 +47,7 @@ class Options(TypedDict, total=False):
     memory: int  # bytes that it lends the host at once
     drivers: Iterable[type[Driver]]  # instead of all that are installed
     patience: float  # seconds that it tries to reach a host that does not answer
+    token: bytes  # TOKEN_BYTES that the host knows it by, and nobody else does; else chance decides
 
 
 class Guest(Generic[W]):
@@ -63,12 +64,14 @@ class Guest(Generic[W]):
         self.name = options.get("name") or f"guest-{os.getpid()}"
         if len(self.name.encode()) > MAX_TEXT:
             raise ValueError(f"the name of a guest is {MAX_TEXT} bytes at most")
+        self._token = options["token"] if "token" in options else os.urandom(TOKEN_BYTES)
+        if len(self._token) != TOKEN_BYTES:
+            raise ValueError(f"the token of a guest is {TOKEN_BYTES} bytes, not {len(self._token)}")
         self.patience = options.get("patience", PATIENCE_SECONDS)
         self.session: GuestSession[W] = GuestSession(self._given_up)
         self.ram = Ram(options.get("memory", RAM_BYTES), self.session.uses)
         self.drivers: dict[str, Driver] = {}  # bound, by path
         self.resumed = 0  # how often the link was lost and the session went on
-        self._token = os.urandom(TOKEN_BYTES)
         self._lane, self._lane_of_host = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._fd_ids = itertools.count(1)
         self._cookies = itertools.count(1)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hcall import numbers
-from raw import attached
+from raw import attached, run_on, until
 
+import guestd
 import hostd
+from guestd.clients.guest import Guest
 from hostd import Identity
 
 SEED = b"the same"
@@ -49,3 +52,19 @@ async def test_hosts_of_one_identity_have_equal_handles(tmp_path: Path) -> None:
             handle, _ = await guest.open("/rng")
             seen.append((host.epoch, *nodes, handle))
     assert seen[0] == seen[1] and not set(seen[0]) & set(seen[2])
+
+
+@pytest.mark.parametrize("client", ["asyncio", "blocking"])
+async def test_a_guest_has_the_token_that_it_is_given(host: hostd.Host, client: str) -> None:
+    token = bytes(range(16))
+
+    async def scenario(guest: Guest[Any]) -> list[bytes]:
+        return list(host.guests.by_token)
+
+    assert await run_on(client, host, scenario, token=token) == [token]
+    await until(host, lambda: not host.guests.by_token)
+    (other,) = await run_on(client, host, scenario)
+    assert other != token and len(other) == 16
+    await until(host, lambda: not host.guests.by_token)
+    with pytest.raises(ValueError, match="16 bytes, not 3"):
+        guestd.attach_blocking(host.socket, token=b"abc").__enter__()
