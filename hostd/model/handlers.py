@@ -154,6 +154,7 @@ def _signature(method: Callable[..., Any], takes: str = _ARGUMENTS) -> tuple[tup
     if _NO_HANDLER & method.__code__.co_flags:
         raise TypeError("a handler is a plain def; what takes time returns Later")
     hints = typing.get_type_hints(method)
+    hints.pop("self", None)
     answer = _now_or_later(hints.pop("return", Any))
     code = method.__code__
     is_open = code.co_kwonlyargcount or code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS)

@@ -6,7 +6,9 @@ Whatever a model does in a hook, an action or a callback ends here; what it does
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
+import operator
 from collections.abc import Callable, Hashable
 from functools import cached_property, partial
 from typing import Any, Final, Protocol, TypeVar
@@ -26,7 +28,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 NO_AREA, ROOM, DATA, BOTH = range(4)
-_TABLES: Final = 8  # that are kept: a guest can accept any set of features, one after the other
+_TABLES: Final = 8  # that are kept: a guest can accept one set of features after the other
 _AREAS: Final[dict[tuple[type, ...], int]] = {(): NO_AREA, (Room,): ROOM, (Data,): DATA, (Room, Data): BOTH}
 
 
@@ -77,7 +79,7 @@ class Plugged:
         self.complaint = ""  # of the backing, the last that was logged since the reset
         self.gone = False
         self.when_free: list[Callable[[], None]] = []  # called once, when the last hold is given back
-        self._tables: dict[int | None, dict[int, Entry]] = {}  # by accepted features, the last few
+        self._tables: dict[int | None, dict[int, Entry]] = {}  # by accepted features that matter, the last few
         device.stand(self)
 
     # What the model knows of it.
@@ -197,6 +199,8 @@ class Plugged:
 
     def table(self, accepted: int | None) -> dict[int, Entry]:
         """What a guest with these *accepted* features may call; None: before it has negotiated."""
+        if accepted is not None:
+            accepted &= self._needed
         table = self._tables.get(accepted)
         if table is None:
             table = {
@@ -208,6 +212,11 @@ class Plugged:
                 del self._tables[next(iter(self._tables))]
             self._tables[accepted] = table
         return table
+
+    @cached_property
+    def _needed(self) -> int:
+        """The features that some call needs: no other makes a table."""
+        return functools.reduce(operator.or_, (each.needs for each in self.device.handlers), 0)
 
     @cached_property
     def _entries(self) -> list[tuple[int, Entry]]:
