@@ -26,6 +26,7 @@ from hostd.calls.limits import Limits
 from hostd.device import Device
 from hostd.devices.rng import Rng
 from hostd.machine.file import DeviceSpec
+from hostd.machine.identity import Identity
 from hostd.tree.plugged import Plugged
 
 T = TypeVar("T")
@@ -252,7 +253,7 @@ async def run_on(
 
 def plugged(device: Device, path: str = "/device", clock: Clock | None = None) -> Plugged:
     """*device* in a place of its own, without a host."""
-    return Plugged(device, path, clock or ManualClock())
+    return Plugged(device, path, clock or ManualClock(), Identity(b"").source(path))
 
 
 class Nobody:

@@ -5,7 +5,6 @@ is dropped there, and counted.  rx_ready is raised when the first frame comes, a
 interrupt, one read, and no call to learn that there is nothing.
 """
 
-import os
 from collections import deque
 from pathlib import Path
 
@@ -45,7 +44,7 @@ class Net(Device):
     rx_ready, link_changed = Irq(), Irq()
 
     def start(self) -> None:
-        self.mac_address = frames.format_mac(self.mac or _local_address())
+        self.mac_address = frames.format_mac(self.mac or _local_address(self.site.random(6)))
         self.max_frame_size = self.mtu + frames.OVERHEAD
         self.link_up, self._driven = True, False
         switch: Switch = self.common.setdefault(("switch", self.switch), Switch(self.clock))
@@ -147,6 +146,6 @@ class Net(Device):
             self.rx_ready()
 
 
-def _local_address() -> bytes:
-    first, *rest = os.urandom(6)
+def _local_address(drawn: bytes) -> bytes:
+    first, *rest = drawn
     return bytes([(first | _LOCAL) & ~_GROUP, *rest])

@@ -4,7 +4,6 @@ LCP and IPCP are protocol/formats/ppp.py's, buffers and interrupts Stream's.  Wh
 as on any line: one that does not read holds up nobody, not even itself.
 """
 
-import os
 from collections.abc import Callable
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -86,7 +85,7 @@ class Ppp(Stream):
         self.state, self.addresses, self.dropped = "dead", (), 0
 
     def _new_peer(self) -> ppp.Peer:
-        return ppp.Peer(self.clock.time, local=self.local, remote=self.remote, mru=self.mtu, entropy=os.urandom)
+        return ppp.Peer(self.clock.time, local=self.local, remote=self.remote, mru=self.mtu, entropy=self.site.random)
 
     # From the guest, and to it.
 

@@ -57,7 +57,8 @@ class Host:
         where = f"{source or self.machine.file or 'machine'}: devices.{spec.path}"
         try:
             self.tree.check(spec.path)
-            plugged = Plugged(self._made(spec), f"/{spec.path}", self.clock, self._common)
+            path = f"/{spec.path}"
+            plugged = Plugged(self._made(spec), path, self.clock, self.identity.source(path), self._common)
             plugged.start()
         except (OSError, ValueError) as error:
             busy = isinstance(error, OSError) and error.errno == errno.EBUSY

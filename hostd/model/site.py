@@ -34,6 +34,10 @@ class Site(Protocol):
         """What the devices of one host share, while one of them has it."""
 
     @property
+    def random(self) -> Callable[[int], bytes]:
+        """So many bytes by chance, which is that of the host's identity and of this place."""
+
+    @property
     def in_use(self) -> bool:
         """Whether a driver has set the device up: only then an interrupt reaches somebody."""
 
@@ -53,6 +57,10 @@ class Nowhere:
     def clock(self) -> Clock:
         """Raises RuntimeError: a device has a clock from `start` on."""
         raise RuntimeError("a device that has not been plugged has no clock")
+
+    def random(self, count: int) -> bytes:
+        """Raises RuntimeError: chance comes with a place, too."""
+        raise RuntimeError("a device that has not been plugged draws nothing by chance")
 
     def __init__(self) -> None:
         self.common: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()

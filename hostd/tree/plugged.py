@@ -66,10 +66,11 @@ class Plugged:
     """A device, who holds it, and whether it works.  To its model this is the `Site`."""
 
     def __init__(
-        self, device: Device, path: str, clock: Clock, common: WeakValueDictionary[Hashable, Any] | None = None
-    ) -> None:
-        """*path* begins with a slash; *common* is what the devices of one host share, nothing if not given."""
-        self.device, self.path = device, path
+        self, device: Device, path: str, clock: Clock, random: Callable[[int], bytes],
+        common: WeakValueDictionary[Hashable, Any] | None = None,
+    ) -> None:  # fmt: skip
+        """*path* begins with a slash, *random*(count) is chance; *common* is what the devices of one host share."""
+        self.device, self.path, self.random = device, path, random
         self.clock: Clock = _ModelClock(clock, self)
         self.common: WeakValueDictionary[Hashable, Any] = WeakValueDictionary() if common is None else common
         self.class_id = 0  # the tree gives one

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hcall import numbers
+from hcall.clock import ManualClock
 from raw import attached, run_on, until
+from sources import HOMES, Sources
 
 import guestd
 import hostd
 from guestd.clients.guest import Guest
 from hostd import Identity
+from hostd.devices.ppp import Ppp
 
 SEED = b"the same"
 
@@ -68,3 +72,47 @@ async def test_a_guest_has_the_token_that_it_is_given(host: hostd.Host, client: 
     await until(host, lambda: not host.guests.by_token)
     with pytest.raises(ValueError, match="16 bytes, not 3"):
         guestd.attach_blocking(host.socket, token=b"abc").__enter__()
+
+
+async def macs_and_magics(folder: Path, identity: Identity) -> tuple[object, ...]:
+    """What chance decides of two cards, one plugged later, and of one end of a slow network."""
+    tables = {"devices": {"a": {"model": "net"}, "link": {"model": "ppp"}}}
+    machine = hostd.Machine.from_tables(tables, folder)
+    async with hostd.serve(machine, clock=ManualClock(), identity=identity) as host:
+        host.plug_table("late", {"model": "net"})
+        link = host.tree.find("/link").device
+        assert isinstance(link, Ppp)
+        magics = [link._peer.lcp.magic]
+        link.clear()  # another guest comes
+        magics.append(link._peer.lcp.magic)
+        return (*(host.tree.find(f"/{name}").properties()["mac-address"] for name in ("a", "late")), *magics)
+
+
+async def test_devices_of_one_identity_draw_the_same(tmp_path: Path) -> None:
+    one = await macs_and_magics(tmp_path, Identity(SEED))
+    assert one == await macs_and_magics(tmp_path, Identity(SEED)) and len(set(one)) == 4
+    assert not set(one) & set(await macs_and_magics(tmp_path, Identity()))
+
+
+CHANCE = {"urandom", "token_bytes", "token_hex", "randbytes", "randint", "uuid4", "uuid1", "getrandbits"}
+EDGES = {
+    "hostd.machine.identity": "here it comes in",
+    "hostd.devices.rng": "it is what this device gives",
+    "hostd.backings.spool": "a file name that no other process has in the same folder, of whatever identity",
+    "guestd.clients.guest": "the token, if none is given",
+    "guestd.drivers.ppp": "the guest's end of the link: not the host's magic number, whatever identity that has",
+    "guestd.commands.evidence.console": "what is shown is made up", "guestd.commands.evidence.disk": "so is this",
+    "guestd.commands.evidence.folder": "and this", "guestd.commands.evidence.tty": "and this",
+}  # fmt: skip
+
+
+def test_chance_comes_in_at_the_edges_only() -> None:
+    sources = Sources(HOMES)
+    found = {
+        module
+        for module, tree in sources.trees.items()
+        if {"random", "secrets.randbelow"} & sources.names(module)
+        or any(isinstance(node, ast.Attribute) and node.attr in CHANCE for node in ast.walk(tree))
+        or any(name.rpartition(".")[2] in CHANCE for name in sources.names(module))
+    }
+    assert found == EDGES.keys()
