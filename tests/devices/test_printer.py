@@ -262,6 +262,7 @@ async def test_without_paper_the_stream_stalls_and_goes_on_when_there_is_some(tm
     assert spooled(tmp_path) == {"job-000001": PAGE}
 
 
+@pytest.mark.spec("PRN-2")
 async def test_a_job_that_is_finished_while_the_printer_is_offline_ends_when_it_is_online(tmp_path: Path) -> None:
     async with printing(tmp_path) as (panel, printer):
         panel.offline()

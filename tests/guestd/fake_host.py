@@ -42,6 +42,9 @@ class FakeHost:
         }
         self._lies = lies
         self.mute = False  # takes HELLO, and says nothing
+        self.welcome = Welcome(WELCOME, VERSION, 0, 1, 64, False)
+        self.hellos: list[bytes] = []
+        self.came: list[Any] = []  # messages, after those
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(self.path))
         self._listener.listen()
@@ -54,13 +57,14 @@ class FakeHost:
             while True:
                 self._sock, _ = self._listener.accept()
                 with self._sock as sock, contextlib.suppress(ConnectionError):
-                    sock.recv(65536)
+                    self.hellos.append(sock.recv(65536))
                     while self.mute and sock.recv(65536):
                         pass
-                    sock.sendall(encode(Welcome(WELCOME, VERSION, 0, 1, 64, False)))
+                    sock.sendall(encode(self.welcome))
                     decoder = Decoder()
                     while data := sock.recv(65536):
                         for message in decoder.feed(data):
+                            self.came.append(message)
                             sock.sendall(self._answer(message))
 
     def _answer(self, message: Any) -> bytes:

@@ -240,7 +240,7 @@ class LyingFolder:
     def _list(self, areas: Any, *_: int) -> int:
         memory = self.guest.ram.first
         start = areas[0][0] - memory.start
-        memory.view[start : start + len(self._listing)] = self._listing
+        memory.map[start : start + len(self._listing)] = self._listing
         return len(self._listing)
 
     async def copy(self, folder: Path, target: Path) -> None:

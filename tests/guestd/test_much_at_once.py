@@ -33,6 +33,7 @@ class ParrotDriver(Driver):
 @CLIENTS
 @pytest.mark.parametrize("size", [1, 1300, 4096])
 @pytest.mark.parametrize("slots", [1, 64, 700])
+@pytest.mark.spec("S-12")
 async def test_all_slots_are_used_at_once_whatever_the_sizes(
     tmp_path: Path, client: str, slots: int, size: int
 ) -> None:

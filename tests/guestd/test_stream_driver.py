@@ -174,6 +174,7 @@ async def test_a_host_side_that_does_not_read_stops_the_guest_and_loses_nothing(
         await writing
 
 
+@pytest.mark.spec("CON-1")
 async def test_settle_waits_until_nothing_waits_in_the_device(host: hostd.Host) -> None:
     async with line(host) as (guest, driver, end):
         await driver.settle()  # nothing does

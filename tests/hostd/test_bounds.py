@@ -138,6 +138,17 @@ def test_a_larger_device_is_refused(beyond: dict[str, int]) -> None:
         large(**beyond)
 
 
+@pytest.mark.spec("N-5")
+@pytest.mark.parametrize("bit", range(65))
+def test_the_bits_of_transports_are_no_devices(bit: int) -> None:
+    members: dict[str, Any] = {"compatible": "test,bit", "BIT": Feature(bit)}
+    if 0 <= bit < 24 or 50 <= bit < 64:
+        assert type("Bit", (Device,), members)
+    else:
+        with pytest.raises(TypeError):
+            type("Bit", (Device,), members)
+
+
 @pytest.mark.spec("B-3")
 @pytest.mark.parametrize("name", ["x" * 32, "", "é", "-x"])
 async def test_a_longer_name_is_refused(tmp_path: Path, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,7 +14,21 @@ from hcall.errors import Status
 from hcall.features import DeviceStatus
 from hcall.messages import ACK, FD_LANE
 from hcall.wire import encode
-from raw import ADDRESS, LIVE, PAGE, RawGuest, attached, connected, hello, lent, memfd, served, settled, until
+from raw import (
+    ADDRESS,
+    LIVE,
+    PAGE,
+    RawGuest,
+    attached,
+    bystander,
+    connected,
+    hello,
+    lent,
+    memfd,
+    served,
+    settled,
+    until,
+)
 from slow import SPECS, opened
 
 import hostd
@@ -214,3 +229,24 @@ async def test_who_comes_back_brings_the_memory_of_the_first_hello_and_finds_all
                 assert (await guest.call(calls["read"], handle, 0, areas=areas))[0] == status
             await guest.core(numbers.DETACH)
     await until(host, lambda: not host.guests.by_token)
+
+
+@pytest.mark.spec("A-8")
+async def test_what_a_guest_changes_while_it_is_used_harms_nobody(tmp_path: Path) -> None:
+    """A worker writes it to a disk meanwhile."""
+    size = 1 << 20
+    machine = hostd.Machine.from_tables(
+        {"devices": {"disk": {"model": "block", "path": "disk.img", "create": "1M"}, "rng": {"model": "rng"}}}, tmp_path
+    )
+    async with hostd.serve(machine, tmp_path / "run") as host:
+        with connected(host) as guest, lent(memfd(size)) as fds, mmap.mmap(fds[0], size) as mine:
+            await guest.greet(hello(regions=((ADDRESS, size),)), fds)
+            handle, calls = await guest.open("/disk")
+            async with bystander(host):
+                for letter in b"abcd":
+                    guest.send(guest.next_call(calls["write"], handle, (0,), ((ADDRESS, size, 0),)))
+                    mine[:] = bytes([letter]) * size
+                    assert await guest.reply() == (0, size)
+            assert set((tmp_path / "disk.img").read_bytes()) <= set(b"\0abcd")
+            await guest.core(numbers.DETACH)
+        await until(host, lambda: not host.guests.by_token)

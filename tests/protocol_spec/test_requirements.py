@@ -16,7 +16,7 @@ PAGES = [
     *sorted(ROOT.glob("docs/devices/*.md")),
 ]
 NUMBER = re.compile(r"\[([A-Z]+-\d+)\]")
-AWAITED = {"W-3", "H-4", "S-12", "R-12", "A-8", "N-5", "N-10", "CON-1", "PRN-2"}  # that no test proves yet
+AWAITED = {"R-12", "N-10"}  # that no test proves yet
 REQUIREMENT = re.compile(r"^- \*\*\[([A-Z]+-\d+)\]\*\* \S", re.M)
 
 
