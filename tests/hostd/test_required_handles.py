@@ -250,3 +250,22 @@ async def test_what_a_guest_changes_while_it_is_used_harms_nobody(tmp_path: Path
             assert set((tmp_path / "disk.img").read_bytes()) <= set(b"\0abcd")
             await guest.core(numbers.DETACH)
         await until(host, lambda: not host.guests.by_token)
+
+
+@pytest.mark.spec("N-10", "N-9", "C-8")
+async def test_a_reset_that_fails_is_told_as_failed_and_may_be_tried_again(host: hostd.Host) -> None:
+    async with attached(host) as guest:
+        handle, calls = await guest.open("/clumsy")
+        device(host).wrong["reset"] = ZeroDivisionError()
+        for _ in range(2):
+            assert (await guest.call(numbers.SET_STATUS, handle, 0))[0] == Status.IO_ERROR
+            assert await guest.core(numbers.GET_STATUS, handle) == DeviceStatus.NEEDS_RESET
+        assert (await guest.call(calls["early"], handle))[0] == Status.IO_ERROR
+        assert await guest.core(numbers.SET_STATUS, handle, 15) == 15 | DeviceStatus.NEEDS_RESET  # steps help nothing
+        assert (await guest.call(calls["go"], handle))[0] == Status.IO_ERROR
+        assert await guest.call(numbers.CLOSE, handle) == (0, 0)
+        clumsy = await guest.core(numbers.FIND, 0, "/clumsy")
+        assert (await guest.call(numbers.OPEN, clumsy, 0))[0] == Status.IO_ERROR
+        device(host).wrong.clear()
+        handle, calls = await guest.open("/clumsy")
+        assert await guest.call(calls["go"], handle) == (0, 1)

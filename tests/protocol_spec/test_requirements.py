@@ -16,7 +16,7 @@ PAGES = [
     *sorted(ROOT.glob("docs/devices/*.md")),
 ]
 NUMBER = re.compile(r"\[([A-Z]+-\d+)\]")
-AWAITED = {"R-12", "N-10"}  # that no test proves yet
+AWAITED = {"R-12"}  # that no test proves yet
 REQUIREMENT = re.compile(r"^- \*\*\[([A-Z]+-\d+)\]\*\* \S", re.M)
 
 
