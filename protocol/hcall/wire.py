@@ -17,6 +17,7 @@ MAX_INLINE: Final = 4096  # bytes within a message; more goes through guest memo
 MAX_ITEMS: Final = 64  # of one array or map
 MAX_LEVELS: Final = 64  # of arrays and maps in one another, the message being the first
 SMALL: Final = MAX_ITEMS  # a message of no more bytes than this cannot break a limit above
+_BELOW: Final = range(1, MAX_LEVELS)  # the levels below the first: to make a range takes longer than to go through it
 _POOL_SIZE: Final = 8  # an Unpacker costs 51 KB and 1 us to make: a few serve all connections that are at rest
 
 #: One message as bytes.  Raises TypeError, ValueError or OverflowError for what msgpack cannot carry.
@@ -46,7 +47,7 @@ def _map(pairs: list[tuple[object, object]]) -> dict[object, object]:
 
 def _is_too_deep(message: tuple[object, ...]) -> bool:
     within: Sequence[object] = message
-    for _ in range(MAX_LEVELS - 1):
+    for _ in _BELOW:
         within = get_referents(*within)  # what its arrays and maps hold, all at once: half the time of a loop
         if not within:
             return False

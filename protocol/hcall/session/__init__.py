@@ -11,5 +11,6 @@ reply, which the host forgets then.  The guest keeps a call, the host its reply,
                                                               yet, is the answer; the call is not handed out again
 
 So a link may be cut anywhere, between any two bytes in either direction, and no call is made twice or left out (the
-scheme of NFSv4.1 sessions, RFC 8881, 2.10.6).  `states` has the one table of each end that says what may happen when.
+scheme of NFSv4.1 sessions, RFC 8881, 2.10.6).  The host's slots may even go on in another process: `save`, `restore`.
+`states` has the one table of each end that says what may happen when.
 """
