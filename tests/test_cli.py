@@ -288,7 +288,7 @@ def test_wrong_input_gets_one_line_and_its_exit_code(terminal: Terminal, line: s
         ("guestd console disk", 2, "disk is no console"),
         ("hostd plug x block", 78, "plug: devices.x: needs path"),
         ("hostd plug x block path=missing.img", 78, "missing.img: No such file or directory"),
-        ("hostd plug disk rng", 78, "there is a 'disk' already"),
+        ("hostd plug disk rng", 5, "there is a 'disk' already: unplug it first, or take another name"),
         ("hostd plug x rng nonsense", 2, "'nonsense' is no KEY=VALUE"),
         ("hostd wait --device x --timeout 0.1", 6, "it did not happen within 0.1 s"),
         ("hostd serve m.toml --runtime-dir {run}", 5, "another hostd serves {run}"),

@@ -6,6 +6,7 @@ import builtins
 import importlib.metadata
 import keyword
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Final
@@ -31,14 +32,19 @@ def make(name: str, within: Path) -> list[Path]:
         folder.mkdir()
     except FileExistsError:
         raise Failure(f"{folder} is there already: take another name, or remove it", Exit.USAGE) from None
-    written = []
-    for source in sorted(shipped("template").iterdir()):
-        if source.is_file():
-            text = source.read_text().replace("Example", _class_name(name)).replace("example", name)
-            target = folder / source.name.replace("example", name)
-            target.write_text(text.replace(f'"{name},{name}"', f'"example,{name}"'))
-            written.append(target)
-    return written
+    try:
+        return [_write(source, folder, name) for source in sorted(shipped("template").iterdir()) if source.is_file()]
+    except BaseException:  # the disk is full, or Ctrl-C: half a device is none
+        shutil.rmtree(folder)
+        raise
+
+
+def _write(source: Path, folder: Path, name: str) -> Path:
+    """The file of the template, with *name* for the example's; where it is now."""
+    text = source.read_text().replace("Example", _class_name(name)).replace("example", name)
+    target = folder / source.name.replace("example", name)
+    target.write_text(text.replace(f'"{name},{name}"', f'"example,{name}"'))
+    return target
 
 
 def _mistake(name: str) -> str | None:

@@ -15,6 +15,7 @@ import msgspec
 from hcall.clock import Clock, Timer
 from hcall.errors import BadArgument, Busy, Internal, NoMatch
 from hcall.programs.command import explain
+from hcall.programs.mistakes import InUse
 
 from ..calls.limits import Limits
 from ..device import Device
@@ -61,7 +62,7 @@ class Host:
             plugged = Plugged(self._made(spec), path, self.clock, self.identity.source(path), self._common)
             plugged.start()
         except (OSError, ValueError) as error:
-            busy = isinstance(error, OSError) and error.errno == errno.EBUSY
+            busy = isinstance(error, InUse) or (isinstance(error, OSError) and error.errno == errno.EBUSY)
             raise (DeviceInUse if busy else MachineError)([f"{where}: {explain(error)[0]}"]) from error
         except Internal as error:  # logged where it was
             cause = error.__cause__

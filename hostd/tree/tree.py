@@ -13,6 +13,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from hcall.errors import NoMatch
 from hcall.numbers import ADDED, CHANGES_LIMIT, FIRST_ASSIGNED_CLASS, LEAVING, REMOVED
+from hcall.programs.mistakes import InUse
 from hcall.text import suggest
 
 from ..device import Device
@@ -70,7 +71,7 @@ class Tree:
         return node
 
     def check(self, path: str) -> None:
-        """Whether something can be plugged at *path* now.  Raises ValueError: it is taken, leaves, or is no path."""
+        """Whether something can be plugged at *path* now.  Raises InUse, it is taken or leaves, or ValueError."""
         *above, name = path.strip("/").split("/")
         for each in (*above, name):
             if not NAME.fullmatch(each):
@@ -79,9 +80,9 @@ class Tree:
         for each in above:
             parent = parent.children.get(each) if parent is not None else None
             if parent is not None and parent.leaving:
-                raise ValueError(f"{parent.path} is being unplugged")
+                raise InUse(f"{parent.path} is being unplugged: try again when it is gone")
         if parent is not None and name in parent.children:
-            raise ValueError(f"there is a {path!r} already")
+            raise InUse(f"there is a {path!r} already: unplug it first, or take another name")
 
     def plug(self, path: str, plugged: Plugged) -> Node:
         """A new node with a device at *path*, with the nodes above it that are missing.  Raises as `check`."""

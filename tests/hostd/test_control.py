@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import pytest
 from hcall import numbers
+from raw import attached
 
 import guestd
 import hostd
@@ -123,7 +124,7 @@ async def test_what_is_plugged_works_and_what_is_unplugged_is_gone(host: hostd.H
 @pytest.mark.parametrize(
     ("path", "config", "says"),
     [
-        ("/rng", {"model": "rng"}, "already"),
+        ("/rng", {"model": "rng"}, "there is a 'rng' already: unplug it first, or take another name"),
         ("/new", {"model": "blok"}, "did you mean 'block'"),
         ("/new", {"model": "rng", "size": 3}, "plug: devices.new.size: unknown key"),
         ("/new", {}, "block, console, "),
@@ -138,8 +139,24 @@ async def test_a_plug_that_cannot_be_says_why_and_plugs_nothing(
 ) -> None:
     before = await client.ask("tree")
     code, text = await client.refused("plug", path=path, config=config)
-    assert code == BAD_CONFIGURATION and says in text
+    assert code == (BUSY if "already" in says else BAD_CONFIGURATION) and says in text
     assert await client.ask("tree") == before
+
+
+@pytest.mark.parametrize("path", ["bus/one", "bus/a/two", "bus/a/b/three"])
+async def test_a_plug_below_what_leaves_may_be_tried_again(host: hostd.Host, client: Client, path: str) -> None:
+    host.plug_table("bus/rng", {"model": "rng"})
+    async with attached(host) as guest:
+        handle, _ = await guest.open("/bus/rng")
+        leaving = asyncio.create_task(host.unplug("bus"))
+        await asyncio.sleep(0)
+        assert await client.refused("plug", path=path, config={"model": "rng"}) == (
+            BUSY, f"plug: devices.{path}: /bus is being unplugged: try again when it is gone"
+        )  # fmt: skip
+        await guest.core(numbers.CLOSE, handle)
+        assert await leaving
+    await client.ask("plug", path=path, config={"model": "rng"})
+    await client.ask("unplug", path="bus")
 
 
 async def test_unplug_asks_the_guest_and_a_surprise_does_not(host: hostd.Host, client: Client) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import resource
 import shlex
 import subprocess
 import sys
@@ -125,3 +126,16 @@ def test_what_is_there_is_not_touched(tmp_path: Path, there: str) -> None:
     with pytest.raises(Failure, match="lamp is there already: take another name, or remove it"):
         make("lamp", tmp_path)
     assert list(tmp_path.rglob("*")) == [lamp] and (there != "a file" or lamp.read_text() == "precious")
+
+
+def test_half_a_device_is_none(tmp_path: Path) -> None:
+    """The disk is full: no file of it can have 600 bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (600, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            make("lamp", tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
+    assert len(make("lamp", tmp_path)) == 4

@@ -12,6 +12,7 @@ import pytest
 from hcall import numbers
 from hcall.errors import Busy, NoMatch, StaleHandle, Status, failure
 from hcall.numbers import ADDED, LEAVING, REMOVED
+from hcall.programs.mistakes import InUse
 from raw import Nobody, RawGuest, attached, bystander, plugged, served, settled
 
 import guestd
@@ -113,7 +114,7 @@ def test_a_path_that_cannot_be_is_refused_and_leaves_the_tree_alone(tree: Tree, 
         assert list(tree.root.walk()) == [tree.root]
     else:
         tree.plug(path, plugged(Plain()))
-        with pytest.raises(ValueError, match="already"):
+        with pytest.raises(InUse, match="already: unplug it first, or take another name"):
             tree.plug("a", plugged(Plain()))
 
 
@@ -217,7 +218,7 @@ def put(path: str) -> Callable[[Tree], None]:
     def event(tree: Tree) -> None:
         try:
             tree.plug(path, plugged(Plain()))
-        except ValueError:
+        except InUse:
             return  # it is there
 
     return event
