@@ -27,6 +27,7 @@ from hostd.device import Device
 from hostd.devices.rng import Rng
 from hostd.machine.file import DeviceSpec
 from hostd.machine.identity import Identity
+from hostd.tree.complaints import Complaints
 from hostd.tree.plugged import Plugged
 
 T = TypeVar("T")
@@ -259,7 +260,10 @@ def plugged(device: Device, path: str = "/device", clock: Clock | None = None) -
 class Nobody:
     """The owner of an account who hears of nothing."""
 
-    sees = None
+    name, sees = "nobody", None
+
+    def __init__(self) -> None:
+        self.complaints = Complaints("nobody", ManualClock())
 
     def expel(self, text: str) -> None:
         """It has no session."""

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
+from hcall import numbers
 from hcall.errors import BadArgument, BadHandle, Busy, HcallError, IoError, NotAllowed, NotOpen
 
 from hostd.calls.memory import Memory
 
+from ..tree.complaints import Complaints
 from ..tree.node import Node
 from ..tree.tree import Change, Tree
 from .hold import Hold
@@ -22,6 +24,14 @@ from .vectors import Vectors
 
 class Owner(Protocol):
     """Whose account it is: a guest."""
+
+    @property
+    def name(self) -> str:
+        """For people; it can be printed."""
+
+    @property
+    def complaints(self) -> Complaints:
+        """What went wrong for it that no device did."""
 
     @property
     def expel(self) -> Callable[[str], None]:
@@ -56,6 +66,15 @@ class Account:
     def expel(self) -> Callable[[str], None]:
         """Ends the guest's session, with a sentence."""
         return self.owner.expel
+
+    @property
+    def name(self) -> str:
+        """The guest's, for people."""
+        return self.owner.name
+
+    def complain(self, number: int, error: BaseException, *, is_expected: bool = False) -> None:
+        """See `Caller`."""
+        self.owner.complaints.note(numbers.CORE.get(number, f"call {number:#x}"), error, is_expected=is_expected)
 
     # The tree, as far as the guest sees it.
 

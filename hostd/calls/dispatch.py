@@ -104,14 +104,13 @@ class Dispatcher:
                     room, data = memory.both(areas)
                     value = method(room, data, *args)
                 if type(value) is Later:
-                    return Pending(hold, value, room, data, expected)
+                    return Pending(hold, number, value, room, data, expected, hold)
                 return finished(value, room, data, expected)
             if type(value) is Later:
-                return Pending(None, value, None, None, Any)
+                return Pending(self._account, number, value, None, None, Any)
             return OK, value
         except BaseException as error:  # a model may do anything: sys.exit(), too
-            failing = self._holds.get(handle)
-            return failed(error, room, data, failing.plugged if failing else None)
+            return failed(error, room, data, self._holds.get(handle) or self._account, number)
 
 
 def _fitting(args: Args, kinds: tuple[type, ...]) -> Args:

@@ -19,6 +19,10 @@ class Keeper(Protocol):
     """Whose hold it is: an account."""
 
     @property
+    def name(self) -> str:
+        """The guest's, for people."""
+
+    @property
     def expel(self) -> Callable[[str], None]:
         """Ends the guest's session, with a sentence."""
 
@@ -48,6 +52,11 @@ class Hold:
     def expel(self) -> Callable[[str], None]:
         """Ends the guest's session, with a sentence."""
         return self._keeper.expel
+
+    def complain(self, number: int, error: BaseException, *, is_expected: bool = False) -> None:
+        """See `Caller`."""
+        what = self.plugged.name_of(number)
+        self.plugged.complaints.note(what, error, self._keeper.name, is_expected=is_expected)
 
     @property
     def counts(self) -> tuple[int, ...]:

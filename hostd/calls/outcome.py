@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import types
 import typing
 from typing import Any, Final, Protocol
@@ -17,8 +16,6 @@ from ..model.areas import InlineRoom
 from ..model.blame import Misbehaved, blame
 from ..model.handlers import type_name
 
-log = logging.getLogger(__name__)
-
 OK: Final = int(Status.OK)
 _OS_ERRORS: Final[dict[int | None, type[HcallError]]] = {
     errno.ENOSPC: NoSpace, errno.EDQUOT: NoSpace, errno.EFBIG: NoSpace, errno.EROFS: ReadOnly,
@@ -27,14 +24,11 @@ _OS_ERRORS: Final[dict[int | None, type[HcallError]]] = {
 _BYTES: Final = (bytes, bytearray, memoryview)  # not what base64 in a string stands for
 
 
-class Place(Protocol):
-    """Where the device of a call stands."""
+class Caller(Protocol):
+    """Who made a call: a hold, or an account for a call of the core."""
 
-    complaint: str  # of its backing, the last that was logged
-
-    @property
-    def path(self) -> str:
-        """Its path in the tree."""
+    def complain(self, number: int, error: BaseException, *, is_expected: bool = False) -> None:
+        """The call *number* failed: that is for the log.  An error that *is_expected* is no mistake of a model."""
 
 
 def finished(value: object, room: Any, data: Any, expected: Any) -> tuple[int, object]:
@@ -72,8 +66,8 @@ def _is(value: object, expected: Any) -> bool:
     return True
 
 
-def failed(error: BaseException, room: Any, data: Any, place: Place | None) -> tuple[int, str]:
-    """The answer of a handler that raised *error*; its areas are released.  *place* is None for a call of the core.
+def failed(error: BaseException, room: Any, data: Any, caller: Caller, number: int) -> tuple[int, str]:
+    """The answer to *number*, a call of *caller*, whose handler raised *error*; its areas are released.
 
     The guest gets a status and one sentence, the log gets the traceback of what a model did not mean to raise.
     """
@@ -82,15 +76,12 @@ def failed(error: BaseException, room: Any, data: Any, place: Place | None) -> t
             with contextlib.suppress(BufferError):  # the model kept a piece: that is its failure, and no other's
                 area.release()
     if isinstance(error, OSError):
-        kind = _OS_ERRORS.get(error.errno, IoError)
-        text = error.strerror or "the backing failed"
-        if place is None:
-            log.warning("a call of the core: %s", text)
-        elif place.complaint != text:  # a guest can have it fail as often as it likes
-            place.complaint = text
-            log.warning("%s: %s", place.path, text)
-        error = kind(text)
-    if not isinstance(error, HcallError) or isinstance(error, LinkLost):  # which is a guest's own word
-        log.error("a device model failed", exc_info=error)
-        return Status.INTERNAL, blame(error)
-    return error.status, cut(str(error))
+        caller.complain(number, error, is_expected=True)
+        return _OS_ERRORS.get(error.errno, IoError).status, cut(error.strerror or "the backing failed")
+    if isinstance(error, HcallError) and not isinstance(error, LinkLost):  # which is a guest's own word
+        try:
+            return type(error).status, cut(str(error))
+        except Exception as mistake:  # of a class of the model's own
+            error = mistake
+    caller.complain(number, error)
+    return Status.INTERNAL, blame(error)

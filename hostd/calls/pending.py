@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from ..model.blame import Misbehaved
 from ..model.later import Later
 from ..tree.plugged import Plugged
-from .outcome import failed, finished
+from .outcome import Caller, failed, finished
 
 
 class Waiter(Protocol):
@@ -24,16 +24,26 @@ class Waiter(Protocol):
 class Pending:
     """Keeps the areas of a call until its answer."""
 
-    __slots__ = ("_answer", "_data", "_expected", "_hold", "_room", "later", "since")
+    __slots__ = ("_answer", "_caller", "_data", "_expected", "_hold", "_number", "_room", "later", "since")
 
-    def __init__(self, hold: Waiter | None, later: Later[Any], room: Any, data: Any, expected: Any) -> None:
+    def __init__(
+        self,
+        caller: Caller,
+        number: int,
+        later: Later[Any],
+        room: Any,
+        data: Any,
+        expected: Any,
+        hold: Waiter | None = None,
+    ) -> None:
         """*hold* is None for a call of the core, which no reset ends; *expected* is the answer's type.
 
         Raises Misbehaved for a Later that another call waits for.
         """
         if later.taken:
             raise Misbehaved("the device model returned the Later of another call")
-        self._hold, self.later, self._room, self._data, self._expected = hold, later, room, data, expected
+        self._caller, self._number, self._hold = caller, number, hold
+        self.later, self._room, self._data, self._expected = later, room, data, expected
         if hold is not None:
             self.since = hold.plugged.clock.time()
             hold.pending.add(self)
@@ -49,7 +59,7 @@ class Pending:
                 raise outcome
             answer = finished(outcome, self._room, self._data, self._expected)
         except BaseException as error:  # an Overrun, if the model is what gives the answer
-            answer = failed(error, self._room, self._data, self._hold.plugged if self._hold else None)
+            answer = failed(error, self._room, self._data, self._caller, self._number)
         self._answer(*answer)
         if self._hold is not None:
             self._hold.settled(self)

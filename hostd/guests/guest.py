@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
+import reprlib
 import select
 import socket
 from collections import deque
@@ -25,9 +25,9 @@ from ..calls.account import Account
 from ..calls.dispatch import Dispatch, Dispatcher
 from ..calls.limits import Limits
 from ..calls.memory import Identity
+from ..model.blame import Misbehaved
+from ..tree.complaints import Complaints
 from ..tree.tree import Tree
-
-log = logging.getLogger(__name__)
 
 _FD_BYTES: Final = 4  # a datagram of the fd lane: the id, little-endian, and one descriptor
 _LANE_READS: Final = 1024  # more datagrams than the lane holds; a guest that never stops sending is not waited for
@@ -52,8 +52,9 @@ class Connection(Protocol):
 class Guest:
     """Takes a link's bytes, makes the calls in them, and answers in one write."""
 
-    __slots__ = ("__weakref__", "_batching", "_calls", "_time", "account", "detached", "dispatch", "expel", "fd_lane",
-                 "identity", "link", "lost_at", "name", "sees", "session", "token", "uid")  # fmt: skip
+    __slots__ = ("__weakref__", "_batching", "_calls", "_time", "account", "complaints", "detached", "dispatch",
+                 "expel", "fd_lane", "identity", "link", "lost_at", "name", "sees", "session", "token",
+                 "uid")  # fmt: skip
 
     def __init__(self, hello: Hello, session: HostSession, uid: int, tree: Tree, limits: Limits,
                  expel: Callable[[ref[Guest], str], None], clock: Clock) -> None:  # fmt: skip
@@ -63,6 +64,7 @@ class Guest:
         self.token, self.uid, self.session = hello.token, uid, session
         self.expel = partial(expel, ref(self))
         self.sees: Callable[[str], bool] | None = None
+        self.complaints = Complaints(f"guest {self.name!r}", clock)
         self.account = Account(tree, limits, self)
         self.dispatch: Dispatch = Dispatcher(self.account).dispatch
         self.identity: set[Identity] = set()  # the memory of its HELLO
@@ -102,9 +104,9 @@ class Guest:
                 if isinstance(answer, tuple):
                     status, value = answer
                     if not session.reply(slot, seq, status, value):
-                        _log_answer(value)
+                        self._blame(number, handle, value)
                 else:
-                    answer.then(partial(self._answer, slot, seq))
+                    answer.then(partial(self._answer, slot, seq, number, handle))
                 if calls and time() > until:
                     asyncio.get_running_loop().call_soon(self._work)
                     break
@@ -147,6 +149,7 @@ class Guest:
             self.account.memory.regions.clear()  # unmapped now, not when the garbage is collected some day
             then()
 
+        self.complaints.settle(last=True)
         self._calls.clear()
         self.let_go(let_go)
         self.session.end(end(status, text))
@@ -177,10 +180,10 @@ class Guest:
         poll.register(self.fd_lane, 0)
         return any(events & (select.POLLHUP | select.POLLERR) for _, events in poll.poll(0))
 
-    def _answer(self, slot: int, seq: int, status: int, value: object) -> None:
+    def _answer(self, slot: int, seq: int, number: int, handle: int, status: int, value: object) -> None:
         if self.session.state is not State.ENDED:
             if not self.session.reply(slot, seq, status, value):
-                _log_answer(value)
+                self._blame(number, handle, value)
             if not self._batching:
                 self.flush()
 
@@ -213,6 +216,7 @@ class Guest:
         """It has said DETACH: the loss of its link is its end."""
         self.detached = True
 
-
-def _log_answer(value: object) -> None:
-    log.error("a device model failed: its answer does not fit a message: %.200r", value)
+    def _blame(self, number: int, handle: int, value: object) -> None:
+        """The answer of the call *number* was none: no message carries it."""
+        caller = self.account.holds.get(handle) or self.account
+        caller.complain(number, Misbehaved(f"its answer does not fit a message: {reprlib.repr(value)}"))

@@ -13,6 +13,8 @@ from typing import Final, TypeAlias
 from hcall.clock import Clock
 from hcall.text import harmless
 
+from ..model.blame import Misbehaved, Overrun
+
 log = logging.getLogger(__name__)
 
 _QUIET: Final = 1.0  # seconds between two lines of counts, for the same device
@@ -53,7 +55,8 @@ class Complaints:
             self._others += 1
         elif known is None:
             self._known[key] = known = _Failure(said(error, is_expected), [guest])
-            level, shown = (logging.WARNING, None) if is_expected else (logging.ERROR, error)
+            level = logging.WARNING if is_expected else logging.ERROR
+            shown = None if is_expected or isinstance(error, Misbehaved) else error  # which was raised by ours
             log.log(level, "%s: %s failed%s: %s", self.path, what, _for(guest), known.text, exc_info=shown)
         elif guest not in known.guests and len(known.guests) < _GUESTS:
             known.guests.append(guest)
@@ -87,7 +90,7 @@ def said(error: BaseException, is_expected: bool = False) -> str:
         text = "?"
     if is_expected:
         text = (error.strerror if isinstance(error, OSError) else text) or text or type(error).__name__
-    else:
+    elif not isinstance(error, Misbehaved | Overrun):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return harmless(text[:_TEXT], "")
 

@@ -14,15 +14,16 @@ from functools import cached_property, partial
 from typing import Any, Final, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
+from hcall import numbers
 from hcall.clock import Clock, Timer
 from hcall.errors import HcallError, Internal
-from hcall.numbers import CLASS_SHIFT
 
 from ..device import Data, Device, Room
 from ..model.blame import blame
 from ..model.handlers import Entry, Handler
 from ..model.later import Later
 from ..model.site import Ender
+from .complaints import Complaints
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -77,7 +78,7 @@ class Plugged:
         self.holds: list[Holder] = []
         self.live: list[Signalled] = []  # of holds whose driver has set the device up
         self.failed = False  # the device is of no use until a reset of it succeeds
-        self.complaint = ""  # of the backing, the last that was logged since the reset
+        self.complaints = Complaints(path, clock)
         self.gone = False
         self.when_free: list[Callable[[], None]] = []  # called once, when the last hold is given back
         self._tables: dict[int | None, dict[int, Entry]] = {}  # by accepted features that matter, the last few
@@ -108,7 +109,7 @@ class Plugged:
         except may:
             raise
         except BaseException as error:  # a model may do anything: sys.exit(), too
-            log.exception("%s: the model failed in %s", self.path, what or f"{hook.__name__}()")
+            self.complaints.note(what or f"{hook.__name__}()", error)
             raise Internal(blame(error)) from error
 
     def start(self) -> None:
@@ -129,7 +130,7 @@ class Plugged:
     def reset(self) -> None:
         """As after power-on, or it has failed."""
         if self._works(self.device.reset):
-            self.failed, self.complaint = False, ""
+            self.failed = False
 
     def tick(self) -> None:
         """Let the model look at what it can only find out by looking."""
@@ -153,6 +154,7 @@ class Plugged:
     def _stop(self) -> None:
         with contextlib.suppress(Internal):  # it is logged, and nobody else has to know
             self.invoke(self.device.close, what="stop()")
+        self.complaints.settle(last=True)
 
     def _works(self, hook: Callable[[], object]) -> bool:
         """Call *hook*; if it fails, so has the device."""
@@ -177,6 +179,7 @@ class Plugged:
         others = any(other is not hold for other in self.holds)
         if not self.gone and (self.failed or not (self.device.shared and others)):
             self.reset()
+        self.complaints.settle()
 
     def freed(self) -> None:
         """Tell those who wait for it, if nobody has it open any more."""
@@ -191,7 +194,13 @@ class Plugged:
 
     def number(self, handler: Handler) -> int:
         """The hypercall number of a verb or call here."""
-        return self.class_id << CLASS_SHIFT | handler.number
+        return self.class_id << numbers.CLASS_SHIFT | handler.number
+
+    def name_of(self, number: int) -> str:
+        """What *number* calls, for people."""
+        if number in numbers.CORE:
+            return numbers.CORE[number]
+        return next((f"{name}()" for name, called in self.calls.items() if called == number), f"call {number:#x}")
 
     @cached_property
     def calls(self) -> dict[str, int]:

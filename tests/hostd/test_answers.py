@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import pytest
 from hcall import numbers
+from hcall.clock import ManualClock
 from hcall.errors import Status
 from raw import attached, bystander, served
 
@@ -159,20 +160,33 @@ async def test_an_answer_of_another_type_is_internal_and_in_the_log(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: Any, answer: object, text: str
 ) -> None:
     assert await answers(tmp_path, kind, answer) == [(Status.INTERNAL, f"the device model returned {text}")] * 2
-    assert caplog.text.count(f"Misbehaved: the device model returned {text}") == 2
+    for name in ("now()", "later()"):
+        assert f"/it: {name} failed for guest 'raw': the device model returned {text}" in caplog.messages
 
 
 async def test_a_backing_that_fails_again_and_again_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with served(tmp_path, DeviceSpec("it", "it", Failing, {})) as host, attached(host) as guest:
+    clock = ManualClock()
+    spec = DeviceSpec("it", "it", Failing, {})
+    async with served(tmp_path, spec, clock=clock) as host, attached(host) as guest:
         for n in (1, 2):  # opened anew, it is another guest's, or another try
             handle, calls = await guest.open("/it")
             for number in (errno.ENOSPC, errno.ENOSPC, errno.EIO, errno.EIO):
                 assert (await guest.call(calls["fail"], handle, number))[1] == os.strerror(number)
             assert await guest.core(numbers.CLOSE, handle) == 0
             told = [record.message for record in caplog.records if record.levelname == "WARNING"]
-            assert told == ["/it: No space left on device", "/it: Input/output error"] * n
+            assert (
+                told
+                == [
+                    "/it: fail() failed for guest 'raw': No space left on device",
+                    "/it: fail() failed for guest 'raw': Input/output error",
+                    "/it: fail() failed once more: No space left on device",
+                    "/it: fail() failed once more: Input/output error",
+                ]
+                * n
+            )
+            clock.turn(1)
 
 
 @pytest.mark.parametrize("answer", UNSENDABLE, ids=itertools.count())

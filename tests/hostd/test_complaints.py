@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import logging
+import reprlib
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from hcall import numbers
 from hcall.clock import ManualClock
+from hcall.errors import BadArgument, Internal, LinkLost, Status
+from raw import attached, served
 
+from hostd.device import Device, call
+from hostd.machine.file import DeviceSpec
 from hostd.tree.complaints import Complaints
 
 
@@ -141,3 +148,75 @@ def test_an_error_is_one_harmless_line(
 ) -> None:
     complaints.note("pick()", error)
     assert told(caplog) == [f"/two: pick() failed: {text}"]
+
+
+class Mute(BadArgument):
+    """An error that cannot be told."""
+
+    def __str__(self) -> str:
+        raise KeyError
+
+
+class Bad(Device):
+    compatible, shared = "test,bad", True
+
+    @call
+    def pick(self, number: int) -> int:
+        return {1: 1}[number]
+
+    @call
+    def long(self) -> bytes:
+        return bytes(10_000)
+
+    @call
+    def lost(self) -> None:
+        raise LinkLost("no")
+
+    @call
+    def mute(self) -> None:
+        raise Mute("nothing")
+
+    @call
+    def refuse(self) -> None:
+        raise BadArgument("no")
+
+
+BAD = [DeviceSpec(name, "bad", Bad, {}) for name in ("one", "two")]
+
+
+async def test_the_log_says_which_device_which_call_and_which_guest(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = ManualClock()
+    async with served(tmp_path, *BAD, clock=clock) as host, attached(host) as guest:
+        handle, calls = await guest.open("/two")
+        for _ in range(100):
+            assert (await guest.call(calls["pick"], handle, 5))[0] == Status.INTERNAL
+            assert (await guest.call(calls["refuse"], handle))[0] == Status.BAD_ARGUMENT  # which is no mistake
+        for name, status in (("long", Internal), ("lost", Internal), ("mute", Internal)):
+            assert (await guest.call(calls[name], handle))[0] == status.status
+        assert told(caplog) == [
+            "/two: pick() failed for guest 'raw': KeyError: 5",
+            "/two: long() failed for guest 'raw': its answer does not fit a message: " + reprlib.repr(bytes(10_000)),
+            "/two: lost() failed for guest 'raw': LinkLost: no",
+            "/two: mute() failed for guest 'raw': KeyError",
+        ]
+        assert await guest.core(numbers.CLOSE, handle) == 0
+        assert told(caplog) == ["/two: pick() failed 99 times more: KeyError: 5"]
+
+
+async def test_one_that_opens_and_fails_again_and_again_fills_no_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with served(tmp_path, *BAD, clock=ManualClock()) as host, attached(host) as guest:
+        for _ in range(50):
+            handle, calls = await guest.open("/one")
+            await guest.call(calls["pick"], handle, 5)
+            await guest.core(numbers.CLOSE, handle)
+        assert len(told(caplog)) == 2
+    assert told(caplog) == ["/one: pick() failed 48 times more: KeyError: 5"]  # when it is stopped
+
+
+def test_calls_of_the_core_have_names() -> None:
+    assert all(getattr(numbers, name) == number for number, name in numbers.CORE.items())
+    assert max(numbers.CORE) == numbers.ADD_PART and len(numbers.CORE) == numbers.ADD_PART - numbers.NOP + 1

@@ -299,7 +299,7 @@ async def test_offloaded_work_runs_in_a_thread_and_its_outcome_is_the_answer(
     host: hostd.Host, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(
-        logging.CRITICAL, "hostd.calls.outcome"
+        logging.CRITICAL, "hostd.tree.complaints"
     )  # pytest keeps the frames of a logged traceback, and their guest
     plug(host)
     async with guestd.attach(host.socket, drivers=[BenchDriver]) as guest:
