@@ -17,14 +17,13 @@ from ..model.areas import Data, InlineRoom, Room, Scattered
 
 TO_DEVICE: Final = int(Direction.TO_DEVICE)  # as they come from the wire: plain numbers, which are compared faster
 TO_GUEST: Final = int(Direction.TO_GUEST)
-
-
 _PIECES: Final = os.sysconf("SC_IOV_MAX")  # of one call: what preadv(2) takes
+#: (address, size, offset, device, inode) of a region.
 Identity: TypeAlias = tuple[int, int, int, int, int]
 
 
 def identity(fd: int, start: int, size: int, offset: int | None = None) -> Identity:
-    """What makes the region that *fd* would be the same as another: (address, size, offset, device, inode)."""
+    """What the region that *fd* would be is known by."""
     info = os.fstat(fd)
     return start, size, offset or 0, info.st_dev, info.st_ino
 
