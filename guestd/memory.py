@@ -8,7 +8,7 @@ import gc
 import mmap
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from hcall.errors import BadArgument
@@ -170,6 +170,11 @@ class Ram:
         region = Region(self._end, _pages(size))
         self._end += region.size
         return region
+
+    @property
+    def added(self) -> Sequence[Region]:
+        """What was lent after HELLO."""
+        return self._regions[1:]
 
     def add(self, region: Region) -> None:
         """Allocate from *region*, too."""

@@ -130,7 +130,7 @@ static u64 receive(struct guest *g, u64 wanted) {
     return kind;
 }
 
-/* Waits for an interrupt [7], acknowledges it, and returns its count. */
+/* Waits for an interrupt [9], acknowledges it, and returns its count. */
 static u64 wait_interrupt(struct guest *g, struct device *d, u64 vector) {
     require(vector < MAX_VECTORS, "%s: it has no such vector", d->match);
     while (!(d->hints >> vector & 1)) receive(g, IRQ);
@@ -213,7 +213,7 @@ static u64 find(const struct item *map, const char *name) {
     return ~0ull;
 }
 
-/* Opens a device and sets it up [9] by ACKNOWLEDGE 1, DRIVER 2, FEATURES_OK 8, DRIVER_OK 4. A cookie of 0 is none. */
+/* Opens a device and sets it up [11] by ACKNOWLEDGE 1, DRIVER 2, FEATURES_OK 8, DRIVER_OK 4. A cookie of 0 is none. */
 static struct device *start(struct guest *g, int index) {
     struct device *d = &g->devices[index];
     require(d->node, "there is no %s", d->match);
@@ -249,7 +249,7 @@ static void use_block(struct guest *g, struct device *d, FILE *file) {
     printf("block: BAD_AREA, %.*s\n", (int)r.value->n, r.value->data);
 }
 
-/* Reads into the reply [6], and returns the count, or -1 when nothing is there yet. */
+/* Reads into the reply [8], and returns the count, or -1 when nothing is there yet. */
 static int read_inline(struct guest *g, struct device *d, char *to, u64 room) {
     struct reply r = HYPERCALL(g, d->read, d->handle, A(1), I(0), A(1), I(room));
     if (r.status == WOULD_BLOCK) return -1;
@@ -278,7 +278,7 @@ static void use_console(struct guest *g, struct device *d) {
         if (r.status == WOULD_BLOCK) wait_interrupt(g, d, d->tx_ready);
         else sent += value(r, "i", "write")->n;
     }
-    do {                                                            /* wait only after a read was WOULD_BLOCK [10] */
+    do {                                                            /* wait only after a read was WOULD_BLOCK [STR-3] */
         count = wait_interrupt(g, d, d->rx_ready);
         for (int n; (n = read_inline(g, d, seen + have, sizeof seen - have)) >= 0; have += n)
             require(n, "console: it ended, or sent %d bytes without an echo", MAX_BYTES);

@@ -201,7 +201,7 @@ class AsyncGuest(Guest[Waiter]):
         elif self._deadline is not None:
             self._deadline, self._attempts = None, 0
             if self._welcomed.done():
-                self.resumed += 1
+                self._came_back()
             else:
                 self._welcomed.set_result(None)
         if self.session.out:

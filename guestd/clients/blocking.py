@@ -315,7 +315,7 @@ class BlockingGuest(Guest[Pending]):
         while True:
             try:
                 self._connect()
-                self.resumed += 1
+                self._came_back()
                 return
             except OSError as error:
                 if time.monotonic() > deadline:

@@ -22,7 +22,7 @@ from ..bus.core import checked
 from ..bus.device import OpenDevice
 from ..bus.known import known_drivers, match
 from ..driver import Driver, Sleeper
-from ..memory import Ram
+from ..memory import Ram, Region
 from ..probers import Found, tree
 from .hotplug import Hotplug
 
@@ -126,10 +126,8 @@ class Guest(Generic[W]):
     async def grow(self, size: int) -> None:
         """Lend the host *size* more bytes of memory, for larger buffers."""
         region = self.ram.region(size)
-        fd_id = next(self._fd_ids)
         try:
-            socket.send_fds(self._lane, [fd_id.to_bytes(4, "little")], [region.fd])
-            await self.core(0, numbers.ADD_MEMORY, region.start, region.size, fd_id)
+            await self.core(0, numbers.ADD_MEMORY, *self._sent(region))
         except BaseException:
             region.close()
             raise
@@ -206,6 +204,18 @@ class Guest(Generic[W]):
         return await self.hotplug.follow()
 
     # For the clients.
+
+    def _sent(self, region: Region) -> tuple[int, int, int]:
+        """Send the descriptor of *region* over the fd lane; the arguments of the call that takes it."""
+        fd_id = next(self._fd_ids)
+        socket.send_fds(self._lane, [fd_id.to_bytes(4, "little")], [region.fd])
+        return region.start, region.size, fd_id
+
+    def _came_back(self) -> None:
+        """The session goes on.  A host that was started anew with it has none of the descriptors that came later."""
+        self.resumed += 1
+        for region in self.ram.added if self.session.moved else ():
+            self.call(0, numbers.ADD_MEMORY, self._sent(region))
 
     def _hello(self) -> tuple[Hello, list[int]]:
         """HELLO, and the descriptors that go with it: the same every time, so that a lost WELCOME does no harm."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -177,3 +179,30 @@ async def test_a_reset_of_the_device_is_told_as_such(tmp_path: Path, client: str
 
     with thing(tmp_path, {FIRST_OWN: poke}) as host:
         await within(host.path, client, scenario)
+
+
+@CLIENTS
+@pytest.mark.spec("R-12", "R-3")
+@pytest.mark.parametrize("epoch", [1, 2], ids=["the same life", "another life"])
+async def test_memory_that_was_added_is_sent_again_to_another_life_of_the_host(
+    tmp_path: Path, client: str, epoch: int
+) -> None:
+    async def scenario(guest: Guest[Any]) -> None:
+        await guest.grow(4096)
+        host.welcome = host.welcome._replace(epoch=epoch, resumed=True)
+        host.cut()
+        await guest.call(0, numbers.NOP)
+        await guest.call(0, numbers.NOP)
+        lane = guest._lane_of_host
+        for message in calls(host, numbers.ADD_MEMORY):  # each with its descriptor
+            data, fds, _, _ = socket.recv_fds(lane, 8, 2)
+            assert int.from_bytes(data, "little") == message[5][2]
+            (fd,) = fds
+            os.close(fd)
+
+    with lying(tmp_path, {}) as host:
+        await within(host.path, client, scenario)
+        added = [message[5][:2] for message in calls(host, numbers.ADD_MEMORY)]
+        assert len(added) == epoch and len(set(added)) == 1
+        seqs = [message[2] for message in host.came if message[0] == CALL]
+        assert seqs == sorted(seqs)

@@ -30,7 +30,7 @@ def _possible(value: object, areas: Areas) -> bool:
 class GuestSession(Session, Generic[W]):
     """The guest's end: puts calls into slots and keeps each, with its waiter, until it is answered."""
 
-    __slots__ = ("_backlog", "_free", "_given_up", "_new", "_sent", "_seq", "last")
+    __slots__ = ("_backlog", "_epoch", "_free", "_given_up", "_new", "_sent", "_seq", "last", "moved")
     MOVES = GUEST_MOVES
 
     def __init__(self, given_up: Callable[[W], bool] = lambda waiter: False) -> None:
@@ -39,6 +39,8 @@ class GuestSession(Session, Generic[W]):
         self._given_up = given_up
         self.last: End | None = None  # the host's last word
         self._new = True  # no WELCOME yet
+        self._epoch = 0
+        self.moved = False  # the last WELCOME was of another life of the host, which had saved the session
         self._seq = 0
         self._free: list[int] = []
         self._sent: dict[int, tuple[int, bytes, W, Areas]] = {}  # by slot: seq, message, waiter, areas; in seq order
@@ -171,4 +173,7 @@ class GuestSession(Session, Generic[W]):
             self._new = False
         elif not welcome.resumed:
             raise ProtocolViolation("the host no longer knows this session")
+        else:
+            self.moved = welcome.epoch != self._epoch
+        self._epoch = welcome.epoch
         self.out += [call[1] for call in self._sent.values()]
