@@ -124,6 +124,10 @@ class Device:
         """What ends the sessions of the guests that have the device open now: a watchdog resets its guest, say."""
         return self.site.ender()
 
+    def complain(self, text: str) -> None:
+        """*text*, about this device, is for the log: once, and then a count, however often a guest makes it happen."""
+        self.site.complain(text)
+
     def offload(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Later[T]:
         """Run a call that blocks, such as a flush, in a worker thread; its outcome is the answer."""
         return self.__workers.submit(work, *args, **kwargs)

@@ -1,12 +1,8 @@
 """A stream with a backing behind it: base of the console and the tty."""
 
-import logging
-
 from hostd.backings.named import AnyBacking
 from hostd.device import Config, Property, call
 from hostd.stream import Stream
-
-log = logging.getLogger(__name__)
 
 
 class BackedStream(Stream, leaves=("backing", "written", "drained", "clear", "parted", "sync", "send_break")):
@@ -35,7 +31,7 @@ class BackedStream(Stream, leaves=("backing", "written", "drained", "clear", "pa
         try:
             return self.backing.write(data)
         except OSError as error:
-            log.error("%s: %s", self.endpoint, error)
+            self.complain(f"{self.endpoint}: {error}")
             self.hang_up()
             return 0
 

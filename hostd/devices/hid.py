@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -17,8 +16,6 @@ from hostd.backings.named import AnyBacking
 from hostd.backings.parts.event_queue import EventQueue
 from hostd.backings.recording import Recording
 from hostd.device import Config, Device, Irq, Property, Room, action, call
-
-log = logging.getLogger(__name__)
 
 _TYPED: Final = typed()
 
@@ -168,7 +165,7 @@ class Hid(Device):
                 if not taken:
                     break
         except OSError as error:
-            log.error("%s: %s", self.endpoint, error)
+            self.complain(f"{self.endpoint}: {error}")
             self.hang_up()
 
     def parted(self) -> None:

@@ -4,7 +4,6 @@ Status, soft reset, device id and abort mode are those of Linux's printer driver
 """
 
 import errno
-import logging
 from pathlib import Path
 from typing import Final
 
@@ -13,8 +12,6 @@ from hcall.errors import Busy, HcallError, IoError, NoSpace, NotAllowed, WouldBl
 from hostd.backings.spool import Spool
 from hostd.device import Config, Data, Irq, Property, action, call
 from hostd.stream import Stream
-
-log = logging.getLogger(__name__)
 
 # linux/lp.h
 NOT_ERROR: Final = 0x08
@@ -100,7 +97,7 @@ class Printer(Stream):
             self.ended(error)
         else:
             kind, text = NoSpace if error.errno in _FULL else IoError, _reason(error)
-            log.warning("%s: a job has failed: %s", self.endpoint, text)
+            self.complain(f"{self.endpoint}: a job has failed: {text}")
             self._size, self._broken = -1, (kind, text)
             self.status_changed()
 
@@ -118,7 +115,7 @@ class Printer(Stream):
         self._outcome = ""
         if error is not None:
             self._outcome = _reason(error)
-            log.warning("%s: job %d has failed: %s", self.endpoint, self._number, self._outcome)
+            self.complain(f"{self.endpoint}: a job has failed: {self._outcome}")
             self.status_changed()
         self.job_ended()
 

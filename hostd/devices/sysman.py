@@ -3,7 +3,6 @@
 The messages are those of hcall.formats.sysmgmt; lights and clock are calls of our own.
 """
 
-import logging
 import math
 import time
 from pathlib import Path
@@ -35,8 +34,6 @@ from hcall.formats.sysmgmt import (
 
 from hostd.device import Config, Property, action, call
 from hostd.stream import Stream
-
-log = logging.getLogger(__name__)
 
 _BUTTONS: Final = {
     "power": (Attribute.POWER, Happened.POWER_PRESSED, Happened.POWER_RELEASED),
@@ -124,7 +121,7 @@ class Sysman(Stream):
                 if self.space < LONGEST:
                     break
         except ValueError as error:
-            log.warning("a guest of the system manager has lost its way: %s", error)
+            self.complain(f"a guest has lost its way: {error}")
             self._attributes, self._commanded = 0, None
             self.hang_up()
         return len(data) - len(buffer)

@@ -47,6 +47,9 @@ class Site(Protocol):
     def ender(self) -> Ender:
         """What ends the sessions of the guests that have the device open now."""
 
+    def complain(self, text: str) -> None:
+        """*text*, about this device, is for the log: once, and then a count."""
+
 
 class Nowhere:
     """The site of a device that has not been plugged: it has no time, and nobody hears it."""
@@ -71,3 +74,6 @@ class Nowhere:
     def ender(self) -> Ender:
         """Ends nobody's session."""
         return Ender(())
+
+    def complain(self, text: str) -> None:
+        """Nobody hears it."""

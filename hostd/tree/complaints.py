@@ -23,14 +23,15 @@ _GUESTS: Final = 8  # that are named for one failure
 _TEXT: Final = 300  # characters: what a guest wrote may be in it
 
 
-#: What makes two failures the same: what failed, with which class of error, where, or with which errno.
-_Sort: TypeAlias = tuple[str, type[BaseException], object]
+#: What makes two complaints the same: the text; or what failed with which class of error, and where or which errno.
+_Sort: TypeAlias = tuple[str, type[BaseException] | None, object]
 
 
 @dataclass(slots=True)
-class _Failure:
+class _Known:
+    what: str
     text: str
-    guests: list[str]
+    guests: list[str] = field(default_factory=list)
     more: int = 0  # not told yet
 
 
@@ -40,29 +41,33 @@ class Complaints:
 
     path: str
     clock: Clock
-    _known: dict[_Sort, _Failure] = field(default_factory=dict)
+    _known: dict[_Sort, _Known] = field(default_factory=dict)
     _others: int = 0  # of more sorts than are told apart
     _told: float | None = None
+
+    def say(self, text: str) -> None:
+        """Something that is to be told once, and then counted."""
+        text = harmless(" ".join(text.split())[:_TEXT], "")
+        if self._is_new((text, None, None), _Known("", text)):
+            log.warning("%s: %s", self.path, text)
 
     def note(self, what: str, error: BaseException, guest: str = "", *, is_expected: bool = False) -> None:
         """*what*, such as `pick()`, failed with *error* in a call of *guest*; "" is none.
 
         The first of its sort is told at once: with its traceback, unless it is an error that *is_expected*.
         """
-        key = what, type(error), error.errno if isinstance(error, OSError) else _place(error)
-        known = self._known.get(key)
-        if known is None and len(self._known) == _KNOWN:
-            self._others += 1
-        elif known is None:
-            self._known[key] = known = _Failure(said(error, is_expected), [guest])
+        sort = what, type(error), error.errno if isinstance(error, OSError) else _place(error)
+        text = said(error, is_expected)
+        if self._is_new(sort, _Known(f"{what} failed", text, [guest])):
             level = logging.WARNING if is_expected else logging.ERROR
             shown = None if is_expected or isinstance(error, Misbehaved) else error  # which was raised by ours
-            log.log(level, "%s: %s failed%s: %s", self.path, what, _for(guest), known.text, exc_info=shown)
-        elif guest not in known.guests and len(known.guests) < _GUESTS:
+            log.log(level, "%s: %s failed%s: %s", self.path, what, _for(guest), text, exc_info=shown)
+            return
+        known = self._known.get(sort)
+        if known is not None and guest not in known.guests and len(known.guests) < _GUESTS:
             known.guests.append(guest)
+            known.more -= 1
             log.warning("%s: %s failed%s, too: %s", self.path, what, _for(guest), known.text)
-        else:
-            known.more += 1
 
     def settle(self, *, last: bool = False) -> None:
         """The device was reset, or given back: tell the counts; what fails from now on is new.
@@ -72,14 +77,25 @@ class Complaints:
         now = self.clock.time()
         if not self._known or (self._told is not None and now - self._told < _QUIET and not last):
             return
-        for (what, *_), failure in self._known.items():
-            if failure.more:
-                times = "once" if failure.more == 1 else f"{failure.more} times"
-                log.warning("%s: %s failed %s more: %s", self.path, what, times, failure.text)
+        for known in self._known.values():
+            if known.more:
+                times = "once more" if known.more == 1 else f"{known.more} times more"
+                log.warning("%s: %s: %s", self.path, f"{known.what} {times}".lstrip(), known.text)
         if self._others:
             log.warning("%s: %d failures of other sorts", self.path, self._others)
         self._known.clear()
         self._others, self._told = 0, now
+
+    def _is_new(self, sort: _Sort, known: _Known) -> bool:
+        """Whether there was none of this *sort* yet, and it is *known* from now on; else it is counted."""
+        if sort in self._known:
+            self._known[sort].more += 1
+        elif len(self._known) == _KNOWN:
+            self._others += 1
+        else:
+            self._known[sort] = known
+            return True
+        return False
 
 
 def said(error: BaseException, is_expected: bool = False) -> str:

@@ -100,6 +100,10 @@ class Plugged:
         """What ends the sessions of the guests that have the device open now."""
         return Ender(tuple(hold.expel for hold in self.holds))
 
+    def complain(self, text: str) -> None:
+        """*text*, about this device, is for the log: once, and then a count."""
+        self.complaints.say(text)
+
     # Its hooks.
 
     def invoke(self, hook: Callable[..., T], *args: Any, may: tuple[type[Exception], ...] = (), what: str = "") -> T:

@@ -182,7 +182,7 @@ async def test_a_job_that_failed_is_in_the_log_once_however_often_its_guest_trie
             with pytest.raises(NoSpace, match="10 bytes at most"):
                 await printer.write(b"too long a job")
         assert [record.getMessage() for record in caplog.records if "10 bytes at most" in record.getMessage()] == [
-            f"{tmp_path}/jobs: a job has failed: a job has 10 bytes at most"
+            f"/printer: {tmp_path}/jobs: a job has failed: a job has 10 bytes at most"
         ]
 
 

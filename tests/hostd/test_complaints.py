@@ -128,6 +128,19 @@ def test_failures_without_end_are_not_kept(complaints: Complaints, caplog: pytes
     assert told(caplog) == ["/two: 936 failures of other sorts"]
 
 
+def test_what_a_model_says_is_counted_too(
+    complaints: Complaints, clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(10):
+        complaints.say("the guest has\x1b lost its way")
+        complaints.say("no paper")
+    assert told(caplog) == ["/two: the guest has\\x1b lost its way", "/two: no paper"]
+    complaints.settle()
+    assert told(caplog) == [
+        "/two: 9 times more: the guest has\\x1b lost its way", "/two: 9 times more: no paper"
+    ]  # fmt: skip
+
+
 class Rude(Exception):
     def __str__(self) -> str:
         raise RuntimeError
@@ -177,6 +190,10 @@ class Bad(Device):
         raise Mute("nothing")
 
     @call
+    def grumble(self) -> None:
+        self.complain("the guest is rude")
+
+    @call
     def refuse(self) -> None:
         raise BadArgument("no")
 
@@ -193,16 +210,21 @@ async def test_the_log_says_which_device_which_call_and_which_guest(
         for _ in range(100):
             assert (await guest.call(calls["pick"], handle, 5))[0] == Status.INTERNAL
             assert (await guest.call(calls["refuse"], handle))[0] == Status.BAD_ARGUMENT  # which is no mistake
+        for _ in range(10):
+            assert (await guest.call(calls["grumble"], handle))[0] == Status.OK
         for name, status in (("long", Internal), ("lost", Internal), ("mute", Internal)):
             assert (await guest.call(calls[name], handle))[0] == status.status
         assert told(caplog) == [
             "/two: pick() failed for guest 'raw': KeyError: 5",
+            "/two: the guest is rude",
             "/two: long() failed for guest 'raw': its answer does not fit a message: " + reprlib.repr(bytes(10_000)),
             "/two: lost() failed for guest 'raw': LinkLost: no",
             "/two: mute() failed for guest 'raw': KeyError",
         ]
         assert await guest.core(numbers.CLOSE, handle) == 0
-        assert told(caplog) == ["/two: pick() failed 99 times more: KeyError: 5"]
+        assert told(caplog) == [
+            "/two: pick() failed 99 times more: KeyError: 5", "/two: 9 times more: the guest is rude"
+        ]  # fmt: skip
 
 
 async def test_one_that_opens_and_fails_again_and_again_fills_no_log(
