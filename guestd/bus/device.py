@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from hcall import numbers
 from hcall.errors import IoError, NotAllowed
@@ -14,6 +14,13 @@ from hcall.messages import Areas, Args
 from ..driver import Sleeper
 from ..memory import Ram
 from ..probers import Found
+from .core import checked
+
+_NEEDS_RESET: Final = int(DeviceStatus.NEEDS_RESET)
+_FEATURES_OK: Final = int(DeviceStatus.FEATURES_OK)
+_FAILED: Final = int(DeviceStatus.FAILED)
+# The status byte, step by step; several bits may be set at once.
+_RESET, _DRIVER, _AGREED, _LIVE = 0, 3, 11, 15
 
 
 class Caller(Protocol):
@@ -27,6 +34,14 @@ class Caller(Protocol):
 
     def core(self, handle: int, number: int, *args: object) -> Awaitable[Any]:
         """Make a call of the core."""
+
+    def post(self, handle: int, number: int, args: Args = ()) -> Awaitable[Any]:
+        """Make a call, whatever becomes of those who wait for the answer; several in a row travel together."""
+
+    def claim(
+        self, lost: Callable[[Any], object], handle: int, number: int, args: Args = (), areas: Areas = ()
+    ) -> Awaitable[Any]:
+        """Make a call whose answer is given to *lost* if nobody waits for it any more."""
 
     def interrupt(self, device: OpenDevice, vector: int) -> Awaitable[None]:
         """Until *vector* of *device* is raised."""
@@ -44,11 +59,16 @@ class OpenDevice:
         self.guest, self.found, self.name = guest, found, found.name
         self.ram, self.clock = guest.ram, guest.clock
         self.features: frozenset[str] = frozenset()
+        self._fresh = True  # just opened, and so reset
         self.gone = False  # closed, or unplugged
         self.leaving = False  # was asked for before its driver was bound
         self.call = partial(guest.call, self.handle)  # (number, args, areas); raises the HcallError of its status
         self.counts = dict.fromkeys(self.vectors.values(), 0)  # by vector: as hinted or polled
         self.seen = dict(self.counts)  # by vector: as the driver has seen it
+
+    def claim(self, lost: Callable[[Any], object], number: int, args: Args = (), areas: Areas = ()) -> Awaitable[Any]:
+        """As `call`, for an answer that must not be lost: if nobody waits for it any more, it is given to *lost*."""
+        return self.guest.claim(lost, self.handle, number, args, areas)
 
     def interrupt(self, vector: int) -> Awaitable[None]:
         """Until *vector* has been raised since the last time it was asked for."""
@@ -67,23 +87,43 @@ class OpenDevice:
 
     def close(self) -> Awaitable[int]:
         """Give the device back; its calls under way are answered with RESET."""
-        return self.guest.core(self.handle, numbers.CLOSE)
+        return self.guest.post(self.handle, numbers.CLOSE)
 
     async def negotiate(self, wants: Iterable[str]) -> None:
-        """Reset the device and agree on features (virtio 1.2, 3.1.1).  Raises NotAllowed if it does not."""
-        core, handle = self.guest.core, self.handle
-        await core(handle, numbers.SET_STATUS, 0)
-        status = await core(handle, numbers.SET_STATUS, DeviceStatus.ACKNOWLEDGE.value)
-        if status & DeviceStatus.NEEDS_RESET:
+        """Reset the device and agree on features (virtio 1.2, 3.1.1): those of *wants* that it offers.
+
+        All steps travel together, as if it offered all that it has names for; if it does not, they are done again.
+        Raises NotAllowed if it refuses what it offers, IoError if it has failed and cannot be reset.
+        """
+        bits = {name: 1 << self.offered[name] for name in wants if name in self.offered}
+        if not self._fresh:
+            await self.guest.core(self.handle, numbers.SET_STATUS, _RESET)  # its calls end, which may take a moment
+        self._fresh = False
+        reached, offered = await self._step_through(sum(bits.values()))
+        if sum(bits.values()) & ~offered:
+            bits = {name: bit for name, bit in bits.items() if bit & offered}
+            reached, _ = await self._step_through(sum(bits.values()))
+        if not reached & _FEATURES_OK:
+            await self.guest.core(self.handle, numbers.SET_STATUS, reached | _FAILED)
+            raise NotAllowed(f"{self.name} refuses the features {', '.join(bits)}")
+        self.features = frozenset(bits)
+
+    async def _step_through(self, accepted: int) -> tuple[int, int]:
+        """From the reset to DRIVER_OK at once: the status after FEATURES_OK, and the bits that are offered."""
+        status = partial(self.guest.post, self.handle, numbers.SET_STATUS)
+        steps = [status((_RESET,))]
+        features = None
+        if accepted:
+            steps.append(status((_DRIVER,)))
+            features = self.guest.post(self.handle, numbers.GET_FEATURES)
+            steps.append(self.guest.post(self.handle, numbers.SET_FEATURES, (accepted,)))
+        agreed, live = status((_AGREED,)), status((_LIVE,))
+        for step in steps:
+            await step
+        offered: int = checked(numbers.GET_FEATURES, await features) if features is not None else 0
+        reached: int = checked(numbers.SET_STATUS, await agreed)
+        if reached & _NEEDS_RESET:
             raise IoError(f"{self.name} has failed, and cannot be reset; the host's log says why")
-        status = await core(handle, numbers.SET_STATUS, status | DeviceStatus.DRIVER)
-        offered = await core(handle, numbers.GET_FEATURES)
-        accepted = {name: 1 << self.offered[name] for name in wants if name in self.offered}
-        accepted = {name: bit for name, bit in accepted.items() if bit & offered}
-        await core(handle, numbers.SET_FEATURES, sum(accepted.values()))
-        status = await core(handle, numbers.SET_STATUS, status | DeviceStatus.FEATURES_OK)
-        if not status & DeviceStatus.FEATURES_OK:
-            await core(handle, numbers.SET_STATUS, status | DeviceStatus.FAILED)
-            raise NotAllowed(f"{self.name} refuses the features {', '.join(accepted)}")
-        await core(handle, numbers.SET_STATUS, status | DeviceStatus.DRIVER_OK)
-        self.features = frozenset(accepted)
+        if reached & _FEATURES_OK and not accepted & ~offered:
+            await live
+        return reached, offered

@@ -45,7 +45,13 @@ class AsyncGuest(Guest[Waiter]):
         self._interrupted: dict[tuple[OpenDevice, int], Waiter] = {}
         self._deadline: float | None = self._loop.time() + self.patience  # for WELCOME; None: it has come
         self._attempts = 0  # to get it, after the first
-        self._binding: dict[str, asyncio.Task[Driver]] = {}
+        self._claims: dict[
+            Waiter, Callable[[Any], object]
+        ] = {}  # calls whose answers must not be lost: who else gets it
+        self._orphans: dict[
+            Waiter, tuple[int, Waiter]
+        ] = {}  # those whose tasks are cancelled: handle, when it is answered
+        self._binding: dict[str, _Binding] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._following = asyncio.Lock()
         self._happened: list[tuple[int, str]] = []
@@ -68,9 +74,9 @@ class AsyncGuest(Guest[Waiter]):
                 async with asyncio.timeout(DETACH_SECONDS):
                     await self.core(0, numbers.DETACH)
         self._end(LinkLost("this guest was detached"))
-        for task in [*self._tasks, *self._binding.values()]:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, *self._binding.values(), return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         self._release()
 
     def cut(self) -> None:
@@ -95,6 +101,57 @@ class AsyncGuest(Guest[Waiter]):
             self._flushing = True
             self._loop.call_soon(self._flush)
         return future
+
+    def post(self, handle: int, number: int, args: Args = ()) -> Waiter:
+        """As in the base class."""
+        if self._lost is not None:
+            raise self._lost
+        future = self._loop.create_future()
+        self.session.call(handle, number, args, (), future)
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+        shielded = asyncio.shield(future)
+        shielded.add_done_callback(_look)
+        return shielded
+
+    async def claim(
+        self, lost: Callable[[Any], object], handle: int, number: int, args: Args = (), areas: Areas = ()
+    ) -> Any:
+        """As in the base class; a call that is cancelled before it went out is not made."""
+        if self._orphans:
+            await self._settle(handle)
+        call = self.call(handle, number, args, areas)
+        self._claims[call] = lost  # beforehand: the answer may come between a cancellation and its arrival here
+        try:
+            value = await call
+        except asyncio.CancelledError:
+            if not call.cancelled():  # the answer had come, and was not taken yet
+                del self._claims[call]
+                if call.exception() is None:
+                    lost(call.result())
+            elif call in self._claims:
+                await self._disown(call, handle)
+            raise
+        except BaseException:
+            del self._claims[call]
+            raise
+        del self._claims[call]
+        return value
+
+    async def _disown(self, call: Waiter, handle: int) -> None:
+        if self.session.withdraw(call):
+            del self._claims[call]
+            return
+        answered = self._loop.create_future()
+        self._orphans[call] = handle, answered
+        await asyncio.shield(answered)
+
+    async def _settle(self, handle: int) -> None:
+        """Until what was claimed of *handle* by those who are cancelled is answered."""
+        for claimed_of, answered in list(self._orphans.values()):
+            if claimed_of == handle:
+                await asyncio.shield(answered)
 
     async def interrupt(self, device: OpenDevice, vector: int) -> None:
         """Until *vector* of *device* has been raised since it was last asked for."""
@@ -122,26 +179,50 @@ class AsyncGuest(Guest[Waiter]):
                 waiter.exception()  # nobody has to be waiting
 
     async def bind(self, path: str) -> Driver:
-        """The driver of the device at *path*, bound to it if it is not yet.  Errors: NoMatch, Busy, the driver's."""
+        """The driver of the device at *path*, bound to it if it is not yet.  Errors: NoMatch, Busy, the driver's.
+
+        All who ask at once share it; if all of them are cancelled it is undone.
+        """
         path = "/" + path.strip("/")
-        if path in self.drivers:
+        if path in self.drivers and path not in self._binding:
             return self.drivers[path]
-        return await self._once(path, partial(self._bind, path))
+        return await self._once(path, partial(self.bind_path, path))
 
     async def bind_found(self, found: Found) -> Driver:
-        """As in the base class; whoever is cancelled meanwhile finds the driver in `drivers`."""
+        """As in the base class, shared and undone as with `bind`."""
         return await self._once(found.path, partial(super().bind_found, found))
 
-    async def _bind(self, path: str) -> Driver:
-        return await super().bind_found(await self.found(path))
-
     async def _once(self, path: str, work: Callable[[], Coroutine[Any, Any, Driver]]) -> Driver:
-        """The driver that *work* binds to *path*, in a task that all who ask meanwhile share and none of them stops."""
-        task = self._binding.get(path)
-        if task is None:
-            task = self._binding[path] = self._loop.create_task(work())
-            task.add_done_callback(lambda _: self._binding.pop(path, None))
-        return await asyncio.shield(task)
+        """The driver that *work* binds to *path*, in a task that all who ask meanwhile share."""
+        while (binding := self._binding.get(path)) is not None and binding.undone is not None:
+            await asyncio.wait([binding.undone])
+        if binding is None:
+            binding = self._binding[path] = _Binding(self._spawn(work()))
+            binding.task.add_done_callback(partial(self._bound, path))
+        binding.wanted += 1
+        try:
+            return await asyncio.shield(binding.task)
+        except asyncio.CancelledError:
+            if binding.wanted == 1 and self._binding.setdefault(path, binding) is binding:
+                binding.undone = self._spawn(self._undo(binding, path))
+                await asyncio.shield(binding.undone)
+            raise
+        finally:
+            binding.wanted -= 1
+
+    def _bound(self, path: str, _: object) -> None:
+        if self._binding[path].undone is None:
+            del self._binding[path]
+
+    async def _undo(self, binding: _Binding, path: str) -> None:
+        binding.task.cancel()
+        try:
+            await asyncio.wait([binding.task])
+            if not binding.task.cancelled() and binding.task.exception() is None:  # it was through already
+                with contextlib.suppress(Exception):  # the driver's, or somebody has unbound it
+                    await self.unbind(path)
+        finally:
+            del self._binding[path]
 
     async def unbind(self, path: str) -> None:
         """As in the base class, to its end even if whoever asked for it is cancelled."""
@@ -190,6 +271,12 @@ class AsyncGuest(Guest[Waiter]):
                     future.set_result(value)
                 else:
                     future.set_exception(failure(status, value))
+            elif future in self._claims:
+                lost = self._claims.pop(future)
+                if status == 0:
+                    lost(value)
+                if future in self._orphans:
+                    self._orphans.pop(future)[1].set_result(None)
         if interrupts:
             self._raised(interrupts)
             self._wake(interrupts)
@@ -290,6 +377,9 @@ class AsyncGuest(Guest[Waiter]):
         if self._lost is not None:
             return
         self._lost = error
+        for _, answered in self._orphans.values():
+            answered.set_result(None)
+        self._orphans.clear()
         for future in [*self.session.end(), *self._interrupted.values(), self._welcomed]:
             if not future.done():
                 future.set_exception(error)
@@ -314,6 +404,20 @@ class _Link(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._guest._disconnected(self, error)
+
+
+class _Binding:
+    """A driver that is being bound, and how many wait for it."""
+
+    def __init__(self, task: asyncio.Task[Driver]) -> None:
+        self.task, self.wanted = task, 0
+        self.undone: asyncio.Task[None] | None = None  # what undoes it, since nobody waits for it any more
+
+
+def _look(future: Waiter) -> None:
+    """Whoever posted it may never look: then its error is nobody's mistake."""
+    if not future.cancelled():
+        future.exception()
 
 
 class _LoopClock:

@@ -11,7 +11,7 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Awaitable, Coroutine, Generator, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from pathlib import Path
 from types import CoroutineType
 from typing import Any, TypeVar, Unpack
@@ -131,6 +131,16 @@ class BlockingGuest(Guest[Pending]):
         self.session.call(handle, number, args, areas, pending)
         return pending
 
+    def post(self, handle: int, number: int, args: Args = ()) -> Pending:
+        """As in the base class."""
+        return self.call(handle, number, args)
+
+    def claim(
+        self, lost: Callable[[Any], object], handle: int, number: int, args: Args = (), areas: Areas = ()
+    ) -> Pending:
+        """As in the base class."""
+        return self.call(handle, number, args, areas)
+
     async def interrupt(self, device: OpenDevice, vector: int) -> None:
         """Until *vector* of *device* has been raised since it was last asked for."""
         while device.counts[vector] == device.seen[vector]:
@@ -188,7 +198,7 @@ class BlockingGuest(Guest[Pending]):
         """The driver of the device at *path*, bound to it if it is not yet.  Errors: NoMatch, Busy, the driver's."""
         path = "/" + path.strip("/")
         if path not in self.drivers:
-            _run(self.bind_found(_run(self.found(path))))
+            _run(self.bind_path(path))
         return self.drivers[path]
 
     def __getitem__(self, path: str) -> Any:

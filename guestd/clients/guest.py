@@ -7,7 +7,7 @@ import errno
 import itertools
 import os
 import socket
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, Generic, TypedDict, TypeVar, Unpack
 
@@ -88,6 +88,19 @@ class Guest(Generic[W]):
         """Until *vector* of *device* has been raised since it was last asked for."""
         raise NotImplementedError
 
+    def post(self, handle: int, number: int, args: Args = ()) -> Awaitable[Any]:
+        """As `call`, made whatever becomes of those who wait for the answer; several in a row travel together."""
+        raise NotImplementedError
+
+    def claim(
+        self, lost: Callable[[Any], object], handle: int, number: int, args: Args = (), areas: Areas = ()
+    ) -> Awaitable[Any]:
+        """As `call`, for an answer that must not be lost: if nobody waits for it any more, it is given to *lost*.
+
+        Whoever is cancelled meanwhile waits for that, so that all that comes later on this *handle* comes after it.
+        """
+        raise NotImplementedError
+
     @staticmethod  # so that the session, which the memory's users know, holds no guest
     def _given_up(waiter: W) -> bool:
         """Whether nobody waits for the answer of a call any more: it is not made then, if it was not yet."""
@@ -127,7 +140,8 @@ class Guest(Generic[W]):
         """Lend the host *size* more bytes of memory, for larger buffers."""
         region = self.ram.region(size)
         try:
-            await self.core(0, numbers.ADD_MEMORY, *self._sent(region))
+            await self.claim(lambda _: self.post(0, numbers.REMOVE_MEMORY, (region.start,)), 0, numbers.ADD_MEMORY,
+                             self._sent(region))  # fmt: skip
         except BaseException:
             region.close()
             raise
@@ -135,33 +149,73 @@ class Guest(Generic[W]):
 
     # Devices.
 
+    async def bind_path(self, path: str) -> Driver:
+        """Find the device at *path*, open it and bind its driver: three round trips, and what the driver asks.
+
+        Errors: NoMatch without a device or a driver, Busy, and the driver's.
+        """
+        path = "/" + path.strip("/")
+        node = await self.core(0, numbers.FIND, path)
+        info = self.post(node, numbers.INFO)
+        device: OpenDevice | HcallError
+        try:
+            device = await self._open(Found(node, path, path.rpartition("/")[2], (), (0, 0)))
+        except HcallError as error:  # why there is no driver counts more
+            device = error
+        try:
+            found = Found(node, path, *checked(numbers.INFO, await info))
+            driver_class = self._driver_for(found)
+        except BaseException:
+            if isinstance(device, OpenDevice):
+                await self._close(device)
+            raise
+        if isinstance(device, HcallError):
+            raise device
+        device.found = found
+        return await self._bring_up(device, driver_class, driver_class.wants)
+
     async def bind_found(self, found: Found) -> Driver:
         """Open the device of *found* and bind its driver.  Errors: NoMatch without a driver, Busy, and the driver's."""
+        driver_class = self._driver_for(found)
+        return await self.bind_as(found, driver_class, driver_class.wants)
+
+    async def bind_as(self, found: Found, driver_class: type[Driver], wants: Iterable[str] | None = None) -> Driver:
+        """The same for a driver that somebody chose, with the features *wants*, or all that the device offers."""
+        return await self._bring_up(await self._open(found), driver_class, wants)
+
+    def _driver_for(self, found: Found) -> type[Driver]:
         driver_class = match(found, self.known)
         if driver_class is None:
             if not found.compatible:
                 raise NoMatch(f"{found.path} has no device")
             wanted = ", ".join(found.compatible)
             raise NoMatch(f"{found.path}: no driver for {wanted}: name one with --driver, or in $GUESTD_DRIVERS")
-        return await self.bind_as(found, driver_class, driver_class.wants)
+        return driver_class
 
-    async def bind_as(self, found: Found, driver_class: type[Driver], wants: Iterable[str] | None = None) -> Driver:
-        """The same for a driver that somebody chose, with the features *wants*, or all that the device offers."""
+    async def _open(self, found: Found) -> OpenDevice:
+        """Open the device of *found*; whoever is cancelled meanwhile has closed it again."""
         cookie = next(self._cookies)
-        device = OpenDevice(self, found, await self.core(found.node, numbers.OPEN, cookie))
-        self.devices[cookie] = device
+
+        def close(reply: object) -> None:
+            with contextlib.suppress(HcallError):
+                self.post(checked(numbers.OPEN, reply)[0], numbers.CLOSE)
+
+        reply = await self.claim(close, found.node, numbers.OPEN, (cookie,))
+        device = self.devices[cookie] = OpenDevice(self, found, checked(numbers.OPEN, reply))
+        return device
+
+    async def _bring_up(self, device: OpenDevice, driver_class: type[Driver], wants: Iterable[str] | None) -> Driver:
+        """Negotiate with *device*, which was just opened, and bind its driver; if that fails it is closed again."""
         try:
             await device.negotiate(device.offered if wants is None else wants)
             driver = driver_class(device)
             await driver.probe()
             if device.leaving:
-                raise StaleHandle(f"{found.path} is being unplugged")
+                raise StaleHandle(f"{device.found.path} is being unplugged")
         except BaseException:
-            del self.devices[cookie]
-            with contextlib.suppress(HcallError):  # it went by itself
-                await device.close()
+            await self._close(device)
             raise
-        self.drivers[found.path] = driver
+        self.drivers[device.found.path] = driver
         return driver
 
     async def bind_all(self) -> dict[str, Driver | Exception]:
@@ -188,13 +242,19 @@ class Guest(Generic[W]):
 
     async def let_go(self, driver: Driver) -> None:
         """Give the device of *driver* back, which may be gone already."""
-        for cookie, device in list(self.devices.items()):
+        for device in list(self.devices.values()):
             if device is driver.dev:
-                with contextlib.suppress(HcallError):  # unplugged
-                    await device.close()
+                await self._close(device)
+
+    async def _close(self, device: OpenDevice) -> None:
+        try:
+            with contextlib.suppress(HcallError):  # it went by itself
+                await device.close()
+        finally:
+            for cookie in [cookie for cookie, each in self.devices.items() if each is device]:
                 del self.devices[cookie]
-                device.gone = True
-                self._device_gone(device)
+            device.gone = True
+            self._device_gone(device)
 
     async def follow(self) -> list[tuple[int, str]]:
         """Take up what was plugged and unplugged since the last time: (numbers.ADDED, LEAVING or REMOVED, path).
@@ -215,7 +275,7 @@ class Guest(Generic[W]):
         """The session goes on.  A host that was started anew with it has none of the descriptors that came later."""
         self.resumed += 1
         for region in self.ram.added if self.session.moved else ():
-            self.call(0, numbers.ADD_MEMORY, self._sent(region))
+            self.post(0, numbers.ADD_MEMORY, self._sent(region))
 
     def _hello(self) -> tuple[Hello, list[int]]:
         """HELLO, and the descriptors that go with it: the same every time, so that a lost WELCOME does no harm."""

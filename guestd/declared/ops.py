@@ -38,6 +38,14 @@ class BusDevice(Protocol):
     def call(self, number: int, args: Args = (), areas: Areas = ()) -> Awaitable[Any]:
         """Make a call.  Raises the HcallError of its status."""
 
+    def claim(self, lost: Callable[[Any], object], number: int, args: Args = (), areas: Areas = ()) -> Awaitable[Any]:
+        """As `call`, for an answer that must not be lost, such as bytes that a read took away.
+
+        A call that is cancelled has happened: if nobody waits for its answer any more, and it is not an error, it is
+        given to *lost*.  A task that is cancelled waits for that, and what is claimed after it of the same device
+        comes after it, so that whatever was read is in order.
+        """
+
     def interrupt(self, vector: int) -> Awaitable[None]:
         """Until *vector* has been raised since the last time it was asked for."""
 

@@ -44,6 +44,8 @@ ROWS: Final = (
     Row("core NOP round trip, {} client", ("asyncio: nop",), _ECHO, "us", 1.7),
     Row("rng 16 bytes, {} client", ("asyncio: rng",), _ECHO, "us", 2.0),
     Row("core NOP round trip, {} client", ("blocking: nop",), _C, "us", 2.9),
+    Row("bind and unbind of one device, {} client", ("blocking: bind",), (), "us", None),
+    Row("bind and unbind of one device, {} client", ("asyncio: bind",), (), "us", None),
     Row("rng 16 bytes at depth 32, {} client", ("blocking: rng 32",), _ZMQ, "calls/s", 3),
     Row("rng 16 bytes at depth 32, {} client", ("asyncio: rng 32",), ("zmq.asyncio",), "calls/s", 8),
     Row("rng depth 32, {} client to blocking", ("asyncio: rng 32",), _ZMQ, "calls/s", None),
@@ -59,6 +61,7 @@ ROWS: Final = (
 GROUPS: Final = (
     ("uvloop echo", "asyncio: nop", "asyncio: rng"),
     ("C ping-pong", "blocking: nop"),
+    ("blocking: bind", "asyncio: bind"),
     ("pyzmq", "blocking: rng 32", "asyncio: rng 32", "zmq.asyncio"),
     *streams.GROUPS,
     *net.GROUPS,

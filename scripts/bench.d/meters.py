@@ -97,8 +97,14 @@ async def asyncio_meters(stack: contextlib.AsyncExitStack, path: Path) -> dict[s
     async def read(n: int) -> None:
         await asyncio.gather(*(reader(n // DEPTH) for reader in readers))
 
+    async def bind(n: int) -> None:
+        for _ in range(n):
+            await other.bind("rng")
+            await other.unbind("rng")
+
+    other = await stack.enter_async_context(guestd.attach(path))
     return {
-        "asyncio: nop": Meter(nop), "asyncio: rng": Meter(getrandom),
+        "asyncio: bind": Meter(bind), "asyncio: nop": Meter(nop), "asyncio: rng": Meter(getrandom),
         "asyncio: rng 32": Meter(many, DEPTH), "asyncio: 4k 32": Meter(read, DEPTH),
     }  # fmt: skip
 
@@ -137,8 +143,14 @@ def blocking_meters(stack: contextlib.AsyncExitStack, path: Path) -> dict[str, M
         for place in itertools.islice(chunks, n):
             disk.read_into(chunk, place)
 
+    def bind(n: int) -> None:
+        for _ in range(n):
+            other.bind("rng")
+            other.run(other.unbind("rng"))
+
+    other = stack.enter_context(guestd.attach_blocking(path))
     return {
-        "blocking: nop": Meter(nop), "blocking: rng 32": Meter(many, DEPTH),
+        "blocking: bind": Meter(bind), "blocking: nop": Meter(nop), "blocking: rng 32": Meter(many, DEPTH),
         "blocking: 4k": Meter(read), "blocking: 4k 32": Meter(read_many, DEPTH),
         "blocking: 1M": Meter(read_on),
     }  # fmt: skip

@@ -41,6 +41,7 @@ class FakeHost:
             numbers.GET_FEATURES: 0,
         }
         self._lies = lies
+        self.batches: list[list[tuple[Any, ...]]] = []  # what came at once: (number, *args) of each call
         self.mute = False  # takes HELLO, and says nothing
         self.welcome = Welcome(WELCOME, VERSION, 0, 1, 64, False)
         self.hellos: list[bytes] = []
@@ -63,8 +64,10 @@ class FakeHost:
                     sock.sendall(encode(self.welcome))
                     decoder = Decoder()
                     while data := sock.recv(65536):
-                        for message in decoder.feed(data):
-                            self.came.append(message)
+                        messages: list[Any] = decoder.feed(data)
+                        self.came += messages
+                        self.batches.append([(each[3], *each[5]) for each in messages if len(each) == 7])
+                        for message in messages:
                             sock.sendall(self._answer(message))
 
     def _answer(self, message: Any) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from raw import attached, bystander, in_thread, run_on, settled, until
 import guestd
 import hostd
 from guestd.clients.guest import Guest
+from guestd.driver import Driver
 
 
 @pytest.fixture
@@ -245,18 +246,96 @@ async def test_a_device_is_bound_once_however_many_ask_at_once(host: hostd.Host)
         assert await patient is guest.drivers["/other"]  # who gives up does not stop the others
 
 
-@pytest.mark.parametrize("how", ["bind_found", "bind_all", "bind"])
-async def test_who_gives_up_while_a_device_is_bound_leaves_it_to_the_next(host: hostd.Host, how: str) -> None:
+async def cancelled(work: Coroutine[Any, Any, Any], steps: int, times: int = 1) -> bool:
+    """Cancel *work* after so many steps of the loop, perhaps again meanwhile; whether it did not get through before."""
+    task = asyncio.create_task(work)
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    for _ in range(times):
+        task.cancel()
+        await asyncio.sleep(0)
+    await asyncio.gather(task, return_exceptions=True)
+    return task.cancelled()
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+@pytest.mark.parametrize("how", ["bind_found", "bind_as", "bind", "a call"])
+async def test_a_cancelled_bind_has_happened_and_is_closed_again(host: hostd.Host, how: str, times: int) -> None:
+    """Wherever that is; and the next one, which does not even look for the device first, gets it."""
     async with attach(host) as guest:
-        args = {"bind_found": [await guest.found("desk")], "bind_all": [], "bind": ["desk"]}[how]
-        for steps in range(50):  # wherever that is
-            binding = asyncio.create_task(getattr(guest, how)(*args))
-            for _ in range(steps):
+        found, undone = await guest.found("desk"), 0
+        bind: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
+            "bind_found": lambda: guest.bind_found(found), "bind_as": lambda: guest.bind_as(found, Driver),
+            "bind": lambda: guest.bind("desk"), "a call": lambda: guest["desk"].same(1),
+        }  # fmt: skip
+        for steps in range(60):
+            if await cancelled(bind[how](), steps, times):
+                undone += 1
+                if times == 1 and how != "a call":  # which may have been bound, and then cancelled
+                    await guest.nop()
+                    assert not guest.drivers and not host.tree.find("/desk").opens
                 await asyncio.sleep(0)
-            binding.cancel()
-            await asyncio.gather(binding, return_exceptions=True)
-            assert await (await guest.bind("desk")).same(1) == 1
+                driver = guest.drivers.get("/desk") or await guest.bind_found(found)
+                assert await driver.same(1) == 1
             await guest.unbind("desk")
+        assert 5 < undone < 60
+
+
+async def test_what_was_bound_before_a_cancelled_bind_all_stays(host: hostd.Host) -> None:
+    async with attach(host) as guest:
+        for steps in range(60):
+            await cancelled(guest.bind_all(), steps)
+            assert await (await guest.bind("desk")).same(1) == 1
+            for path in list(guest.drivers):
+                await guest.unbind(path)
+
+
+async def test_a_bind_that_is_cancelled_while_it_waits_for_a_slot_is_not_made(host: hostd.Host) -> None:
+    async with bystander(host) as other, attach(host) as guest:
+        driver, found = await guest.bind("desk"), await guest.found("other")
+        waiting = [driver.late() for _ in range(SLOTS)]
+        await settled(other)
+        async with asyncio.timeout(2):  # it need not wait for an answer
+            assert await cancelled(guest.bind_as(found, Driver), 1)
+        for late in desk(host).waiting:
+            late.done(1)
+        assert await asyncio.gather(*waiting) == [1] * SLOTS
+        status = await guest.core(found.node, numbers.OPEN, 0)
+        assert status[0] == driver.dev.handle + 1  # handles are given in turn: nobody had one meanwhile
+
+
+async def test_what_is_claimed_is_not_lost_with_the_task_and_comes_first(host: hostd.Host) -> None:
+    async with bystander(host) as other, attach(host) as guest:
+        driver = await guest.bind("desk")
+        order: list[object] = []
+        late = driver.number("late")
+
+        async def claims() -> None:
+            order.append(await driver.dev.claim(order.append, late))
+
+        first = asyncio.create_task(claims())
+        await settled(other)
+        first.cancel()
+        await guest.nop()
+        first.cancel()  # it does not even wait for that
+        await asyncio.gather(first, return_exceptions=True)
+        second = asyncio.create_task(claims())
+        await guest.nop()
+        (waiting,) = desk(host).waiting  # the second call is made when the first one's answer is there
+        waiting.done(7)
+        while len(desk(host).waiting) < 2:
+            await guest.nop()
+        desk(host).waiting[1].done(8)
+        await second
+        assert order == [7, 8] and first.cancelled()
+        third = asyncio.create_task(claims())
+        while len(desk(host).waiting) < 3:
+            await guest.nop()
+        third.cancel()
+        await asyncio.sleep(0)
+        await guest.detach()
+        await asyncio.gather(third, return_exceptions=True)  # nobody waits for what will not come
+        assert third.cancelled() and order == [7, 8]
 
 
 async def test_who_gives_up_while_a_device_is_given_back_has_given_it_back(host: hostd.Host) -> None:
@@ -307,6 +386,17 @@ async def test_memory_that_is_lent_later_can_be_used(host: hostd.Host, client: s
 
     async with bystander(host):
         await run_on(client, host, scenario, drivers=DRIVERS, memory=1 << 20)
+
+
+async def test_memory_whose_lending_is_cancelled_is_given_back(host: hostd.Host) -> None:
+    async with attach(host) as guest:
+        steps = 0
+        while await cancelled(guest.grow(4 << 20), steps):  # which there is room for once
+            steps += 1
+            with pytest.raises(MemoryError):
+                guest.ram.alloc(4 << 20)
+        assert steps > 1
+        guest.ram.alloc(4 << 20).free()
 
 
 @pytest.mark.parametrize(

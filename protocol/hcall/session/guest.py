@@ -90,6 +90,14 @@ class GuestSession(Session, Generic[W]):
         if self.state is READY:  # else WELCOME sends it, with all that are unanswered
             self.out.append(data)
 
+    def withdraw(self, waiter: W) -> bool:
+        """Do not make the call of *waiter* if it still waits for a slot; whether so."""
+        for n, queued in enumerate(self._backlog):
+            if queued[4] is waiter:
+                del self._backlog[n]
+                return True
+        return False
+
     def uses(self, address: int, size: int) -> bool:
         """Whether a call that is not answered has an area within these bytes: the host may still fill them.
 

@@ -1,0 +1,142 @@
+"""How a device is bound: in few round trips, and with the same outcome as step by step; counted on the wire."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from desk import CLIENTS
+from fake_host import OPEN, READ, lying
+from hcall import numbers
+from hcall.errors import Busy, HcallError, IoError, NoMatch, NotAllowed, Status
+from hcall.messages import REPLY
+from hcall.wire import encode
+from test_lying_host import within
+
+from guestd.clients.guest import Guest
+from guestd.driver import Driver
+
+NAMES: Final = {"A": 0, "B": 3}  # feature bits
+
+
+class ThingDriver(Driver):
+    compatible = ("test,thing",)
+    wants = ("A", "B", "UNHEARD_OF")
+
+
+class PlainDriver(Driver):
+    compatible = ("test,thing",)
+
+
+def opened(features: dict[str, int]) -> tuple[Any, ...]:
+    return OPEN, {"read": READ}, {"rx_ready": 0}, features
+
+
+class Negotiating:
+    """A device that offers these bits, as a host takes the steps one by one."""
+
+    def __init__(self, offered: int, refuses: bool = False) -> None:
+        self.offered, self.refuses = offered, refuses
+        self.status = self.accepted = 0
+        self.lies = {
+            numbers.OPEN: opened(NAMES), numbers.GET_FEATURES: offered, numbers.SET_FEATURES: self._accept,
+            numbers.SET_STATUS: self._write,
+        }  # fmt: skip
+
+    def _accept(self, _: int, bits: int) -> None:
+        self.accepted = bits
+
+    def _write(self, _: int, status: int) -> int:
+        if status == 0:
+            self.accepted = 0
+        if status & 8 and (self.refuses or self.accepted & ~self.offered):
+            status &= ~12
+        self.status = status
+        return status
+
+
+async def bind(path: Path, client: str, driver: type[Driver], with_path: bool = True) -> Driver:
+    """The driver of the host's only device."""
+    bound: list[Driver] = []
+
+    async def scenario(guest: Guest[Any]) -> None:
+        guest.known = [driver]
+        found = await guest.found("thing") if not with_path else None
+        bound.append(await (guest.bind_path("/thing") if found is None else guest.bind_found(found)))
+
+    await within(path, client, scenario)
+    return bound[0]
+
+
+def of_binding(batches: list[list[tuple[Any, ...]]], first: int) -> list[list[tuple[Any, ...]]]:
+    """The round trips from the one that begins with the call *first* to the guest's leave."""
+    begins = next(n for n, batch in enumerate(batches) if batch and batch[0][0] == first)
+    return [batch for batch in batches[begins:] if batch and batch[0][0] != numbers.DETACH]
+
+
+@CLIENTS
+@pytest.mark.parametrize("driver", [PlainDriver, ThingDriver])
+async def test_a_device_is_bound_in_three_round_trips(tmp_path: Path, client: str, driver: type[Driver]) -> None:
+    device = Negotiating(0b1001)
+    with lying(tmp_path, device.lies) as host:
+        bound = await bind(host.path, client, driver)
+        trips = of_binding(host.batches, numbers.FIND)
+    accepted = {"A", "B"} if driver.wants else set()
+    assert bound.dev.features == accepted and device.status == 15 and len(trips) == 3
+    assert [[call[0] for call in trip] for trip in trips[:2]] == [[numbers.FIND], [numbers.INFO, numbers.OPEN]]
+    assert [call[1] for call in trips[2] if call[0] == numbers.SET_STATUS] == (
+        [0, 3, 11, 15] if accepted else [0, 11, 15]
+    )
+
+
+@CLIENTS
+@pytest.mark.parametrize(("offered", "accepted"), [(0b0001, {"A"}), (0b1000, {"B"}), (0b0110, set()), (0, set())])
+async def test_a_device_that_offers_less_than_it_has_names_for_takes_one_round_trip_more(
+    tmp_path: Path, client: str, offered: int, accepted: set[str]
+) -> None:
+    device = Negotiating(offered)
+    with lying(tmp_path, device.lies) as host:
+        bound = await bind(host.path, client, ThingDriver, with_path=False)
+        trips = of_binding(host.batches, numbers.OPEN)
+    assert bound.dev.features == accepted and device.status == 15 and len(trips) == 3
+    assert device.accepted == sum(1 << NAMES[name] for name in accepted)
+
+
+@CLIENTS
+async def test_a_device_that_refuses_what_it_offers_is_told_that_its_driver_has_failed(
+    tmp_path: Path, client: str
+) -> None:
+    device = Negotiating(0b1001, refuses=True)
+    with lying(tmp_path, device.lies) as host:
+        with pytest.raises(NotAllowed, match="thing refuses the features A, B"):
+            await bind(host.path, client, ThingDriver)
+        assert device.status == 128 | 3 and host.batches[-2] == [(numbers.CLOSE,)]
+
+
+@CLIENTS
+async def test_a_device_that_has_failed_and_stays_so_says_it(tmp_path: Path, client: str) -> None:
+    lies = {numbers.OPEN: opened({}), numbers.SET_STATUS: lambda _, status: status | 64}
+    with lying(tmp_path, lies) as host:
+        with pytest.raises(IoError, match="thing has failed, and cannot be reset"):
+            await bind(host.path, client, PlainDriver)
+        assert host.batches[-2] == [(numbers.CLOSE,)]
+
+
+class Other(Driver):
+    compatible = ("test,other",)
+
+
+@CLIENTS
+@pytest.mark.parametrize(
+    ("driver", "taken", "error"), [(Other, False, NoMatch), (Other, True, NoMatch), (PlainDriver, True, Busy)]
+)
+async def test_why_there_is_no_driver_counts_more_than_that_the_device_is_taken(
+    tmp_path: Path, client: str, driver: type[Driver], taken: bool, error: type[HcallError]
+) -> None:
+    """The device is opened before the guest knows that: it is given back."""
+    busy = bytearray(encode((REPLY, 1, 4, int(Status.BUSY), "taken")))  # the fourth call of all, in the second slot
+    with lying(tmp_path, {numbers.OPEN: (lambda *_: busy) if taken else opened({})}) as host:
+        with pytest.raises(error, match="taken" if error is Busy else "no driver for test,thing"):
+            await bind(host.path, client, driver)
+        assert ((numbers.CLOSE,) in host.batches[-2]) is not taken
