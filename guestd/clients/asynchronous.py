@@ -20,7 +20,9 @@ from hcall.session.states import ENDED, READY, State
 from ..bus.device import OpenDevice
 from ..driver import Driver
 from ..probers import Found
+from .bindings import Bindings
 from .guest import DETACH_SECONDS, PAUSE_SECONDS, WELCOME_SECONDS, Guest, Options, silent
+from .loop_clock import LoopClock
 from .unbound import Unbound
 
 T = TypeVar("T")
@@ -36,7 +38,7 @@ class AsyncGuest(Guest[Waiter]):
     ) -> None:
         super().__init__(path, **options)
         self._loop = asyncio.get_running_loop()
-        self.clock = _LoopClock(clock or self._loop, self._loop)
+        self.clock = LoopClock(clock or self._loop, self._loop)
         self._link: _Link | None = None
         self._eager = True  # nothing is in flight: a call is written at once, there is no batch to wait for
         self._flushing = False
@@ -51,7 +53,7 @@ class AsyncGuest(Guest[Waiter]):
         self._orphans: dict[
             Waiter, tuple[int, Waiter]
         ] = {}  # those whose tasks are cancelled: handle, when it is answered
-        self._binding: dict[str, _Binding] = {}
+        self._bindings = Bindings(self._spawn, self.unbind)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._following = asyncio.Lock()
         self._happened: list[tuple[int, str]] = []
@@ -184,45 +186,13 @@ class AsyncGuest(Guest[Waiter]):
         All who ask at once share it; if all of them are cancelled it is undone.
         """
         path = "/" + path.strip("/")
-        if path in self.drivers and path not in self._binding:
+        if path in self.drivers and path not in self._bindings:
             return self.drivers[path]
-        return await self._once(path, partial(self.bind_path, path))
+        return await self._bindings.once(path, partial(self.bind_path, path))
 
     async def bind_found(self, found: Found) -> Driver:
         """As in the base class, shared and undone as with `bind`."""
-        return await self._once(found.path, partial(super().bind_found, found))
-
-    async def _once(self, path: str, work: Callable[[], Coroutine[Any, Any, Driver]]) -> Driver:
-        """The driver that *work* binds to *path*, in a task that all who ask meanwhile share."""
-        while (binding := self._binding.get(path)) is not None and binding.undone is not None:
-            await asyncio.wait([binding.undone])
-        if binding is None:
-            binding = self._binding[path] = _Binding(self._spawn(work()))
-            binding.task.add_done_callback(partial(self._bound, path))
-        binding.wanted += 1
-        try:
-            return await asyncio.shield(binding.task)
-        except asyncio.CancelledError:
-            if binding.wanted == 1 and self._binding.setdefault(path, binding) is binding:
-                binding.undone = self._spawn(self._undo(binding, path))
-                await asyncio.shield(binding.undone)
-            raise
-        finally:
-            binding.wanted -= 1
-
-    def _bound(self, path: str, _: object) -> None:
-        if self._binding[path].undone is None:
-            del self._binding[path]
-
-    async def _undo(self, binding: _Binding, path: str) -> None:
-        binding.task.cancel()
-        try:
-            await asyncio.wait([binding.task])
-            if not binding.task.cancelled() and binding.task.exception() is None:  # it was through already
-                with contextlib.suppress(Exception):  # the driver's, or somebody has unbound it
-                    await self.unbind(path)
-        finally:
-            del self._binding[path]
+        return await self._bindings.once(found.path, partial(super().bind_found, found))
 
     async def unbind(self, path: str) -> None:
         """As in the base class, to its end even if whoever asked for it is cancelled."""
@@ -406,39 +376,10 @@ class _Link(asyncio.Protocol):
         self._guest._disconnected(self, error)
 
 
-class _Binding:
-    """A driver that is being bound, and how many wait for it."""
-
-    def __init__(self, task: asyncio.Task[Driver]) -> None:
-        self.task, self.wanted = task, 0
-        self.undone: asyncio.Task[None] | None = None  # what undoes it, since nobody waits for it any more
-
-
 def _look(future: Waiter) -> None:
     """Whoever posted it may never look: then its error is nobody's mistake."""
     if not future.cancelled():
         future.exception()
-
-
-class _LoopClock:
-    """Time for drivers, on a clock that is handed in."""
-
-    def __init__(self, clock: Clock, loop: asyncio.AbstractEventLoop) -> None:
-        self._clock, self._loop = clock, loop
-        self.time = clock.time
-
-    async def sleep(self, seconds: float) -> None:
-        woken = self._loop.create_future()
-        timer = self._clock.call_later(seconds, partial(_wake, woken))
-        try:
-            await woken
-        finally:
-            timer.cancel()
-
-
-def _wake(woken: Waiter) -> None:
-    if not woken.done():  # a task that is cancelled cancels it at once, and its timer may be due already
-        woken.set_result(None)
 
 
 @contextlib.asynccontextmanager

@@ -65,9 +65,9 @@ class FakeHost:
                     decoder = Decoder()
                     while data := sock.recv(65536):
                         messages: list[Any] = decoder.feed(data)
-                        self.came += messages
                         self.batches.append([(each[3], *each[5]) for each in messages if len(each) == 7])
                         for message in messages:
+                            self.came.append(message)
                             sock.sendall(self._answer(message))
 
     def _answer(self, message: Any) -> bytes:
