@@ -22,11 +22,11 @@ class Later(Generic[T]):
 
     def done(self, value: T) -> None:
         """Answer with *value*."""
-        self._settle(value)
+        self.settle(value)
 
     def fail(self, error: Exception) -> None:
         """Answer with the status of *error*."""
-        self._settle(error)
+        self.settle(error)
 
     # The rest is for dispatch and for `Device.offload`.
 
@@ -49,16 +49,17 @@ class Later(Generic[T]):
     def expire(self, error: Exception) -> None:
         """It takes too long: *error* is the answer, unless a worker has the area."""
         if self._running is None:
-            self._settle(error)
+            self.settle(error)
 
     def abandon(self) -> None:
         """The device was reset.  RESET is the answer: at once, or when a worker that has the area is done."""
         if self._running is None or self._running():
-            self._settle(Reset("the device was reset"))
+            self.settle(Reset("the device was reset"))
         else:
             self._running = _finished
 
-    def _settle(self, outcome: object) -> None:
+    def settle(self, outcome: object) -> None:
+        """Answer with *outcome*, a value or an exception."""
         if self._outcome is not None:
             return
         if self._running is _finished:

@@ -48,8 +48,6 @@ async def act(node: Node, name: str, args: list[Any]) -> object:
 
 async def _settled(later: Later[Any]) -> object:
     """The outcome, a value or an exception, when there is one."""
-    if later.taken:
-        return Misbehaved("it returned the Later of something else")
     outcome: asyncio.Future[object] = asyncio.get_running_loop().create_future()
     later.then(lambda value: None if outcome.done() else outcome.set_result(value))  # done: nobody waits any more
     return await outcome

@@ -19,7 +19,7 @@ from hcall.clock import Clock, Timer
 from hcall.errors import HcallError, Internal
 
 from ..device import Data, Device, Room
-from ..model.blame import blame
+from ..model.blame import Misbehaved, blame
 from ..model.handlers import Entry, Handler
 from ..model.later import Later
 from ..model.site import Ender
@@ -79,7 +79,8 @@ class Plugged:
         self.live: list[Signalled] = []  # of holds whose driver has set the device up
         self.failed = False  # the device is of no use until a reset of it succeeds
         self.complaints = Complaints(path, clock)
-        self.gone = False
+        self.gone = self._stopped = False
+        self._acting: set[Later[Any]] = set()  # actions that are answered later
         self.when_free: list[Callable[[], None]] = []  # called once, when the last hold is given back
         self._tables: dict[int | None, dict[int, Entry]] = {}  # by accepted features that matter, the last few
         device.stand(self)
@@ -142,20 +143,38 @@ class Plugged:
             self._works(self.device.tick)
 
     def act(self, action: Handler, *args: object) -> object:
-        """Do what the host's user asked for.  Raises HcallError or OSError."""
-        return self.invoke(getattr(self.device, action.name), *args, may=(HcallError, OSError))
+        """Do what the host's user asked for; what it returns, which may be Later.  Raises HcallError or OSError."""
+        outcome = self.invoke(getattr(self.device, action.name), *args, may=(HcallError, OSError))
+        if not isinstance(outcome, Later):
+            return outcome
+        told: Later[object] = Later()
+        if outcome.taken:
+            told.fail(Misbehaved("it returned the Later of something else"))
+            return told
+        self._acting.add(outcome)
+
+        def settled(value: object) -> None:
+            self._acting.discard(outcome)
+            told.settle(value)
+            self._stop_if_idle()
+
+        outcome.then(settled)
+        return told
 
     def retire(self) -> None:
         """It is out of the tree: end all holds, and stop when no worker has its hands on it."""
         self.gone = True
         for hold in list(self.holds):
             hold.close()
-        if self.holds:
-            self.when_free.append(self._stop)
-        else:
-            self._stop()
+        for later in list(self._acting):
+            later.abandon()
+        self._stop_if_idle()
 
-    def _stop(self) -> None:
+    def _stop_if_idle(self) -> None:
+        """When it is gone, and nobody has his hands on it any more."""
+        if self._stopped or not self.gone or self.holds or self._acting:
+            return
+        self._stopped = True
         with contextlib.suppress(Internal):  # it is logged, and nobody else has to know
             self.invoke(self.device.close, what="stop()")
         self.complaints.settle(last=True)
@@ -189,6 +208,7 @@ class Plugged:
         """Tell those who wait for it, if nobody has it open any more."""
         while self.when_free and not self.holds:
             self.when_free.pop()()
+        self._stop_if_idle()
 
     def waiting(self, before: float) -> list[Waiting]:
         """The calls under way that began before that time."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ class Panel(Device):
     def start(self) -> None:
         self.log: list[object] = []
         self.began = asyncio.Event()
+        self.entered, self.gate = threading.Event(), threading.Event()
 
     @action
     def press(self, name: str, times: int, hard: bool, force: float) -> str:
@@ -57,6 +59,19 @@ class Panel(Device):
     @action
     def compute(self) -> Later[int] | int:
         return self.offload(sum, (40, 2))
+
+    @action
+    def work(self) -> Later[int]:
+        def wait() -> int:
+            self.entered.set()
+            self.gate.wait()
+            self.log.append("worked")
+            return 1
+
+        return self.offload(wait)
+
+    def stop(self) -> None:
+        self.log.append("stop")
 
     @action
     def jam(self) -> None:
@@ -171,6 +186,20 @@ async def test_an_action_has_a_time_to_end_in_and_goes_on(tmp_path: Path, machin
             await acting
         assert failure.value.code == 6
         device.updating.done(1)
+
+
+async def test_a_device_is_stopped_when_an_action_has_let_go_of_it(panel: tuple[Host, Panel]) -> None:
+    host, device = panel
+    acting = [asyncio.ensure_future(act(host, name)) for name in ("work", "update")]
+    await device.began.wait()
+    await asyncio.to_thread(device.entered.wait)
+    await host.unplug("/panel")
+    assert device.log == [] and not acting[0].done()
+    device.gate.set()
+    for each in acting:
+        with pytest.raises(Failure, match="the device was reset"):
+            await each
+    assert device.log == ["worked", "stop"]
 
 
 async def test_an_action_interrupts_and_may_end_the_guests_that_had_the_device(panel: tuple[Host, Panel]) -> None:
