@@ -40,6 +40,7 @@ MAY: Final = {
     "hostd.backings.terminal": {".poll": "until the kernel has ended a process that was killed, which is at once"},
     "hostd.commands.remote": {".settimeout": "a command by itself: the host that it asks may hang"},
     "hostd.commands.stage": {".wait": "of the demo's processes, which may hang"},
+    "guestd.commands.evidence.sysman": {"time.time": "the date that the device tells is compared with this machine's"},
     "guestd.shell.selection": {".wait": "a guest waits by its own clock"},
     "hostd.devices.sysman": {"time.time": "what is asked for is the date, which the model takes from this machine"},
 }
@@ -47,11 +48,6 @@ MAY: Final = {
 YET: Final = {
     "guestd.clients.asynchronous": {"asyncio.sleep", "asyncio.timeout", "loop.time"},
     "guestd.clients.blocking": {"time.monotonic", "time.sleep", ".settimeout", ".poll"},
-    "guestd.commands.demo_all": {"asyncio.timeout"},
-    "guestd.commands.evidence.sysman": {"time.time"},
-    "guestd.commands.terminal": {"timeout="},
-    "guestd.commands.transfer": {"time.monotonic"},
-    "guestd.exports.streams": {"asyncio.timeout", "asyncio.sleep"},
 }
 SOURCES: Final = Sources(HOMES)
 

@@ -6,7 +6,6 @@ as it should be.
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import json
 import pkgutil
@@ -15,6 +14,7 @@ import traceback
 from pathlib import Path
 
 import uvloop
+from hcall.clock import LoopClock, timeout
 
 from ..clients.asynchronous import attach
 from . import evidence
@@ -27,7 +27,7 @@ async def _show_all(socket: str, folder: Path) -> None:
         shows = importlib.import_module(f"{evidence.__name__}.{module.name}")
         try:
             # A guest for each: a device may end the session of the guest that has it.
-            async with attach(socket, name=module.name) as guest, asyncio.timeout(_SECONDS):
+            async with attach(socket, name=module.name) as guest, timeout(LoopClock(), _SECONDS):
                 seen, ok = await shows.show(guest, folder), True
         except TimeoutError:
             traceback.print_exc()

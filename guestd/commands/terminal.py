@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 import uvloop
 from hcall import numbers
+from hcall.clock import LoopClock, timeout
 from hcall.errors import HcallError, LinkLost, Reset, StaleHandle
 from hcall.programs.command import Exit, Failure, explain, say
 from hcall.text import shown
@@ -121,7 +122,9 @@ class _Interaction:
         try:
             await asyncio.wait({typing, showing}, return_when=asyncio.FIRST_COMPLETED)
             if typing.done() and not self._terminal:  # the pipe has ended: what still comes is shown
-                await asyncio.wait({showing}, timeout=_LINGER_SECONDS)
+                with contextlib.suppress(TimeoutError):
+                    async with timeout(LoopClock(), _LINGER_SECONDS):
+                        await asyncio.wait({showing})
             for task in (typing, showing):
                 if task.done():
                     task.result()

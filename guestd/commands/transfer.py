@@ -6,12 +6,12 @@ import contextlib
 import os
 import stat
 import sys
-import time
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Final, Protocol, cast
 
+from hcall.clock import SystemClock
 from hcall.programs.command import Exit, Failure, say
 from hcall.text import counted
 
@@ -125,7 +125,8 @@ class TransferProgress:
 
     def __init__(self, what: str, total: int | None) -> None:
         self._what, self._total, self._done = what, total, 0
-        self._since = time.monotonic()
+        self._time = SystemClock().time
+        self._since = self._time()
         self._bar: Progress | None = None
         self._task: Any = None
 
@@ -143,7 +144,7 @@ class TransferProgress:
         self._done += count
         if self._bar is not None:
             self._bar.update(self._task, completed=self._done)
-        elif sys.stderr.isatty() and time.monotonic() - self._since > _PATIENCE_SECONDS:
+        elif sys.stderr.isatty() and self._time() - self._since > _PATIENCE_SECONDS:
             self._show()
 
     def _show(self) -> None:

@@ -21,6 +21,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
+from hcall.clock import LoopClock, timeout
 from hcall.errors import IoError
 from hcall.kernel.claims import claim, link_terminal, unlink_terminal
 
@@ -180,7 +181,7 @@ class _StreamExport(Export, Generic[T]):
         with contextlib.suppress(TimeoutError):
             while not line.gone:
                 self._moved.clear()
-                async with asyncio.timeout(LINGER_SECONDS):
+                async with timeout(LoopClock(), LINGER_SECONDS):  # the peer is of this world, and so is its time
                     await self._moved.wait()
 
     async def _show(self) -> None:
@@ -227,7 +228,7 @@ class PtyExport(_StreamExport[int]):
         for _ in range(round(LINGER_SECONDS / _LOOK_SECONDS)):
             if not any(fcntl.ioctl(self._slave, termios.FIONREAD, bytes(4))):
                 break
-            await asyncio.sleep(_LOOK_SECONDS)  # nothing tells
+            await self._driver.clock.sleep(_LOOK_SECONDS)  # nothing tells
 
 
 class _ListeningExport(_StreamExport[socket.socket]):
