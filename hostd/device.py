@@ -6,7 +6,6 @@ no guest, no handle and no wire; whatever raises here fails the call it was made
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar, ParamSpec, TypeVar
@@ -17,11 +16,11 @@ from hcall.programs.plugins import Mistakes
 
 from .model import names
 from .model.areas import Data, Room
-from .model.declared import Feature, Irq, Property, action, call, inherit
-from .model.handlers import Handler, find, find_actions
+from .model.declared import Feature, Irq, Property, action, call
+from .model.declares import Declares, declared_by
 from .model.keys import Config
 from .model.later import Later
-from .model.mistakes import mistakes as _mistakes
+from .model.mistakes import mistakes
 from .model.site import Ender, Nowhere, Site
 from .model.workers import Workers
 
@@ -38,12 +37,7 @@ class Device:
     ids: ClassVar[tuple[int, int]] = (0, 0)  # 16-bit vendor and device, (0, 0) = none
     shared: ClassVar[bool] = False  # many guests at once; else the first to open owns it
 
-    handlers: ClassVar[tuple[Handler, ...]] = ()
-    actions: ClassVar[tuple[Handler, ...]] = ()
-    irqs: ClassVar[tuple[str, ...]] = ()
-    config: ClassVar[dict[str, Config[Any]]] = {}
-    properties: ClassVar[tuple[str, ...]] = ()
-    features: ClassVar[dict[str, int]] = {}
+    declares: ClassVar[Declares] = Declares()
 
     site: Site  # where it stands; the clock and what is common are this one's
     clock: Clock  # given before `start`
@@ -53,32 +47,20 @@ class Device:
     def __init_subclass__(cls, leaves: Iterable[str] | None = None) -> None:
         """*leaves* are for a base of models: which of its names models may take, too; all others are its own."""
         super().__init_subclass__()
-        declared = dict(vars(cls))  # before what is found takes the place of a call named `config`, say
-        members: dict[str, Any] = {}
-        for base in reversed(cls.__mro__):
-            for name, member in vars(base).items():
-                if inspect.isfunction(member) and name in members:
-                    inherit(member, members[name])
-                members[name] = member
-        cls.handlers, mistakes = find(members)
-        cls.actions, more = find_actions(members)
-        mistakes += more
-        cls.irqs = tuple(name for name, member in members.items() if isinstance(member, Irq))
-        cls.config = {name: member for name, member in members.items() if isinstance(member, Config)}
-        cls.properties = tuple(name for name, member in members.items() if isinstance(member, Property))
-        cls.features = {name: member.bit for name, member in members.items() if isinstance(member, Feature)}
-        mistakes += _mistakes(cls, declared, Device)
-        if mistakes:
-            raise Mistakes(cls, mistakes)
+        own = dict(vars(cls))
+        cls.declares, wrong = declared_by(cls)
+        wrong += mistakes(cls, own, Device)
+        if wrong:
+            raise Mistakes(cls, wrong)
         if leaves is not None:
-            names.keep(cls, declared, leaves)
+            names.keep(cls, own, leaves)
 
     def __init__(self, **config: Any) -> None:
         """*config* are the values of the `Config` keys; a default is converted as the machine file's value would be."""
         self.site = Nowhere()
-        self.offered = sum(1 << bit for bit in type(self).features.values())
+        self.offered = sum(1 << bit for bit in self.declares.features.values())
         self.__workers = Workers(type(self).__name__)
-        for name, key in type(self).config.items():
+        for name, key in self.declares.keys.items():
             if name not in config and key.required:
                 raise TypeError(f"{type(self).__name__} needs {name}")
             setattr(self, name, config.pop(name) if name in config else key.convert(key.default, Path()))
@@ -111,7 +93,7 @@ class Device:
 
     def raise_vector(self, vector: int) -> None:
         """Raise an interrupt by number; `Irq` gives it a name."""
-        if not 0 <= vector < len(type(self).irqs):
+        if not 0 <= vector < len(self.declares.irqs):
             raise IndexError(f"{type(self).__name__} has no vector {vector}")
         self.site.signal(vector)
 

@@ -70,8 +70,8 @@ def test_calls_are_what_the_table_says(name: str) -> None:
     model = load(name)
     bits = {member.mask: feature for feature, member in vars(model).items() if isinstance(member, Feature)}
     rows = {row[0]: row for row in tables(section(name))[0]}
-    assert list(rows) == [handler.name for handler in sorted(model.handlers, key=lambda each: each.number)]
-    for handler in model.handlers:
+    assert list(rows) == [handler.name for handler in sorted(model.declares.handlers, key=lambda each: each.number)]
+    for handler in model.declares.handlers:
         said = rows[handler.name]
         expected = call_row(handler)
         if expected[4] == "[int, ...]":
@@ -94,9 +94,9 @@ def test_vectors_features_and_properties_are_what_the_table_says(name: str) -> N
     said: dict[str, dict[str, str]] = {
         kind: {row[2 * n]: row[2 * n + 1] for row in rows if row[2 * n]} for n, kind in enumerate(kinds)
     }
-    assert said.get("vector", {}) == {irq: str(number) for number, irq in enumerate(model.irqs)}
-    assert said.get("feature", {}) == {feature: str(bit) for feature, bit in model.features.items()}
-    expected = {name.replace("_", "-"): declared(model, name).kind for name in model.properties}
+    assert said.get("vector", {}) == {irq: str(number) for number, irq in enumerate(model.declares.irqs)}
+    assert said.get("feature", {}) == {feature: str(bit) for feature, bit in model.declares.features.items()}
+    expected = {name.replace("_", "-"): declared(model, name).kind for name in model.declares.properties}
     assert list(said.get("property", {})) == list(expected)
     for each, kind in expected.items():
         written = said["property"][each]
@@ -131,9 +131,9 @@ def test_how_it_is_found_is_what_the_page_and_the_document_say(name: str) -> Non
 def test_what_streams_have_in_common_each_of_them_has(name: str) -> None:
     model = load(name)
     rows = {row[0]: row for row in tables(STREAMS)[0]}
-    for handler in model.handlers:
+    for handler in model.declares.handlers:
         if handler.name in rows:
             assert rows.pop(handler.name)[:4] == call_row(handler)[:4]
     assert not rows
     vectors = [row[0].replace("`", "") for row in tables(STREAMS)[1]]
-    assert vectors == [f"{number} {irq}" for number, irq in enumerate(model.irqs[:3])]
+    assert vectors == [f"{number} {irq}" for number, irq in enumerate(model.declares.irqs[:3])]

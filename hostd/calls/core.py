@@ -95,8 +95,8 @@ def _open(guest: Account, handle: int, cookie: int) -> OpenReply:
     node = guest.node(handle)
     hold = guest.open(node, cookie)
     device = hold.plugged.device
-    vectors = {name: vector for vector, name in enumerate(device.irqs)}
-    return hold.handle, hold.plugged.calls, vectors, device.features
+    vectors = {name: vector for vector, name in enumerate(device.declares.irqs)}
+    return hold.handle, hold.plugged.calls, vectors, device.declares.features
 
 
 @_call(numbers.CLOSE)

@@ -61,14 +61,14 @@ class Hold:
     @property
     def counts(self) -> tuple[int, ...]:
         """How often each vector was raised."""
-        return tuple(map(self.vectors.count, range(len(self.plugged.device.irqs))))
+        return tuple(map(self.vectors.count, range(len(self.plugged.device.declares.irqs))))
 
     def missing(self, number: int) -> HcallError:
         """Why *number* is not in the table."""
         path = self.plugged.path
         if self.negotiation.status & DeviceStatus.NEEDS_RESET:
             return IoError(f"{path} has failed: reset it; the host's log says why")
-        for handler in self.plugged.device.handlers:
+        for handler in self.plugged.device.declares.handlers:
             if self.plugged.number(handler) == number:
                 if self.vectors not in self.plugged.live:
                     return NotAllowed(f"{path}: {handler.name} comes after DRIVER_OK")

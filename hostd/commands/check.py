@@ -42,7 +42,7 @@ def _config(spec: DeviceSpec) -> Iterator[tuple[str, object]]:
             yield name, [*map(str, items)] if value is items else str(value)
         else:
             plain = all(isinstance(item, int | float | str) for item in items)
-            yield name, value if plain else spec.table.get(name, spec.device.config[name].default)
+            yield name, value if plain else spec.table.get(name, spec.device.declares.keys[name].default)
 
 
 def check_model(name: str, as_json: bool) -> None:

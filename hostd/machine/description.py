@@ -18,8 +18,8 @@ def describe(model: type[Device]) -> dict[str, Any]:
     source = sys.modules[model.__module__].__file__
     members = {name: inspect.getattr_static(model, name) for name in dir(model)}
     bits = {member.mask: name for name, member in members.items() if isinstance(member, Feature)}
-    verbs = [handler for handler in model.handlers if handler.name in VERBS]
-    calls = [handler for handler in model.handlers if handler.name not in VERBS]
+    verbs = [handler for handler in model.declares.handlers if handler.name in VERBS]
+    calls = [handler for handler in model.declares.handlers if handler.name not in VERBS]
     return {
         "model": model.__name__,
         "about": inspect.cleandoc(model.__doc__ or "").partition("\n")[0],
@@ -29,15 +29,15 @@ def describe(model: type[Device]) -> dict[str, Any]:
         "shared": model.shared,
         "verbs": [_handler(model, handler, bits) for handler in verbs],
         "calls": [_handler(model, handler, bits) for handler in calls],
-        "actions": [_handler(model, action, bits) for action in model.actions],
-        "interrupts": dict(zip(model.irqs, range(len(model.irqs)), strict=True)),
-        "properties": {name.replace("_", "-"): type_name(members[name].kind) for name in model.properties},
-        "features": model.features,
+        "actions": [_handler(model, action, bits) for action in model.declares.actions],
+        "interrupts": {name: vector for vector, name in enumerate(model.declares.irqs)},
+        "properties": {name.replace("_", "-"): type_name(members[name].kind) for name in model.declares.properties},
+        "features": model.declares.features,
         "keys": {
             name: {"type": type_name(key.kind), "required": key.required, "help": key.help}
             | ({} if key.required else {"default": key.default})
             | ({"bounds": [key.bounds[0], key.bounds[-1]]} if key.bounds else {})
-            for name, key in model.config.items()
+            for name, key in model.declares.keys.items()
         },
     }  # fmt: skip
 

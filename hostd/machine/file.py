@@ -55,7 +55,7 @@ class DeviceSpec:
 
     def check(self) -> None:
         """Have the model look at its keys, without a device: nothing is touched.  Raises ValueError with a sentence."""
-        optional = {name: key for name, key in self.device.config.items() if not key.required}
+        optional = {name: key for name, key in self.device.declares.keys.items() if not key.required}
         defaults = {name: key.convert(key.default, Path()) for name, key in optional.items() if name not in self.config}
         try:
             device = self.device.__new__(self.device)
@@ -187,15 +187,15 @@ class _Checker:
             for line in error.lines:
                 self.wrong(f"{place}.model", line)
             return None
-        table = table | {key: _typed(word, device.config.get(key)) for key, word in words.items()}
+        table = table | {key: _typed(word, device.declares.keys.get(key)) for key, word in words.items()}
         config = {}
         for key, value in table.items():
-            if key not in ("model", *device.config):
+            if key not in ("model", *device.declares.keys):
                 if isinstance(value, dict):
                     self.wrong(f"{place}.{key}", f'unknown key; what stands below is [devices."{path}/{key}"]')
                 else:
-                    self._unknown(f"{place}.{key}", key, ["model", *device.config])
-        for key, declared in device.config.items():
+                    self._unknown(f"{place}.{key}", key, ["model", *device.declares.keys])
+        for key, declared in device.declares.keys.items():
             if declared.required and key not in table:
                 if not any(suggest(other, [key]) for other in table):  # else it is there, misspelt: that was said
                     self.wrong(place, f"needs {key} = ...{f', {declared.help}' if declared.help else ''}")

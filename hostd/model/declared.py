@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import typing
 from collections.abc import Callable
-from typing import Any, ClassVar, Final, Generic, NamedTuple, Protocol, TypeVar, overload
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar, overload
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -62,10 +62,18 @@ class Feature:
         self.name = name
 
 
+class _Named(Protocol):
+    @property
+    def irqs(self) -> tuple[str, ...]:
+        """The names of the interrupts, in the order of their vectors."""
+
+
 class Raises(Protocol):
     """A device, as far as its interrupts go."""
 
-    irqs: ClassVar[tuple[str, ...]]
+    @property
+    def declares(self) -> _Named:
+        """What it has."""
 
     def raise_vector(self, vector: int) -> None:
         """Raise an interrupt by number."""
@@ -87,7 +95,7 @@ class Irq:
     def __get__(self, device: Raises | None, owner: type) -> Irq | Callable[[], None]:
         if device is None:
             return self
-        bound = functools.partial(device.raise_vector, type(device).irqs.index(self.name))
+        bound = functools.partial(device.raise_vector, device.declares.irqs.index(self.name))
         device.__dict__[self.name] = bound  # found before this descriptor from now on
         return bound
 

@@ -10,6 +10,7 @@ from hcall.numbers import MAX_VECTORS
 
 from . import names
 from .declared import PROPERTY_KINDS, Declared, Feature, Irq, Property
+from .declares import Declares
 from .keys import Config
 
 _MAX_CALLS: Final = 60  # the reply to OPEN carries them in one map
@@ -49,12 +50,13 @@ def mistakes(cls: Any, own: Mapping[str, object], base: type) -> Iterator[tuple[
             yield name, f"{cls.__name__}.{name}: a plain def with no argument but self"
         if isinstance(member, Config) and (wrong := member.mistake()):
             yield name, f"{cls.__name__}.{name}: {wrong}"
-    if len(cls.irqs) > MAX_VECTORS or len(cls.handlers) > _MAX_CALLS:
+    has: Declares = cls.declares
+    if len(has.irqs) > MAX_VECTORS or len(has.handlers) > _MAX_CALLS:
         yield "", f"{cls.__name__}: at most {MAX_VECTORS} vectors and {_MAX_CALLS} calls"
-    for name, bit in cls.features.items():
-        if bit not in _FEATURE_BITS or list(cls.features.values()).count(bit) > 1:
+    for name, bit in has.features.items():
+        if bit not in _FEATURE_BITS or list(has.features.values()).count(bit) > 1:
             yield name, f"{cls.__name__}.{name}: a feature has a bit of its own, 0 to 23 or 50 to 63, not {bit}"
-    for name in (*(handler.name for handler in cls.handlers), *cls.irqs, *cls.features, *cls.properties):
+    for name in (*(handler.name for handler in has.handlers), *has.irqs, *has.features, *has.properties):
         if len(name) > _MAX_NAME or not name.isascii():
             yield name, f"{cls.__name__}.{name[:_MAX_NAME]}: a name has {_MAX_NAME} letters of ASCII at most"
     compatible = getattr(cls, "compatible", ())

@@ -61,7 +61,7 @@ def _checked(outcome: object) -> object:
 
 def actions_of(node: Node) -> tuple[Handler, ...]:
     """The actions of the device of *node*."""
-    return node.device.actions if node.device is not None else ()
+    return node.device.declares.actions if node.device is not None else ()
 
 
 def _value(action: Handler, kind: type, arg: object) -> object:

@@ -69,7 +69,7 @@ class Node:
         if self.plugged is not None:
             found |= {"compatible": self.compatible, "vendor-id": self.ids[0], "device-id": self.ids[1]}
             found |= {"hcall-class": self.plugged.class_id}
-            for name in self.plugged.device.properties:
+            for name in self.plugged.device.declares.properties:
                 value = getattr(self.plugged.device, name, None)
                 if value is None:  # it has not been set
                     continue

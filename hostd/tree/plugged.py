@@ -229,7 +229,7 @@ class Plugged:
     @cached_property
     def calls(self) -> dict[str, int]:
         """The hypercall numbers by name."""
-        return {handler.name: self.number(handler) for handler in self.device.handlers}
+        return {handler.name: self.number(handler) for handler in self.device.declares.handlers}
 
     def table(self, accepted: int | None) -> dict[int, Entry]:
         """What a guest with these *accepted* features may call; None: before it has negotiated."""
@@ -239,7 +239,7 @@ class Plugged:
         if table is None:
             table = {
                 number: entry
-                for handler, (number, entry) in zip(self.device.handlers, self._entries, strict=True)
+                for handler, (number, entry) in zip(self.device.declares.handlers, self._entries, strict=True)
                 if (handler.early if accepted is None else handler.needs & accepted == handler.needs)
             }
             if len(self._tables) == _TABLES:
@@ -250,14 +250,14 @@ class Plugged:
     @cached_property
     def _needed(self) -> int:
         """The features that some call needs: no other makes a table."""
-        return functools.reduce(operator.or_, (each.needs for each in self.device.handlers), 0)
+        return functools.reduce(operator.or_, (each.needs for each in self.device.declares.handlers), 0)
 
     @cached_property
     def _entries(self) -> list[tuple[int, Entry]]:
         """Of all handlers: the hypercall number, and what dispatch needs."""
         return [
             (self.number(each), (getattr(self.device, each.name), each.kinds, _AREAS[each.areas], each.answer))
-            for each in self.device.handlers
+            for each in self.device.declares.handlers
         ]
 
 

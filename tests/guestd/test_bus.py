@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -66,11 +67,14 @@ class Shuffled(Lamp):
     compatible = "test,lamp"
 
 
-Shuffled.handlers = tuple(
-    handler._replace(number=number)
-    for handler, number in zip(Lamp.handlers, [0xFFFF, 1000, 17, 1, 2], strict=True)
-)  # fmt: skip
-Shuffled.irqs = (*(f"unused{n}" for n in range(30)), "second", "first")
+Shuffled.declares = dataclasses.replace(
+    Lamp.declares,
+    handlers=tuple(
+        handler._replace(number=number)
+        for handler, number in zip(Lamp.declares.handlers, [0xFFFF, 1000, 17, 1, 2], strict=True)
+    ),
+    irqs=(*(f"unused{n}" for n in range(30)), "second", "first"),
+)
 
 
 class Plain(Lamp):

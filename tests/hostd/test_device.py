@@ -68,7 +68,7 @@ def test_a_verb_has_one_signature(verb: str, wrong: str, expected: str) -> None:
 
 @pytest.mark.spec("B-3")
 def test_a_device_has_at_most_32_vectors_and_60_calls() -> None:
-    assert len(declare(**{f"irq{n}": Irq() for n in range(32)}).irqs) == 32
+    assert len(declare(**{f"irq{n}": Irq() for n in range(32)}).declares.irqs) == 32
     with pytest.raises(TypeError, match="at most 32 vectors and 60 calls"):
         declare(**{f"irq{n}": Irq() for n in range(33)})
     calls = {f"call{n}": call(types.FunctionType(Wrong.right.__code__, globals(), f"call{n}")) for n in range(61)}
@@ -77,7 +77,7 @@ def test_a_device_has_at_most_32_vectors_and_60_calls() -> None:
     with pytest.raises(TypeError, match="at most 32 vectors and 60 calls"):
         declare(**calls)
     del calls["call60"]
-    assert len(declare(**calls).handlers) == 60
+    assert len(declare(**calls).declares.handlers) == 60
 
 
 class Modem(Stream):
@@ -99,11 +99,11 @@ class Modem(Stream):
 
 
 def test_a_subclass_keeps_the_numbers_of_its_base_and_goes_on_after_them() -> None:
-    base = {handler.name: handler.number for handler in Stream.handlers}
+    base = {handler.name: handler.number for handler in Stream.declares.handlers}
     assert base == {"read": 1, "write": 2, "get_param": 16, "set_param": 17}
-    assert {handler.name: handler.number for handler in Modem.handlers} == base | {"dial": 18, "sync": 3}
-    assert Stream.irqs == ("rx_ready", "tx_ready", "disconnected")
-    assert Modem.irqs == (*Stream.irqs, "carrier")
+    assert {handler.name: handler.number for handler in Modem.declares.handlers} == base | {"dial": 18, "sync": 3}
+    assert Stream.declares.irqs == ("rx_ready", "tx_ready", "disconnected")
+    assert Modem.declares.irqs == (*Stream.declares.irqs, "carrier")
 
 
 class Volume(int):

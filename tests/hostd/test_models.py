@@ -210,12 +210,12 @@ class Wrong(Device):
     def gone(self) -> None:
         def later() -> None:
             self.common = None  #! Device has this name for itself
-        for self.handlers in (): ...  #! Device has this name for itself
+        for self.declares in (): ...  #! Device has this name for itself
         self.offered = self.site.offered = 0
         self.common.clock = self
     def more(self) -> None:
-        self.features += 1  #! Device has this name for itself
-    def properties(self) -> None: ...  #! Device has this name for itself
+        self.in_use += 1  #! Device has this name for itself
+    def stand(self) -> None: ...  #! Device has this name for itself
     @call
     def close(self) -> None: ...  #! Device has this name for itself
     @call

@@ -72,7 +72,7 @@ class Guest:
     @property
     def counts(self) -> dict[str, int]:
         """How often each interrupt came since the guest is there."""
-        return {name: self.vectors.count(self.pipe.irqs.index(name)) - self.before[name] for name in VECTORS}
+        return {name: self.vectors.count(self.pipe.declares.irqs.index(name)) - self.before[name] for name in VECTORS}
 
 
 @pytest.fixture
@@ -318,7 +318,7 @@ def test_what_is_true_when_a_guest_is_ready_is_told_once(ended: bool) -> None:
     site.live.append(vectors)
     pipe.ready()
     pipe.set_param(Param.INTERRUPT_MASK, TX | RX | DISCONNECT)
-    counted = {name: vectors.count(pipe.irqs.index(name)) for name in VECTORS}
+    counted = {name: vectors.count(pipe.declares.irqs.index(name)) for name in VECTORS}
     assert counted == counts(rx_ready=1, tx_ready=1, disconnected=ended)
 
 
