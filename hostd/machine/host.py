@@ -43,12 +43,16 @@ class Host:
         """*socket* is where guests attach."""
         self.machine, self.clock, self.socket = machine, clock, socket
         self.identity, self.epoch = identity, identity.epoch
-        self.tree = Tree(self.epoch, machine.name)
+        self.tree = Tree(self.epoch, machine.name, identity.tree)
         self.guests = Guests(self.tree, _affordable(machine.limits), clock, self.epoch)
         self.started = clock.time()
         self._specs: dict[int, DeviceSpec] = {}  # by node handle
         self._common: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()  # see Device
         self._ticker: Timer = clock.call_later(TICK_SECONDS, self._tick)
+
+    def who(self) -> Identity:
+        """Another host of this identity, with the same devices, is this one to a guest that knows its handles."""
+        return Identity(self.identity.seed, self.epoch, self.tree.save())
 
     def plug(self, spec: DeviceSpec, source: str | None = None) -> Node:
         """Start the device of *spec* and show it to all guests.

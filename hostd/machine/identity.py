@@ -1,6 +1,7 @@
 """What makes one life of a host different from all others: the one place where chance comes in.
 
 Two hosts of one identity have the same epoch, and their devices draw the same: MAC addresses, magic numbers.
+A host that goes on in another process has the handles of its tree, too.
 """
 
 from __future__ import annotations
@@ -11,14 +12,20 @@ import os
 from collections.abc import Callable
 from typing import Final
 
+from hcall.saved import Saved
+
 EPOCHS: Final = 0x7FFF  # 1 to so many: the upper bits of a handle
 
 
 class Identity:
     """The epoch of a host, and what is random in it."""
 
-    def __init__(self, seed: bytes | None = None, epoch: int | None = None) -> None:
-        """Chance decides what is not given.  Raises ValueError for an epoch beyond 1 to 32767."""
+    def __init__(self, seed: bytes | None = None, epoch: int | None = None, tree: Saved | None = None) -> None:
+        """Chance decides what is not given; *tree* is what `Tree.save` gave.
+
+        Raises ValueError for an epoch beyond 1 to 32767.
+        """
+        self.tree = tree
         self.seed = os.urandom(32) if seed is None else seed
         drawn = int.from_bytes(self.source("epoch")(8), "big") % EPOCHS + 1
         self.epoch = drawn if epoch is None else epoch

@@ -52,6 +52,17 @@ class Node:
         """`/name/of/each/node` down to this one; `/` is the root."""
         return "/" if self.parent is None else f"{self.parent.path.rstrip('/')}/{self.name}"
 
+    def adopt(self, child: Node) -> None:
+        """*child* stands below this one from now on, where its handle belongs."""
+        child.previous = next((each for each in reversed(self.children.values()) if each.handle < child.handle), None)
+        child.next = self.first_child if child.previous is None else child.previous.next
+        self.children[child.name] = child
+        if child.previous is not None:
+            child.previous.next = child
+        if child.next is not None:  # only what was saved comes before others
+            child.next.previous = child
+            self.children = dict(sorted(self.children.items(), key=lambda item: item[1].handle))
+
     @property
     def first_child(self) -> Node | None:
         """The child that was plugged first."""

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple, TypeAlias
 from hcall.errors import NoMatch
 from hcall.numbers import ADDED, CHANGES_LIMIT, FIRST_ASSIGNED_CLASS, LEAVING, REMOVED
 from hcall.programs.mistakes import InUse
+from hcall.saved import Saved, check
 from hcall.text import suggest
 
 from ..device import Device
@@ -22,6 +23,7 @@ from .node import Node
 from .plugged import Plugged
 
 NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9,._+-]{0,30}")  # IEEE 1275, 3.2.1.1: 1 to 31 characters
+_VERSION: Final = 1  # of what is saved
 _LOG: Final = 256  # changes that are kept for CHANGES
 
 
@@ -43,14 +45,28 @@ Sees: TypeAlias = Callable[[str], bool]
 class Tree:
     """All nodes of a machine."""
 
-    def __init__(self, epoch: int, name: str = "machine") -> None:
-        self.handles = Handles(epoch)
+    def __init__(self, epoch: int, name: str = "machine", saved: Saved | None = None) -> None:
+        """What is plugged where it stood when it was *saved*, in this epoch, has the handle and numbers of then.
+
+        Raises ValueError if another version of this has saved it.
+        """
+        saved = saved or {"version": _VERSION, "following": 0, "nodes": {}, "classes": []}
+        check(saved, _VERSION)
+        self.handles = Handles(epoch, saved["following"], saved["nodes"])
         self.nodes: dict[int, Node] = {}
         self.watchers: dict[object, Watcher] = {}
-        self._classes: dict[object, int] = {}
+        self._classes: dict[tuple[object, ...], int] = {tuple(sort): number for sort, number in saved["classes"]}
         self._log: deque[tuple[int, Change, str]] = deque()  # with serials, of the same counter as handles, and paths
         self._forgotten = self.handles.following  # changes before this serial are not in the log
         self.root = self._add(name, None, None)
+
+    def save(self) -> Saved:
+        """What another tree needs to be this one, once all is plugged there, too."""
+        return {
+            "version": _VERSION, "following": self.handles.following,
+            "nodes": {node.path: node.handle for node in self.nodes.values()},
+            "classes": [[list(sort), number] for sort, number in self._classes.items()],
+        }  # fmt: skip
 
     def node(self, handle: int) -> Node:
         """The node behind *handle*.  Raises StaleHandle or BadHandle."""
@@ -128,19 +144,20 @@ class Tree:
         return self.handles.following, tuple(change for _, change in later)
 
     def _add(self, name: str, parent: Node | None, plugged: Plugged | None) -> Node:
-        node = Node(name, self.handles.new(), parent, plugged)
+        node = Node(name, 0, parent, plugged)
+        given = self.handles.given(node.path)
+        node.handle = given or self.handles.new()
         self.nodes[node.handle] = node
         if parent is not None:
-            node.previous = next(reversed(parent.children.values()), None)
-            if node.previous is not None:
-                node.previous.next = node
-            parent.children[name] = node
-            self._note(ADDED, node, node.handle)
+            parent.adopt(node)
+            if not given:  # else it was there all the time
+                self._note(ADDED, node, node.handle)
         return node
 
     def _class_id(self, device: Device) -> int:
         """The 16-bit device id; for a model without one, or if two vendors collide, one from 0x8000."""
-        sort: object = device.ids if device.ids != (0, 0) else device.compatible
+        names = device.compatible
+        sort = device.ids if device.ids != (0, 0) else (names,) if isinstance(names, str) else names
         if sort not in self._classes:
             taken = set(self._classes.values())
             own = device.ids[1]

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import ast
+import itertools
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hcall import numbers
 from hcall.clock import ManualClock
-from raw import attached, run_on, until
+from hcall.errors import Status
+from raw import RNG, RawGuest, attached, plugged, run_on, until
 from sources import HOMES, Sources
 
 import guestd
 import hostd
 from guestd.clients.guest import Guest
+from guestd.probers import tree
 from hostd import Identity
+from hostd.device import Device, call
 from hostd.devices.ppp import Ppp
+from hostd.machine.file import DeviceSpec
+from hostd.tree.tree import Tree
 
 SEED = b"the same"
 
@@ -116,3 +122,83 @@ def test_chance_comes_in_at_the_edges_only() -> None:
         or any(name.rpartition(".")[2] in CHANCE for name in sources.names(module))
     }
     assert found == EDGES.keys()
+
+
+async def known(guest: RawGuest) -> dict[str, tuple[int, dict[str, int]]]:
+    """What a guest knows of each device: its node's handle, and the numbers of its calls.  In the order of a walk."""
+
+    async def core(handle: int, number: int, *args: object) -> Any:
+        return await guest.core(number, handle, *args)
+
+    found: dict[str, tuple[int, dict[str, int]]] = {}
+    async for node in tree.probe(core):
+        if node.compatible:
+            handle, calls, *_ = await guest.core(numbers.OPEN, node.node, 0)
+            await guest.core(numbers.CLOSE, handle)
+            found[node.path] = node.node, calls
+    return found
+
+
+class Plain(Device):
+    """One of many models without an id: the numbers of their calls depend on who came first."""
+
+    compatible = "test,plain"
+
+    @call
+    def work(self) -> None:
+        pass
+
+
+class Other(Plain):
+    compatible = ("test,other", "test,plain")
+
+
+async def test_a_host_that_goes_on_elsewhere_is_the_same_to_who_knows_its_handles(tmp_path: Path) -> None:
+    rng, first, last = RNG, DeviceSpec("bus/first", "plain", Plain, {}), DeviceSpec("bus/last", "other", Other, {})
+    with_past = DeviceSpec("gone", "plain", Plain, {})
+    async with hostd.serve(hostd.Machine(devices=(rng, with_past)), clock=ManualClock()) as host:
+        async with attached(host) as guest:
+            for spec in (last, first):
+                host.plug(spec)
+            gone = host.tree.find("/gone").handle
+            await host.unplug("gone")
+            before = await known(guest)
+            now, _ = await guest.core(numbers.CHANGES, 0, 0)
+        identity = host.who()
+    assert list(before) == ["/rng", "/bus/last", "/bus/first"]
+
+    machine = hostd.Machine(devices=(first, last, rng))
+    async with hostd.serve(machine, identity=identity) as host, attached(host) as guest:
+        assert (host.epoch, await known(guest)) == (identity.epoch, before)
+        assert list(await known(guest)) == list(before)
+        news = await guest.core(numbers.CHANGES, 0, now)
+        assert news[1] in ((), None) and news[0] > now  # it was all there, all the time
+        assert (await guest.call(numbers.INFO, gone))[0] == Status.STALE_HANDLE
+        await host.unplug("bus/last")
+        assert host.plug(last).handle >= news[0] and host.plug(with_past).handle != gone
+        assert list(await known(guest)) == ["/rng", "/bus/first", "/bus/last", "/gone"]
+
+
+def test_what_another_version_saved_is_refused() -> None:
+    with pytest.raises(ValueError, match="another version: 7, not 1"):
+        Tree(1, saved={"version": 7})
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+def test_siblings_stand_in_the_order_of_their_handles_however_they_come_back(order: tuple[int, ...]) -> None:
+    old = Tree(1)
+    for n in range(4):
+        old.plug(f"d{n}", plugged(Plain(), f"/d{n}"))
+    new = Tree(1, saved=old.save())
+    for n in order:
+        new.plug(f"d{n}", plugged(Plain(), f"/d{n}"))
+    new.plug("late", plugged(Plain(), "/late"))
+    names, node = [], new.root.first_child
+    while node is not None:
+        names.append(node.name)
+        assert node.previous is None or node.previous.next is node
+        node = node.next
+    assert names == list(new.root.children) == ["d0", "d1", "d2", "d3", "late"]
+    new.remove(new.find("d1"))
+    d0, d2 = new.find("d0"), new.find("d2")
+    assert d0.next is d2 and d2.previous is d0
