@@ -9,16 +9,19 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import ClassVar
 
-from hcall.errors import IoError, NoSuchCall
+from hcall.errors import IoError
 from hcall.programs.plugins import Mistakes
-from hcall.text import suggest
 from hcall.wire import MAX_INLINE
 
 from .declared.mistakes import mistakes
-from .declared.ops import BoundSignal, BusDevice, Op, Signal, Sleeper
+from .declared.ops import BoundSignal, BusDevice, Op, Signal, Sleeper, number_of
+from .declared.taking import Reading, Taking
 from .memory import Buffer
 
-__all__ = ["MAX_INLINE", "BoundSignal", "Buffer", "BusDevice", "Driver", "Op", "Signal", "Sleeper", "moved"]
+__all__ = [
+    "MAX_INLINE", "BoundSignal", "Buffer", "BusDevice", "Driver", "Op", "Reading", "Signal", "Sleeper", "Taking",
+    "moved",
+]  # fmt: skip
 
 _CHUNK = 1 << 20  # bytes of guest memory that a large transfer uses
 
@@ -50,13 +53,7 @@ class Driver:
 
     def number(self, call: str) -> int:
         """The hypercall number of a call.  Raises NoSuchCall."""
-        try:
-            return self.dev.calls[call]
-        except KeyError:
-            near = suggest(call, self.dev.calls)
-            raise NoSuchCall(
-                f"{self.dev.name} has no call {call!r}{near}; it has {', '.join(self.dev.calls)}"
-            ) from None
+        return number_of(self.dev, call)
 
     def read(self, count: int, at: int = 0) -> Awaitable[bytes]:
         """Up to *count* bytes, 4,096 at most, within the message."""

@@ -1,20 +1,34 @@
-"""The driver's half of the vuart: waiting, masking, and going on after short counts."""
+"""The driver's half of the vuart: waiting, masking, and going on after short counts.
+
+Whoever waits may be cancelled at any moment.  What a read had taken by then is there for the next one; what was written
+is written once, as far as it got, and a message whole.
+"""
 
 from __future__ import annotations
 
 import weakref
+from collections import deque
 from typing import Final
 
-from hcall.errors import IoError, WouldBlock
+from hcall.errors import HcallError, IoError, WouldBlock
 from hcall.formats.vuart import DISCONNECT, RX, TX, Param
 from hcall.wire import MAX_INLINE
 
-from .driver import Buffer, BusDevice, Driver, Op, Signal, moved
+from .driver import Buffer, BusDevice, Driver, Op, Reading, Signal, Taking, moved
 
 __all__ = ["Op", "Signal", "StreamDriver"]
 
 _QUIET: Final = RX | DISCONNECT
 _CHUNK: Final = 64 * 1024  # bytes of guest memory for a transfer, as many as a buffer of the device
+
+
+class _Outgoing:
+    """Bytes to be written, and how many of them the device has taken."""
+
+    __slots__ = ("data", "done")
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.done = data, 0
 
 
 class StreamDriver(Driver):
@@ -30,8 +44,12 @@ class StreamDriver(Driver):
 
     def __init__(self, dev: BusDevice) -> None:
         super().__init__(dev)
-        self.__kept = b""  # read already, and not yet asked for
+        self.__reading = Reading(dev)
+        self.__messages: deque[_Outgoing] = deque()
+        self.__writing: Taking[None] = Taking(dev)  # the first of them
+        self.__is_at_it = False  # somebody is
         self.__writers = 0  # that wait for tx_ready
+        self.__tx = False  # TX may be enabled
         self.__spare: list[Buffer] = []  # one at most: to allocate it takes longer than to fill it
         weakref.finalize(self, _free, self.__spare).atexit = False
 
@@ -44,11 +62,23 @@ class StreamDriver(Driver):
         await self.set_param(Param.TX_TRIGGER, tx_free)
         await self.set_param(Param.RX_TRIGGER, await self.get_param(Param.RX_BUF_SIZE) - rx_waiting)
 
+    # Reading.
+
+    async def read(self, count: int, at: int = 0) -> bytes:
+        """What there is now, up to *count* bytes, 4,096 at most; none at the end of the stream.  Errors: WouldBlock."""
+        return await self.__reading.read(count)
+
+    async def read_into(self, buffer: Buffer, at: int = 0) -> int:
+        """Fill *buffer* with what there is now: how much.  Errors: WouldBlock.
+
+        Whoever is cancelled leaves *buffer* alone, or frees it: the next read gets what came into it.
+        """
+        return await self.__reading.read_into(buffer)
+
     async def read_some(self, count: int = MAX_INLINE) -> bytes:
         """One byte or more, up to *count*, as soon as there are any; none at the end of the stream."""
-        if self.__kept:
-            data, self.__kept = self.__kept[:count], self.__kept[count:]
-            return data
+        if self.__reading.kept:
+            return self.__reading.head(count)
         buffer = self.__take_buffer() if count > MAX_INLINE else None
         done = False
         try:
@@ -56,70 +86,14 @@ class StreamDriver(Driver):
                 try:
                     if buffer is None:
                         return await self.read(min(count, MAX_INLINE))
-                    moved = await self.read_into(buffer if count >= buffer.size else buffer.part(0, count))
+                    came = await self.read_into(buffer if count >= buffer.size else buffer.part(0, count))
                     done = True
-                    return bytes(buffer.view[:moved])
+                    return bytes(buffer.view[:came])
                 except WouldBlock:
                     await self.rx_ready.wait()
         finally:
             if buffer is not None:
                 self.__give_back(buffer, done)
-
-    async def write_all(self, data: bytes, at: int = 0) -> None:
-        """Write all of *data*, waiting for room; much of it goes through guest memory."""
-        done = start = end = 0  # in the buffer is what lies from start to end
-        waiting = False
-        buffer = self.__take_buffer() if len(data) > MAX_INLINE else None
-        try:
-            while done < len(data):
-                try:
-                    if buffer is None:
-                        done += moved(self.dev, await self.write(data[done : done + MAX_INLINE]))
-                        continue
-                    if done == end:
-                        start, end = end, min(end + _CHUNK, len(data))
-                        buffer.view[: end - start] = data[start:end]
-                    rest = buffer if end - done == buffer.size else buffer.part(done - start, end - done)
-                    done += moved(self.dev, await self.write_from(rest))
-                except WouldBlock:
-                    if not waiting:
-                        waiting = True
-                        self.__writers += 1
-                        await self.set_param(Param.INTERRUPT_MASK, _QUIET | TX)
-                    await self.tx_ready.wait()
-        finally:
-            self.__writers -= waiting
-            if buffer is not None:
-                self.__give_back(buffer, done == len(data))
-        if waiting and not self.__writers:  # else another writer still waits for it
-            await self.set_param(Param.INTERRUPT_MASK, _QUIET)
-
-    async def settle(self) -> None:
-        """Until the device has passed on all that was written; what waits in it is lost when it is closed.
-
-        Errors: IoError if the other end went before.
-        """
-        while True:
-            try:
-                return await super().settle()
-            except WouldBlock:
-                await self.tx_ready.wait()
-
-    def __take_buffer(self) -> Buffer | None:
-        """Guest memory for one transfer; None if there is none."""
-        if self.__spare:
-            return self.__spare.pop()
-        try:
-            return self.dev.ram.alloc(_CHUNK)
-        except MemoryError:
-            return None
-
-    def __give_back(self, buffer: Buffer, done: bool) -> None:
-        """Keep one for the next transfer, if no call is under way that still uses it."""
-        if done and not self.__spare:
-            self.__spare.append(buffer)
-        else:
-            buffer.free()
 
     async def read_exactly(self, count: int, at: int = 0) -> bytes:
         """*count* bytes, waiting for them.  Errors: IoError if the stream ends before."""
@@ -131,9 +105,13 @@ class StreamDriver(Driver):
                     raise IoError(f"{self.dev.name} ended {count - len(data)} bytes early")
                 data += more
         except BaseException:
-            self.__kept = bytes(data) + self.__kept  # the next read gets it
+            self.__put_back(data)
             raise
         return bytes(data)
+
+    async def load(self, count: int, at: int = 0) -> bytes:
+        """As `read_exactly`."""
+        return await self.read_exactly(count)
 
     async def read_until(self, mark: bytes, limit: int = 1 << 20) -> bytes:
         """Everything up to and with *mark*.
@@ -150,11 +128,125 @@ class StreamDriver(Driver):
                     raise EOFError(f"the stream ended before {mark!r}")
                 data += more
         except BaseException:
-            self.__kept = data + self.__kept  # the next read gets it
+            self.__put_back(data)
             raise
         end = data.index(mark) + len(mark)
-        self.__kept = data[end:] + self.__kept
+        self.__put_back(data[end:])
         return data[:end]
+
+    # Writing.
+
+    async def write_all(self, data: bytes, at: int = 0) -> None:
+        """Write all of *data*, waiting for room; much of it goes through guest memory.
+
+        Whoever is cancelled has written it as far as it got: in the order of the bytes, and each once.
+        """
+        if self.__messages:
+            await self.__send_messages()
+        await self.__send(_Outgoing(data), None)
+
+    async def store(self, data: bytes, at: int = 0) -> None:
+        """As `write_all`."""
+        await self.write_all(data)
+
+    async def write_message(self, data: bytes) -> None:
+        """Write all of *data*, and nothing else in between, even if whoever waits for it is cancelled.
+
+        What he has left goes on with the next write, or `settle`.  If somebody else writes one already, he writes this
+        one as well, and it is not waited for.
+        """
+        self.__messages.append(_Outgoing(data))
+        await self.__send_messages()
+
+    async def settle(self) -> None:
+        """Until the device has passed on all that was written; what waits in it is lost when it is closed.
+
+        Errors: IoError if the other end went before.
+        """
+        await self.__send_messages()
+        while True:
+            try:
+                return await super().settle()
+            except WouldBlock:
+                await self.tx_ready.wait()
+
+    async def __send_messages(self) -> None:
+        if self.__is_at_it:
+            return
+        self.__is_at_it = True
+        try:
+            while self.__messages:
+                await self.__send(self.__messages[0], self.__writing)
+                self.__messages.popleft()
+        except HcallError:
+            self.__messages.clear()  # the end of one that was begun has nowhere to go, nor have the others
+            raise
+        finally:
+            self.__is_at_it = False
+
+    async def __send(self, out: _Outgoing, calls: Taking[None] | None) -> None:
+        """Write the rest of *out*; a call that is cancelled is left in *calls*, if there are any."""
+        data, size = out.data, len(out.data)
+        start = end = 0  # in the buffer is what lies from start to end
+        waiting = False
+        buffer = self.__take_buffer() if size - out.done > MAX_INLINE else None
+        try:
+            while out.done < size:
+                try:
+                    if calls is not None and calls.left:
+                        taken, _ = await calls.take_up()
+                        if isinstance(taken, HcallError):
+                            continue  # if it lasts, the next call says so
+                    elif buffer is None:
+                        piece = data[out.done : out.done + MAX_INLINE]
+                        taken = await (self.write(piece) if calls is None else calls.call(None, self.write, piece))
+                    else:
+                        if out.done >= end:
+                            start, end = out.done, min(out.done + _CHUNK, size)
+                            buffer.view[: end - start] = data[start:end]
+                        rest = (
+                            buffer if end - out.done == buffer.size else buffer.part(out.done - start, end - out.done)
+                        )
+                        taken = await (
+                            self.write_from(rest) if calls is None else calls.call(None, self.write_from, rest)
+                        )
+                    out.done += moved(self.dev, taken)
+                except WouldBlock:
+                    if not waiting:
+                        waiting = True
+                        self.__writers += 1
+                        self.__tx = True
+                        await self.set_param(Param.INTERRUPT_MASK, _QUIET | TX)
+                    await self.tx_ready.wait()
+        finally:
+            self.__writers -= waiting
+            if buffer is not None:
+                self.__give_back(buffer, out.done == size)
+        if self.__tx and not self.__writers:  # else another writer still waits for it
+            await self.set_param(Param.INTERRUPT_MASK, _QUIET)
+            self.__tx = False
+
+    # What they stand on.
+
+    def __put_back(self, data: bytes | bytearray) -> None:
+        """The next read gets *data* first."""
+        self.__reading.kept = bytes(data) + self.__reading.kept
+
+    def __take_buffer(self) -> Buffer | None:
+        """Guest memory for one transfer; None if there is none."""
+        if self.__spare:
+            return self.__spare.pop()
+        try:
+            return self.dev.ram.alloc(_CHUNK)
+        except MemoryError:
+            return None
+
+    def __give_back(self, buffer: Buffer, done: bool) -> None:
+        """Keep one for the next transfer, if no call is under way that still uses it."""
+        if done and not self.__spare:
+            self.__spare.append(buffer)
+        else:
+            buffer.free()
 
 
 def _free(buffers: list[Buffer]) -> None:

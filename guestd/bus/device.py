@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Iterable
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -32,16 +32,14 @@ class Caller(Protocol):
     def call(self, handle: int, number: int, args: Args = (), areas: Areas = ()) -> Awaitable[Any]:
         """Make a call."""
 
+    def take_over(self, call: Awaitable[Any]) -> Awaitable[Any] | None:
+        """*call*, which somebody has given up, to be waited for again; None: it is not made."""
+
     def core(self, handle: int, number: int, *args: object) -> Awaitable[Any]:
         """Make a call of the core."""
 
     def post(self, handle: int, number: int, args: Args = ()) -> Awaitable[Any]:
         """Make a call, whatever becomes of those who wait for the answer; several in a row travel together."""
-
-    def claim(
-        self, lost: Callable[[Any], object], handle: int, number: int, args: Args = (), areas: Areas = ()
-    ) -> Awaitable[Any]:
-        """Make a call whose answer is given to *lost* if nobody waits for it any more."""
 
     def interrupt(self, device: OpenDevice, vector: int) -> Awaitable[None]:
         """Until *vector* of *device* is raised."""
@@ -63,12 +61,9 @@ class OpenDevice:
         self.gone = False  # closed, or unplugged
         self.leaving = False  # was asked for before its driver was bound
         self.call = partial(guest.call, self.handle)  # (number, args, areas); raises the HcallError of its status
+        self.take_over = guest.take_over
         self.counts = dict.fromkeys(self.vectors.values(), 0)  # by vector: as hinted or polled
         self.seen = dict(self.counts)  # by vector: as the driver has seen it
-
-    def claim(self, lost: Callable[[Any], object], number: int, args: Args = (), areas: Areas = ()) -> Awaitable[Any]:
-        """As `call`, for an answer that must not be lost: if nobody waits for it any more, it is given to *lost*."""
-        return self.guest.claim(lost, self.handle, number, args, areas)
 
     def interrupt(self, vector: int) -> Awaitable[None]:
         """Until *vector* has been raised since the last time it was asked for."""

@@ -20,6 +20,7 @@ from hcall.session.states import ENDED, READY, State
 from ..bus.device import OpenDevice
 from ..driver import Driver
 from ..probers import Found
+from . import late
 from .bindings import Bindings
 from .guest import DETACH_SECONDS, PAUSE_SECONDS, WELCOME_SECONDS, Guest, Options, silent
 from .loop_clock import LoopClock
@@ -141,8 +142,16 @@ class AsyncGuest(Guest[Waiter]):
         del self._claims[call]
         return value
 
+    def _give(self, call: Waiter, status: int, value: object) -> None:
+        """The answer to one that was claimed by somebody who is cancelled."""
+        lost = self._claims.pop(call)
+        if status == 0:
+            lost(value)
+        if call in self._orphans:
+            self._orphans.pop(call)[1].set_result(None)
+
     async def _disown(self, call: Waiter, handle: int) -> None:
-        if self.session.withdraw(call):
+        if self.session.withdraw(call) or late.take_over(call) is None:  # it is not made
             del self._claims[call]
             return
         answered = self._loop.create_future()
@@ -171,7 +180,12 @@ class AsyncGuest(Guest[Waiter]):
 
     @staticmethod
     def _given_up(waiter: Waiter) -> bool:
-        return waiter.cancelled()
+        return late.drop(waiter)
+
+    @staticmethod
+    def take_over(call: Awaitable[Any]) -> Awaitable[Any] | None:
+        """*call*, which somebody has given up, to be waited for again; None: it is not made."""
+        return late.take_over(cast(Waiter, call))
 
     def _device_gone(self, device: OpenDevice) -> None:
         for key in [key for key in self._interrupted if key[0] is device]:
@@ -236,17 +250,16 @@ class AsyncGuest(Guest[Waiter]):
     def _received(self, data: bytes) -> None:
         answers, interrupts = self.session.receive(data)
         for future, status, value in answers:
-            if not future.done():
-                if status == 0:
-                    future.set_result(value)
-                else:
-                    future.set_exception(failure(status, value))
-            elif future in self._claims:
-                lost = self._claims.pop(future)
-                if status == 0:
-                    lost(value)
-                if future in self._orphans:
-                    self._orphans.pop(future)[1].set_result(None)
+            if future.done():
+                if future in self._claims:
+                    self._give(future, status, value)
+                    continue
+                if (future := late.waiter(future)).done():
+                    continue
+            if status == 0:
+                future.set_result(value)
+            else:
+                future.set_exception(failure(status, value))
         if interrupts:
             self._raised(interrupts)
             self._wake(interrupts)
@@ -350,7 +363,7 @@ class AsyncGuest(Guest[Waiter]):
         for _, answered in self._orphans.values():
             answered.set_result(None)
         self._orphans.clear()
-        for future in [*self.session.end(), *self._interrupted.values(), self._welcomed]:
+        for future in [*map(late.waiter, self.session.end()), *self._interrupted.values(), self._welcomed]:
             if not future.done():
                 future.set_exception(error)
                 future.exception()  # nobody has to be waiting

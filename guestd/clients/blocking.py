@@ -141,6 +141,11 @@ class BlockingGuest(Guest[Pending]):
         """As in the base class."""
         return self.call(handle, number, args, areas)
 
+    @staticmethod
+    def take_over(call: Awaitable[Any]) -> Awaitable[Any]:
+        """*call*, which somebody has given up, to be waited for again."""
+        return call
+
     async def interrupt(self, device: OpenDevice, vector: int) -> None:
         """Until *vector* of *device* has been raised since it was last asked for."""
         while device.counts[vector] == device.seen[vector]:

@@ -84,6 +84,11 @@ class Guest(Generic[W]):
         """Make a call.  Raises the HcallError of its status, LinkLost when the session is over."""
         raise NotImplementedError
 
+    @staticmethod
+    def take_over(call: Awaitable[Any]) -> Awaitable[Any] | None:
+        """*call*, which somebody has given up, to be waited for again; None: it is not made."""
+        raise NotImplementedError
+
     def interrupt(self, device: OpenDevice, vector: int) -> Awaitable[None]:
         """Until *vector* of *device* has been raised since it was last asked for."""
         raise NotImplementedError

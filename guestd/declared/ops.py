@@ -7,6 +7,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from hcall.errors import NoSuchCall
 from hcall.messages import Areas, Args
+from hcall.text import suggest
 
 from ..memory import Ram
 
@@ -38,13 +39,8 @@ class BusDevice(Protocol):
     def call(self, number: int, args: Args = (), areas: Areas = ()) -> Awaitable[Any]:
         """Make a call.  Raises the HcallError of its status."""
 
-    def claim(self, lost: Callable[[Any], object], number: int, args: Args = (), areas: Areas = ()) -> Awaitable[Any]:
-        """As `call`, for an answer that must not be lost, such as bytes that a read took away.
-
-        A call that is cancelled has happened: if nobody waits for its answer any more, and it is not an error, it is
-        given to *lost*.  A task that is cancelled waits for that, and what is claimed after it of the same device
-        comes after it, so that whatever was read is in order.
-        """
+    def take_over(self, call: Awaitable[Any]) -> Awaitable[Any] | None:
+        """*call*, which somebody has given up, to be waited for again; None: it is not made."""
 
     def interrupt(self, vector: int) -> Awaitable[None]:
         """Until *vector* has been raised since the last time it was asked for."""
@@ -56,13 +52,19 @@ class BusDevice(Protocol):
         """A property of the device's node, of this *kind* if one is given.  Errors: NoMatch; IoError for another."""
 
 
+def number_of(dev: BusDevice, call: str) -> int:
+    """The hypercall number of a call.  Raises NoSuchCall."""
+    try:
+        return dev.calls[call]
+    except KeyError:
+        near = suggest(call, dev.calls)
+        raise NoSuchCall(f"{dev.name} has no call {call!r}{near}; it has {', '.join(dev.calls)}") from None
+
+
 class Owner(Protocol):
     """A driver, for what its class declares."""
 
     dev: BusDevice
-
-    def number(self, call: str) -> int:
-        """The hypercall number of a call.  Raises NoSuchCall."""
 
 
 class Op(Generic[P, R]):
@@ -78,7 +80,7 @@ class Op(Generic[P, R]):
     def __get__(self, driver: Owner | None, owner: type) -> Op[P, R] | Callable[P, Awaitable[R]]:
         if driver is None:
             return self
-        call, number = driver.dev.call, driver.number(self.name)
+        call, number = driver.dev.call, number_of(driver.dev, self.name)
 
         def bound(*args: P.args, **named: P.kwargs) -> Awaitable[R]:
             if named:

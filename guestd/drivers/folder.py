@@ -6,14 +6,15 @@ no UTF-8 are `str` as everywhere in Python (PEP 383).
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from hcall.errors import BadArgument, IoError, NoMatch
+from hcall.errors import BadArgument, HcallError, IoError, NoMatch
 from hcall.formats.folder import MAX_PATH, ROOT, Access, Kind, Stat, shown, unpack
 
-from guestd.driver import MAX_INLINE, Buffer, Driver, Op, moved
+from guestd.driver import MAX_INLINE, Buffer, Driver, Op, Taking, moved
 
 AnyPath: TypeAlias = "str | bytes | os.PathLike[str]"
 
@@ -44,6 +45,8 @@ class FolderDriver(Driver):
     tag: str
 
     async def probe(self) -> None:
+        self._opening: Taking[None] = Taking(self.dev)
+        self._closing: list[int] = []  # files and folders that nobody needs any more
         try:
             self.tag = await self.dev.property("mount-tag", str)
         except NoMatch:
@@ -62,12 +65,12 @@ class FolderDriver(Driver):
 
     async def listdir(self, path: AnyPath = "", at: int = ROOT) -> list[Item]:
         """What is in a folder, in no order."""
-        folder = await self._call("open_dir", at, _bytes(path))
+        folder: int = await self._open("open_dir", at, _bytes(path))
         try:
             with self.dev.ram.alloc(_LISTING) as buffer:
                 return await self._list(folder, buffer)
         finally:
-            await self._call("close_file", folder)
+            await self.close(folder)
 
     async def walk_tree(self, path: AnyPath = "") -> list[tuple[str, Item]]:
         """All that is below a folder, with paths from the shared folder on; a folder comes before what is in it."""
@@ -88,7 +91,7 @@ class FolderDriver(Driver):
 
     async def open(self, path: AnyPath, access: Access = Access.READ, mode: int = 0o666, at: int = ROOT) -> File:
         """Open a file; *mode* is for one that is made, less what the host's umask takes."""
-        return File(self, *await self._call("open_file", at, _bytes(path), int(access), mode))
+        return File(self, *await self._open("open_file", at, _bytes(path), int(access), mode))
 
     async def read_bytes(self, path: AnyPath) -> bytes:
         """All of a file."""
@@ -139,6 +142,27 @@ class FolderDriver(Driver):
 
     def _call(self, name: str, *args: int | bytes, areas: Sequence[Any] = ()) -> Any:
         return self.dev.call(self.number(name), args, tuple(areas))
+
+    async def close(self, number: int) -> None:
+        """Give back an open file or folder; if this is cancelled, before the next one is opened."""
+        try:
+            await self._call("close_file", number)
+        except HcallError:
+            raise
+        except BaseException:  # the call was made, or not
+            self._closing.append(number)
+            raise
+
+    async def _open(self, name: str, *args: int | bytes) -> Any:
+        """The answer to a call that opens something; what somebody has opened who gave up is closed before."""
+        while self._opening.left:
+            answer, _ = await self._opening.take_up()
+            if not isinstance(answer, HcallError):
+                self._closing.append(answer[0] if isinstance(answer, tuple) else answer)
+        while self._closing:
+            with contextlib.suppress(HcallError):  # it is closed already
+                await self.close(self._closing.pop())
+        return await self._opening.call(None, self._call, name, *args)
 
     async def _list(self, folder: int, buffer: Buffer) -> list[Item]:
         items: list[Item] = []
@@ -216,7 +240,7 @@ class File:
 
     async def close(self) -> None:
         """Give it back."""
-        await self._call("close_file", self.number)
+        await self._folder.close(self.number)
 
 
 def _bytes(path: AnyPath) -> bytes:

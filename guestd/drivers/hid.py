@@ -1,9 +1,9 @@
 """Driver of keyboards and mice."""
 
 from hcall.errors import IoError, WouldBlock
-from hcall.formats.input import DOWN, EV_KEY, EV_SYN, MAX_PACKET, UP, Event, Packet, Packets, codes_of, press
+from hcall.formats.input import DOWN, EV_KEY, EV_SYN, MAX_PACKET, RECORD, UP, Event, Packet, Packets, codes_of, press
 
-from guestd.driver import MAX_INLINE, Driver, Op, Signal
+from guestd.driver import MAX_INLINE, Driver, Op, Reading, Signal
 
 assert MAX_INLINE >= MAX_PACKET
 
@@ -21,7 +21,9 @@ class HidDriver(Driver):
     rx_ready = Signal()
 
     async def probe(self) -> None:
+        self._reading = Reading(self.dev, RECORD.size)
         self._packets = Packets()
+        self._whole: list[Packet] = []  # that came, and were not given to anybody yet
         self.pressed: set[int] = set()  # the keys that are down after what `events` gave
 
     async def capabilities(self) -> dict[int, frozenset[int]]:
@@ -33,8 +35,12 @@ class HidDriver(Driver):
         """The LEDs that are on."""
         return codes_of(await self.leds())
 
+    async def read(self, count: int, at: int = 0) -> bytes:
+        """Records as they are, those that there are now: whole ones up to *count* bytes.  Errors: WouldBlock."""
+        return await self._reading.read(count)
+
     async def read_some(self, count: int = MAX_INLINE) -> bytes:
-        """Records as they are, whole ones up to *count* bytes, as soon as there are any."""
+        """The same, as soon as there are any."""
         while True:
             try:
                 return await self.read(min(count, MAX_INLINE))
@@ -46,14 +52,15 @@ class HidDriver(Driver):
 
         One that is `dropped` tells of packets that were lost; after it comes one with all keys that they changed.
         """
-        packets: list[Packet] = []
-        while not packets:
+        while not self._whole:
             data = await self.read_some()
             if not data:
                 raise IoError(f"{self.dev.name} has ended")
-            packets = self._packets.feed(data)
-        if any(packet.dropped for packet in packets):
-            packets += self._caught_up(packets[-1].at, codes_of(await self.keys()))
+            self._whole = self._packets.feed(data)
+        if any(packet.dropped for packet in self._whole):
+            down = codes_of(await self.keys())
+            self._whole += self._caught_up(self._whole[-1].at, down)
+        packets, self._whole = self._whole, []
         for packet in packets:
             for event in packet.events:
                 press(self.pressed, event)

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from hcall.errors import IoError, WouldBlock
+from hcall.errors import HcallError, IoError, WouldBlock
 from hcall.formats.frames import MAX_BATCH, OVERHEAD, AnyBatch, Bytes, pack_into, parse_mac, split
 
-from guestd.driver import Buffer, Driver, Signal
+from guestd.driver import Buffer, Driver, Signal, Taking
 
 
 class Statistics(NamedTuple):
@@ -35,14 +35,16 @@ class NetDriver(Driver):
 
     async def probe(self) -> None:
         self._free: list[Buffer] = []  # guest memory between two calls
+        self._polling: Taking[Buffer] = Taking(self.dev)  # each with what it fills
         self._told = False  # that there are frames, which nobody has read yet: perhaps there was no memory
         self.mac = parse_mac(await self.dev.property("mac-address", str))
         self.max_frame = await self.dev.property("max-frame-size", int)
         self.mtu = self.max_frame - OVERHEAD
 
     async def remove(self) -> None:
-        while self._free:
-            self._free.pop().free()
+        for buffer in (*self._free, *(buffer for _, buffer in self._polling.left)):
+            buffer.free()
+        self._free.clear()
 
     async def link_up(self) -> bool:
         """Whether the cable is plugged in."""
@@ -80,9 +82,11 @@ class NetDriver(Driver):
     async def borrow(self) -> "Borrowed":
         """The same without a copy: `with await net.borrow() as frames`, and at its end they are gone."""
         while True:
-            if not self._told:
-                await self.rx_ready.wait()  # a read that leaves some raises it again
-                self._told = True
+            if not self._told and not self._polling.left:
+                try:
+                    await self.rx_ready.wait()  # a read that leaves some raises it again
+                finally:
+                    self._told = True  # perhaps: to look once more costs little
             try:
                 return await self.poll()
             except WouldBlock:  # somebody has polled since
@@ -90,12 +94,20 @@ class NetDriver(Driver):
 
     async def poll(self) -> "Borrowed":
         """As `borrow`, if there are any now.  Errors: WouldBlock if not."""
+        while self._polling.left:  # by somebody who gave up
+            size, buffer = await self._polling.take_up()
+            if not isinstance(size, HcallError):
+                return self._borrowed(buffer, size)
+            buffer.free()
         buffer = self._take()
         try:
-            size = await self.read_into(buffer)
-        except BaseException:
+            size = await self._polling.call(buffer, self.read_into, buffer)
+        except HcallError:
             buffer.free()
             raise
+        return self._borrowed(buffer, size)
+
+    def _borrowed(self, buffer: Buffer, size: int) -> "Borrowed":
         self._told = False
         return Borrowed(buffer, size, self._free)
 

@@ -96,8 +96,10 @@ class PppDriver(StreamDriver):
             return
         self._writing = True
         try:
-            while self._peer.out:
+            while True:
                 frames, self._peer.out = self._peer.out, []
-                await self.write_all(b"".join(frames))
+                await self.write_message(b"".join(frames))  # and what somebody who gave up has left
+                if not self._peer.out:
+                    break
         finally:
             self._writing = False

@@ -15,6 +15,7 @@ from hcall.formats.sysmgmt import (
     Request,
     RequestError,
     Response,
+    Service,
     SetAttr,
     SetNextOp,
     encode,
@@ -37,12 +38,13 @@ class SysmanDriver(StreamDriver):
         self._kept_events: deque[Event] = deque()  # that came while a guest wanted to end
         self._waits = False
         self._tag = 0  # of the last request
+        self._silent = False  # it is told of nothing: it wants to end, or has wanted to
         await self.listen(Attribute.ALL)
 
     async def listen(self, attributes: int) -> None:
         """Be told these events, see `Attribute`, and no others."""
-        self._attributes = attributes
-        await self.write_all(encode(SetAttr(attributes)))
+        self._attributes, self._silent = attributes, False
+        await self.write_message(encode(SetAttr(attributes)))
 
     async def event(self) -> Event | Command:
         """The next event; or a Command: the host wants this guest to end, which `respond` answers.
@@ -50,6 +52,8 @@ class SysmanDriver(StreamDriver):
         Errors: NotAllowed if something that was sent before had no effect.
         """
         with self._alone():
+            if self._silent:
+                await self.listen(self._attributes)
             if self._kept_events:
                 return self._kept_events.popleft()
             while True:
@@ -66,7 +70,7 @@ class SysmanDriver(StreamDriver):
 
     async def respond(self, ready: bool = True) -> None:
         """Answer a Command: if this guest is *ready*, its session ends."""
-        await self.write_all(encode(Response(0 if ready else 1)))
+        await self.write_message(encode(Response(0 if ready else 1)))
 
     async def shutdown(self) -> None:
         """End this guest: returns when its session is over.  Errors: NotAllowed if the host refuses."""
@@ -79,10 +83,10 @@ class SysmanDriver(StreamDriver):
             await self._leave(Operation.REBOOT)
 
     async def _leave(self, operation: Operation) -> None:
-        attributes = self._attributes
-        await self.listen(Attribute.NONE)  # as Linux does
+        self._silent = True
+        await self.write_message(encode(SetAttr(Attribute.NONE)))  # as Linux does
         self._tag += 1
-        await self.write_all(encode(SetNextOp(operation), self._tag) + encode(Request(), self._tag))
+        await self.write_message(encode(SetNextOp(operation), self._tag) + encode(Request(), self._tag))
         while True:
             tag, body = await self._message()
             if isinstance(body, Event):
@@ -90,12 +94,14 @@ class SysmanDriver(StreamDriver):
             elif isinstance(body, Command):
                 break
             elif tag == self._tag:
-                await self.listen(attributes)
+                await self.listen(self._attributes)
                 self._raise_if_refused(body)
         try:
-            await self.write_all(encode(Response(0), tag))
+            await self.write_message(encode(Response(0), tag))
             while True:
-                self._raise_if_refused((await self._message())[1])
+                _, body = await self._message()
+                if isinstance(body, RequestError) and body.service == Service.RESPONSE:  # not of what was given up
+                    self._raise_if_refused(body)
         except LinkLost:
             return
 

@@ -308,10 +308,10 @@ async def test_what_is_claimed_is_not_lost_with_the_task_and_comes_first(host: h
     async with bystander(host) as other, attach(host) as guest:
         driver = await guest.bind("desk")
         order: list[object] = []
-        late = driver.number("late")
+        late, handle = driver.number("late"), driver.dev.handle
 
         async def claims() -> None:
-            order.append(await driver.dev.claim(order.append, late))
+            order.append(await guest.claim(order.append, handle, late))
 
         first = asyncio.create_task(claims())
         await settled(other)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,14 @@ def test_whoever_builds_on_a_driver_that_is_shipped_keeps_off_what_is_for_it_alo
         assert [each.partition(": ")[2] for each in wrong(body, NetDriver)] == ["the name is NetDriver's own"]
     base = declare("async def send(self, frames): await super().send(frames)\n    _mine = 1", NetDriver)
     declare("_mine = 2", base)  # what an author has is his own
+
+
+def test_the_list_in_the_guide_is_what_the_base_classes_take() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "write-a-driver.md").read_text()
+    listed = guide.split("These names are the base class's own:")[1].split("A method may be")[0]
+    assert set(re.findall(r"`(\w+)`", listed)) == {
+        "compatible", "ids", "wants", "dev", "clock", *(name for _, name in (*METHODS, *CALLS)),
+    }  # fmt: skip
 
 
 def test_nothing_is_wrong_with_the_drivers_that_are_shipped() -> None:
