@@ -99,7 +99,7 @@ class OpenDevice:
             bits = {name: bit for name, bit in bits.items() if bit & offered}
             reached, _ = await self._step_through(sum(bits.values()))
         if not reached & _FEATURES_OK:
-            await self.guest.core(self.handle, numbers.SET_STATUS, reached | _FAILED)
+            await self.guest.core(self.handle, numbers.SET_STATUS, _DRIVER | _FAILED)
             raise NotAllowed(f"{self.name} refuses the features {', '.join(bits)}")
         self.features = frozenset(bits)
 

@@ -11,7 +11,8 @@ import pytest
 from desk import CLIENTS
 from fake_host import FIRST_OWN, NAME, OPEN, READ, ROOT, FakeHost, lying
 from hcall import numbers
-from hcall.errors import BadHandle, Internal, LinkLost, Reset
+from hcall.errors import BadHandle, Internal, LinkLost, NotAllowed, Reset
+from hcall.features import DeviceStatus
 from hcall.messages import CALL, END, IRQ, REPLY, VERSION
 from hcall.wire import Decoder, encode
 from test_lying_host import within
@@ -105,6 +106,36 @@ async def test_names_and_bits_that_a_guest_does_not_know_are_passed_over(tmp_pat
     with thing(tmp_path, {numbers.OPEN: opened, numbers.GET_FEATURES: HIGH, FIRST_OWN: 5}) as host:
         await within(host.path, client, scenario)
         assert not any(bits for message in calls(host, numbers.SET_FEATURES) for bits in message[5])
+
+
+@CLIENTS
+@pytest.mark.spec("N-11", "F-1")
+async def test_bits_of_the_status_that_a_guest_does_not_know_are_never_written(tmp_path: Path, client: str) -> None:
+    async def scenario(guest: Guest[Any]) -> None:
+        assert await (await bound(guest)).poke() == 5
+
+    with thing(tmp_path, {numbers.SET_STATUS: lambda _, status: status | 16 | 1 << 20, FIRST_OWN: 5}) as host:
+        await within(host.path, client, scenario)
+        written = [message[5][0] for message in calls(host, numbers.SET_STATUS)]
+        known = sum(DeviceStatus) & ~DeviceStatus.NEEDS_RESET
+        assert written and all(status & ~known == 0 for status in written)
+
+
+@CLIENTS
+@pytest.mark.spec("N-11", "N-3")
+async def test_a_device_that_refuses_its_own_features_is_given_up_without_bits_of_its_own(
+    tmp_path: Path, client: str
+) -> None:
+    async def scenario(guest: Guest[Any]) -> None:
+        with pytest.raises(NotAllowed, match="refuses"):
+            await bound(guest)
+
+    def refuse(_: int, status: int) -> int:
+        return status & ~DeviceStatus.FEATURES_OK | 16
+
+    with thing(tmp_path, {numbers.SET_STATUS: refuse}) as host:
+        await within(host.path, client, scenario)
+        assert calls(host, numbers.SET_STATUS)[-1][5] == (DeviceStatus.FAILED | 3,)
 
 
 @CLIENTS
