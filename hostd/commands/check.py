@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from hcall.programs.command import print_json, print_table, say
+from hcall.programs.plugins import PluginError
 from hcall.text import counted, shown
 
+from ..device import Device
 from ..machine import models
 from ..machine.description import describe
 from ..machine.file import DeviceSpec, Machine
@@ -48,7 +50,9 @@ def _config(spec: DeviceSpec) -> Iterator[tuple[str, object]]:
 def check_model(name: str, as_json: bool) -> None:
     """Raises PluginError with all mistakes."""
     with redirect_stdout(sys.stderr):
-        about = describe(models.load(name, Path()))
+        model = models.load(name, Path())
+        _check_defaults(name, model)
+        about = describe(model)
     if as_json:
         print_json(about)
         return
@@ -65,6 +69,15 @@ def check_model(name: str, as_json: bool) -> None:
     _section("FEATURES", ((name, f"bit {bit}") for name, bit in about["features"].items()))
     _section("KEYS", _keys(about["keys"]))
     say("hostd", f"{name} is good")
+
+
+def _check_defaults(name: str, model: type[Device]) -> None:
+    """What the model says of its keys if a machine file gives none.  Raises PluginError."""
+    if not any(key.required for key in model.declares.keys.values()):
+        try:
+            DeviceSpec("device", name, model, {}).check()
+        except ValueError as error:
+            raise PluginError([f"{name}: with all its defaults: {error}"]) from None
 
 
 def _section(heading: str, rows: Iterable[tuple[str, ...]]) -> None:

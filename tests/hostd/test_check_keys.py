@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 from hcall.programs.command import explain
+from hcall.programs.plugins import PluginError
 
 import hostd
+from hostd.commands.check import check_model
 from hostd.commands.cli import app
 from hostd.device import Config, Device
 from hostd.machine.file import DeviceSpec, Machine, MachineError, read_device
@@ -99,6 +101,18 @@ async def test_so_is_a_device_that_is_plugged_without_a_file(tmp_path: Path, mac
         assert not Pair.started
         host.plug(DeviceSpec("pair", "pair", Pair, {}))
         assert Pair.started
+
+
+def test_defaults_that_do_not_go_together_are_a_mistake_of_the_model(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check_model(str(folder / "oven.py"), as_json=False)
+    assert "Oven  example,oven" in capsys.readouterr().out
+    (folder / "cold.py").write_text(MODEL.replace("Config(int, 50)", "Config(int, 500)"))
+    with pytest.raises(PluginError, match=r"cold\.py: with all its defaults: most = 250 is not above least = 500"):
+        check_model(str(folder / "cold.py"), as_json=False)
+    (folder / "dear.py").write_text(MODEL.replace("Config(int, 50)", "Config(int)"))  # nobody knows yet
+    check_model(str(folder / "dear.py"), as_json=False)
 
 
 def test_good_keys_are_what_the_file_says(folder: Path) -> None:
