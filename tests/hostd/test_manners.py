@@ -136,6 +136,12 @@ def test_the_command_may_open_all_that_it_can(desk: Path, few_files: int) -> Non
     assert int(done.stdout) == min(2048, (hard - 128) // 3)
 
 
+def test_the_command_says_if_that_is_too_few(desk: Path) -> None:
+    words = f"ulimit -n 203; exec {sys.executable} -m hostd run machine.toml -- true"
+    done = subprocess.run(["/bin/sh", "-c", words], check=True, cwd=desk, capture_output=True, text=True)
+    assert "hostd: 203 open files allow 25 guests, not 2048: raise the limit (ulimit -Hn)" in done.stderr
+
+
 def hand_over() -> None:
     handed_over({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "some"})
 
