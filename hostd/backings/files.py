@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
-from typing import Final
 
 from hostd.backing import Backing, Port
-
-_CHUNK: Final = 64 * 1024
 
 
 class LogFile(Backing):
@@ -31,12 +28,14 @@ class LogFile(Backing):
         os.close(self._fd)
 
     def write(self, data: bytes) -> int:
+        done = 0
         try:
-            return os.write(self._fd, data[:_CHUNK])
+            while done < len(data):  # a pipe may take a part
+                done += os.write(self._fd, data[done:])
         except BlockingIOError:
             self._waiting = True
             self._loop.add_writer(self._fd, self._writable)
-            return 0
+        return done
 
     def _writable(self) -> None:
         self._waiting = False

@@ -55,10 +55,12 @@ class _Line(Backing):
         self._leave()
 
     def write(self, data: bytes) -> int:
-        taken = data[: _KEPT - len(self._kept)]
-        self._kept += taken
-        self._send()
-        return len(taken)
+        done = 0
+        while taken := data[done : done + _KEPT - len(self._kept)]:
+            self._kept += taken
+            self._send()
+            done += len(taken)
+        return done
 
     def resume(self) -> None:
         if self._peer is not None and not self._reading and self._port.space:

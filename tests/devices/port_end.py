@@ -77,12 +77,11 @@ async def until(end: End, count: int) -> bytes:
 
 
 async def write_all(backing: Backing, end: End, data: bytes) -> None:
-    """As a stream does: again when the backing says so."""
+    """As a stream does: the rest when the backing says so."""
     while data:
-        taken = backing.write(data)
-        data = data[taken:]
-        if not taken:
-            rooms = end.rooms
+        rooms = end.rooms
+        data = data[backing.write(data) :]
+        if data:
             while end.rooms == rooms:
                 await end.news()
 
