@@ -51,7 +51,7 @@ class Backing:
         raise NotImplementedError
 
     def write(self, data: bytes) -> int:
-        """Bytes taken, perhaps none; if not all were, `port.transmit` says when there is room again.  Raises OSError."""
+        """Bytes taken, perhaps none; if not all, `port.transmit` says when there is room again.  Raises OSError."""
         raise NotImplementedError
 
     def resume(self) -> None:
