@@ -19,6 +19,7 @@ from raw import PATIENCE, attached, served
 
 import hostd
 from hostd.device import Device, Later, call
+from hostd.guests import guests
 from hostd.machine.file import DeviceSpec
 from hostd.service.serve import running
 
@@ -122,7 +123,14 @@ class Stuck(Device):
         return self.offload(wait)
 
 
-async def test_the_end_waits_for_a_call_as_long_as_the_hosts_clock_says(clock: ManualClock, tmp_path: Path) -> None:
+@pytest.fixture
+def end_takes_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that it would not be over by the system's time."""
+    monkeypatch.setattr(guests, "CLOSE_SECONDS", HOUR)
+
+
+@pytest.mark.usefixtures("end_takes_an_hour")
+async def test_the_end_waits_for_a_call_as_long_as_the_hosts_clock_says(clock: ManualClock) -> None:
     async with contextlib.AsyncExitStack() as stack:
         spec = DeviceSpec("stuck", "stuck", Stuck, {})
         host, _ = await stack.enter_async_context(running(hostd.Machine(devices=(spec,)), clock=clock))
@@ -134,16 +142,17 @@ async def test_the_end_waits_for_a_call_as_long_as_the_hosts_clock_says(clock: M
         await asyncio.to_thread(device.busy.wait, PATIENCE)
         closing = asyncio.create_task(host.guests.close())
         await settle()
-        clock.turn(1.9)
+        clock.turn(HOUR - 1)
         await settle()
         assert not closing.done() and host.guests.by_token
-        clock.turn(0.1)
+        clock.turn(1)
         async with asyncio.timeout(PATIENCE):
             await guest.rest()
             await closing
         device.gate.set()
 
 
+@pytest.mark.usefixtures("end_takes_an_hour")
 async def test_the_end_waits_for_a_guest_that_does_not_read_as_long_as_that(clock: ManualClock) -> None:
     async with contextlib.AsyncExitStack() as stack:
         host, _ = await stack.enter_async_context(running(hostd.Machine(), clock=clock))
@@ -153,10 +162,10 @@ async def test_the_end_waits_for_a_guest_that_does_not_read_as_long_as_that(cloc
         link._transport.write(bytes(900_000))  # more than a socket holds
         closing = asyncio.create_task(host.guests.close())
         await settle()
-        clock.turn(1.9)
+        clock.turn(HOUR - 1)
         await settle()
         assert not closing.done()
-        clock.turn(0.1)
+        clock.turn(1)
         async with asyncio.timeout(PATIENCE):
             await closing
 
