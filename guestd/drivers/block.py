@@ -9,7 +9,8 @@ class BlockDriver(Driver):
     compatible = ("hostd,block",)
     wants = ("RO", "FLUSH", "DISCARD", "WRITE_ZEROES")
     discard = Op[[int, int], None]()  # at, length: the content no longer matters
-    write_zeroes = Op[[int, int], None]()  # at, length
+    write_zeroes = Op[[int, int], None]()  # at, length; it may become a hole
+    allocate_zeroes = Op[[int, int], None]()  # at, length; it takes its place
     resized = Signal()
 
     capacity: int  # bytes, when it was last looked at

@@ -301,7 +301,7 @@ class Connection(asyncio.BufferedProtocol):
             elif command == Command.TRIM:
                 await driver.discard(offset, length)
             elif command == Command.WRITE_ZEROES:
-                await driver.write_zeroes(offset, length)
+                await (driver.allocate_zeroes if flags & nbd.NO_HOLE else driver.write_zeroes)(offset, length)
             if command == Command.FLUSH or (flags & nbd.FUA and command != Command.READ):
                 await driver.sync()
         except HcallError as failure:

@@ -129,9 +129,15 @@ class Block(Device):
 
     @call(needs=WRITE_ZEROES)
     def write_zeroes(self, at: int, length: int) -> Later[None]:
-        """Make the range zeroes."""
+        """Make the range zeroes, which may be a hole."""
         self._check_write(at, length)
-        return self.offload(self._zero, at, length)
+        return self.offload(self._zero, at, length, _ZERO_RANGE, _PUNCH_HOLE)  # tmpfs has no other way than a hole
+
+    @call(needs=WRITE_ZEROES)
+    def allocate_zeroes(self, at: int, length: int) -> Later[None]:
+        """Make the range zeroes, which take their place: to write there later takes no more of it."""
+        self._check_write(at, length)
+        return self.offload(self._zero, at, length, _ZERO_RANGE)
 
     def _size(self) -> int:
         return os.lseek(self._fd, 0, os.SEEK_END) // _SECTOR * _SECTOR
@@ -168,8 +174,8 @@ class Block(Device):
     def _punch(self, at: int, length: int) -> None:
         self._fallocate(_PUNCH_HOLE | _KEEP_SIZE, at, length)
 
-    def _zero(self, at: int, length: int) -> None:
-        for mode in (_ZERO_RANGE, _PUNCH_HOLE):  # tmpfs has no other way than a hole
+    def _zero(self, at: int, length: int, *modes: int) -> None:
+        for mode in modes:
             if self._fallocate(mode | _KEEP_SIZE, at, length):
                 return
         end = at + length

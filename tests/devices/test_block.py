@@ -30,7 +30,7 @@ EDGES = [0, 1, 511, 512, 513, 4095, 4096, 4097, 65536, 65537, SIZE - 513, SIZE -
 PLACE = st.one_of(st.sampled_from([*EDGES, -1, -512, 1 << 40, (1 << 63) - 1, -(1 << 63)]), st.integers(0, SIZE))
 LENGTH = st.one_of(st.sampled_from([0, *EDGES]), st.integers(0, 5000))
 STEP = st.tuples(
-    st.sampled_from(["read", "write", "discard", "write_zeroes", "sync"]),
+    st.sampled_from(["read", "write", "discard", "write_zeroes", "allocate_zeroes", "sync"]),
     PLACE,
     LENGTH,
     st.sampled_from(["inline", "memory", "areas"]),
@@ -53,6 +53,8 @@ async def make(driver: BlockDriver, step: tuple[str, int, int, str, int], data: 
         await driver.discard(at, length)
     elif what == "write_zeroes":
         await driver.write_zeroes(at, length)
+    elif what == "allocate_zeroes":
+        await driver.allocate_zeroes(at, length)
     elif how == "inline":
         if what == "read":
             return await driver.read(length, at)
@@ -92,7 +94,7 @@ async def compare(folder: Path, steps: list[tuple[str, int, int, str, int]]) -> 
                 assert seen == bytes(model[at : at + length])
             elif what == "write":
                 model[at : at + length] = data
-            elif what == "write_zeroes":
+            elif what in ("write_zeroes", "allocate_zeroes"):
                 model[at : at + length] = bytes(length)
             elif what == "discard":  # zeroes, or what was there, where it cannot be done
                 now = path.read_bytes()[at : at + length]
@@ -188,6 +190,34 @@ async def test_zeroes_take_no_memory_on_a_filesystem_that_is_memory() -> None:
         assert path.read_bytes() == bytes(1 << 20)
 
 
+@pytest.mark.spec("BLK-6")
+@pytest.mark.parametrize("where", [None, "/dev/shm"])
+@pytest.mark.parametrize("before", ["a hole", "bytes", "discarded"])
+@pytest.mark.parametrize(("at", "length"), [(0, 1 << 20), (1234, 700_000), (4096, 8192), (5, 1), (9, 0)])
+async def test_zeroes_that_take_their_place_have_it(
+    folder: Path, where: str | None, before: str, at: int, length: int
+) -> None:
+    with tempfile.TemporaryDirectory(dir=where or folder) as name:
+        content = bytes(1 << 20) if before == "a hole" else pattern(1 << 20)
+        path = image(Path(name), content)
+        if before == "a hole":
+            os.truncate(path, 0)
+            os.truncate(path, 1 << 20)
+        async with disk(Path(name)) as (_, _, driver):
+            if before == "discarded":
+                await driver.discard(0, 1 << 20)
+                content = bytes(1 << 20)
+            await driver.allocate_zeroes(at, length)
+            await driver.sync()
+            taken = path.stat().st_blocks
+            assert taken * 512 >= length
+            if length:
+                await driver.store(bytes(length), at)
+            await driver.sync()
+            assert path.stat().st_blocks == taken
+        assert path.read_bytes() == content[:at] + bytes(length) + content[at + length :]
+
+
 async def test_an_image_is_made_if_it_is_missing_and_kept_if_it_is_there(folder: Path) -> None:
     path = folder / "disk.img"
     async with disk(folder, create="1G") as (_, _, driver):
@@ -216,7 +246,7 @@ async def test_a_disk_has_whole_sectors_and_the_rest_of_the_image_is_out_of_reac
 async def test_a_negative_length_is_refused(tmp_path: Path, at: int) -> None:
     image(tmp_path, bytes(SIZE))
     async with disk(tmp_path) as (_, _, driver):
-        for call in (driver.discard, driver.write_zeroes):
+        for call in (driver.discard, driver.write_zeroes, driver.allocate_zeroes):
             with pytest.raises(BadArgument):
                 await call(at, -1)
 

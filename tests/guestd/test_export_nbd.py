@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import struct
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,18 @@ async def test_what_is_written_is_read(tmp_path: Path) -> None:
         assert await client.make(ZEROES, 0, 1240, flags=NO_HOLE) == 0
     image = (tmp_path / "disk.img").read_bytes()
     assert image[:1240] == bytes(1240) and image[1240:4096] == data[6 : 4096 - 1234]
+
+
+@pytest.mark.parametrize("flags", [0, NO_HOLE, NO_HOLE | FUA])
+async def test_zeroes_without_a_hole_take_their_place_on_a_filesystem_that_is_memory(flags: int) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        image = Path(name) / "disk.img"
+        image.write_bytes(b"\xff" * (1 << 20))
+        async with exported(Path(name)) as (_, _, path), Client(path) as client:
+            await client.begin(1 << 20)
+            assert await client.make(ZEROES, 0, 1 << 20, flags=flags) == 0
+            assert image.stat().st_blocks * 512 == (1 << 20 if flags else 0)
+        assert image.read_bytes() == bytes(1 << 20)
 
 
 @pytest.mark.parametrize("length", [1, 4096, 512 * 1024, 512 * 1024 + 1, 3_000_001, 32 << 20])
