@@ -118,7 +118,7 @@ class Stuck(Device):
     def work(self) -> Later[bool]:
         def wait() -> bool:
             self.busy.set()
-            return self.gate.wait(PATIENCE)
+            return self.gate.wait(20)
 
         return self.offload(wait)
 
@@ -136,6 +136,7 @@ async def test_the_end_waits_for_a_call_as_long_as_the_hosts_clock_says(clock: M
         host, _ = await stack.enter_async_context(running(hostd.Machine(devices=(spec,)), clock=clock))
         device = host.tree.find("/stuck").device
         assert isinstance(device, Stuck)
+        stack.callback(device.gate.set)
         guest = await stack.enter_async_context(attached(host))
         handle, calls = await guest.open("/stuck")
         guest.send(guest.next_call(calls["work"], handle))
@@ -149,7 +150,6 @@ async def test_the_end_waits_for_a_call_as_long_as_the_hosts_clock_says(clock: M
         async with asyncio.timeout(PATIENCE):
             await guest.rest()
             await closing
-        device.gate.set()
 
 
 @pytest.mark.usefixtures("end_takes_an_hour")
