@@ -6,7 +6,7 @@ For every carrier: one argument check, one failure path, one place to filter or 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from hcall.errors import BadArea, BadArgument, NoSuchCall
 from hcall.messages import Areas, Args
@@ -41,10 +41,13 @@ class Ready(Protocol):
         """Both."""
 
 
+WireOrReady: TypeAlias = Areas | Ready
+
+
 class Dispatch(Protocol):
     """The one way in, for every lane."""
 
-    def __call__(self, number: int, handle: int, args: Args, areas: Areas | Ready, /) -> tuple[int, object] | Deferred:
+    def __call__(self, number: int, handle: int, args: Args, areas: WireOrReady, /) -> tuple[int, object] | Deferred:
         """The answer, (status, value), or one that comes later.  Never raises, never waits.
 
         *areas* are as on the wire, or ready: looked at before, and not again.
@@ -59,7 +62,7 @@ class Dispatcher:
     def __init__(self, account: Account) -> None:
         self._account, self._holds, self._memory = account, account.holds, account.memory
 
-    def dispatch(self, number: int, handle: int, args: Args, areas: Areas | Ready, /) -> tuple[int, object] | Deferred:
+    def dispatch(self, number: int, handle: int, args: Args, areas: WireOrReady, /) -> tuple[int, object] | Deferred:
         """See `Dispatch`."""
         room = data = None
         try:

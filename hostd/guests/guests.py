@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import socket
 from collections.abc import Callable
-from typing import Final
-from weakref import ref
+from typing import Final, NamedTuple
+from weakref import WeakKeyDictionary, ref
 
-from hcall.clock import Clock, Timer, timeout
+from hcall.clock import Clock, timeout
 from hcall.errors import Busy, NotAllowed, Status
 from hcall.messages import Hello
 from hcall.session.host import HostSession
 from hcall.text import cut
 
+from ..calls.filters import Filter
 from ..calls.limits import Limits
 from ..calls.memory import identity
-from ..lanes.socket.link import Greeting, Link
+from ..lanes.socket.greeting import Greeting
+from ..lanes.socket.link import Link
+from ..lanes.socket.listener import Listener
 from ..tree.tree import Tree
 from .guest import Guest
 
@@ -34,6 +36,16 @@ SWEEP_SECONDS: Final = 1.0  # one sweep for all these, not a timer for each gues
 _ACCEPT_AT_ONCE: Final = 64
 
 
+class _Put(NamedTuple):
+    """A filter in front of everybody."""
+
+    make: Callable[[Guest], Filter]
+    outs: WeakKeyDictionary[Guest, Callable[[], None]]
+
+    def on(self, guest: Guest) -> None:
+        self.outs[guest] = guest.put(self.make(guest))
+
+
 class Guests:
     """The guests, their links, and the listener that they come by."""
 
@@ -46,39 +58,32 @@ class Guests:
         self.changed = asyncio.Event()  # somebody came or went
         self._connecting: set[asyncio.Task[None]] = set()
         self._leaving = 0  # guests that ended while calls of theirs were under way
-        self._listener: socket.socket | None = None
-        self._retry: Timer | None = None
+        self._listener: Listener | None = None
+        self._put: list[_Put] = []  # filters in front of everybody
         self._sweeper = clock.call_later(SWEEP_SECONDS, self._sweep)
 
     def listen(self, listener: socket.socket) -> None:
         """Let guests in by *listener*, which is closed at the end."""
-        listener.setblocking(False)
-        self._listener = listener
-        self.loop.add_reader(listener, self._accept)
+        self._listener = Listener(listener, self.clock, self._accepted)
 
-    def _accept(self) -> None:
-        assert self._listener is not None
-        for _ in range(_ACCEPT_AT_ONCE):
-            try:
-                sock, _ = self._listener.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    raise
-                # The connection stays in the queue, and the listener readable: without a pause this would spin.
-                log.warning("no guest can be let in: %s", error.strerror)
-                self.loop.remove_reader(self._listener)
-                self._retry = self.clock.call_later(SWEEP_SECONDS, self._accept_again)
-                return
-            sock.setblocking(False)
-            greeting = Greeting(self, sock)
-            if len(self.by_token) + len(self.greetings) > 2 * self.limits.guests:
-                greeting.refuse(Status.BUSY, "too many connections")
+    def _accepted(self, sock: socket.socket) -> None:
+        greeting = Greeting(self, sock)
+        if len(self.by_token) + len(self.greetings) > 2 * self.limits.guests:
+            greeting.refuse(Status.BUSY, "too many connections")
 
-    def _accept_again(self) -> None:
-        if self._listener is not None:
-            self.loop.add_reader(self._listener, self._accept)
+    def put(self, make: Callable[[Guest], Filter]) -> Callable[[], None]:
+        """Put a filter in front of each guest, those that come later too; what takes them out again."""
+        put = _Put(make, WeakKeyDictionary())
+        self._put.append(put)
+        for guest in self.by_token.values():
+            put.on(guest)
+
+        def take_out() -> None:
+            self._put.remove(put)
+            for out in put.outs.values():
+                out()
+
+        return take_out
 
     def admit(self, hello: Hello, session: HostSession, uid: int, fds: list[int]) -> tuple[Guest, bool]:
         """The guest of *hello*, new, or known by its token; and whether it was known.
@@ -95,7 +100,7 @@ class Guests:
             return guest, True
         if len(self.by_token) >= self.limits.guests:
             raise Busy(f"this host serves at most {self.limits.guests} guests")
-        guest = Guest(hello, session, uid, self.tree, self.limits, self._expel, self.clock)
+        guest = Guest(hello.name, hello.token, uid, session, self.tree, self.limits, self._expel, self.clock)
         memory = guest.account.memory
         try:
             for (start, size, *part), fd in zip(hello.regions, fds, strict=True):
@@ -104,6 +109,8 @@ class Guests:
             memory.regions.clear()  # see Guest.end
             raise
         guest.identity = memory.identity
+        for put in self._put:
+            put.on(guest)
         self.by_token[guest.token] = guest
         log.info("guest %r is here", guest.name)
         self.changed.set()
@@ -123,23 +130,29 @@ class Guests:
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
 
+    def unlinked(self, link: Link) -> None:
+        """*link* is gone."""
+        self.links.discard(link)
+        self.changed.set()
+
     def lost(self, guest: Guest) -> None:
         """The link of *guest* broke.  Unless it is gone for good, it may come back."""
-        guest.lose(self.clock.time())
-        if guest.detached or guest.is_dead():
+        lane = guest.lane
+        lane.lose(self.clock.time())
+        if lane.detached or lane.is_dead():
             self.end(guest, Status.RESET, "the guest is gone")
-        elif guest.fd_lane is not None:
+        elif lane.fd_lane is not None:
             # The kernel closes a dead process's descriptors one by one: the lane's turn may come after the link's.
-            self.loop.add_reader(guest.fd_lane, self._lane_readable, guest)
+            self.loop.add_reader(lane.fd_lane, self._lane_readable, guest)
 
     def _lane_readable(self, guest: Guest) -> None:
         self._unwatch(guest)  # once: it may be a descriptor that came, which nobody takes now
-        if guest.link is None and guest.is_dead():
+        if guest.lane.link is None and guest.lane.is_dead():
             self.end(guest, Status.RESET, "the guest is gone")
 
     def _unwatch(self, guest: Guest) -> None:
-        if guest.fd_lane is not None:
-            self.loop.remove_reader(guest.fd_lane)
+        if guest.lane.fd_lane is not None:
+            self.loop.remove_reader(guest.lane.fd_lane)
 
     def end(self, guest: Guest, status: Status, text: str) -> None:
         """The session of *guest* is over; nothing of it can be resumed."""
@@ -172,23 +185,20 @@ class Guests:
                 link.abort()
             if link.full_since is not None and now - link.full_since > UNREAD_SECONDS:
                 link.abort()
+            if link.partial_since is not None and now - link.partial_since > MESSAGE_SECONDS:
+                link.late(f"a message took longer than {MESSAGE_SECONDS:.0f} s")
         for guest in list(self.by_token.values()):
-            partial = guest.link.partial_since if guest.link is not None else None
-            if partial is not None and now - partial > MESSAGE_SECONDS:
-                self.end(guest, Status.BAD_ARGUMENT, f"a message took longer than {MESSAGE_SECONDS:.0f} s")
-            elif guest.lost_at is not None and (now - guest.lost_at > RESUME_SECONDS or guest.is_dead()):
+            lost_at = guest.lane.lost_at
+            if lost_at is not None and (now - lost_at > RESUME_SECONDS or guest.lane.is_dead()):
                 self.end(guest, Status.RESET, "the guest did not come back")
         self._sweeper = self.clock.call_later(SWEEP_SECONDS, self._sweep)
 
     async def close(self) -> None:
         """End all sessions, every call answered, and wait until the last bytes are out: a few seconds at most."""
         if self._listener is not None:
-            self.loop.remove_reader(self._listener)
             self._listener.close()
             self._listener = None
         self._sweeper.cancel()
-        if self._retry is not None:
-            self._retry.cancel()
         for greeting in list(self.greetings):
             greeting.refuse(Status.RESET, "the host is shutting down")
         if self._connecting:

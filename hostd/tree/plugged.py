@@ -231,6 +231,10 @@ class Plugged:
         """The hypercall numbers by name."""
         return {handler.name: self.number(handler) for handler in self.device.declares.handlers}
 
+    def may_repeat(self, number: int) -> bool:
+        """Whether the call may be made again when its answer was lost."""
+        return any(handler.again for handler in self.device.declares.handlers if self.number(handler) == number)
+
     def table(self, accepted: int | None) -> dict[int, Entry]:
         """What a guest with these *accepted* features may call; None: before it has negotiated."""
         if accepted is not None:

@@ -198,7 +198,7 @@ async def test_a_guests_turn_is_measured_by_the_hosts_clock(
         handle, calls = await guest.open("/slow")
         made.clear()
         (inside,) = host.guests.by_token.values()
-        inside.receive(b"".join(guest.next_call(calls["work"], handle, slot=n) for n in range(10)))
+        inside.lane.receive(b"".join(guest.next_call(calls["work"], handle, slot=n) for n in range(10)))
         assert len(made) == before
         for _ in range(10):
             await guest.reply()

@@ -171,7 +171,7 @@ async def test_nothing_is_lost_across_a_mask_or_a_lost_link(host: hostd.Host) ->
         ringer(host).second()
         assert await heard(guest) == [(handle, 0, 1)]
         guest.close()
-        await until(host, lambda: host.guests.by_token[token].link is None)
+        await until(host, lambda: host.guests.by_token[token].lane.link is None)
         ringer(host).first()
         with connected(host) as again:
             again.seq = guest.seq

@@ -43,7 +43,7 @@ async def test_a_machine_lends_parts_of_one_memfd_comes_back_with_them_and_adds_
             beyond = ((LOW + 2 * PAGE - 8, 16, 1),)
             assert (await guest.call(calls["read"], handle, 0, areas=beyond))[0] == Status.BAD_AREA
             seq = guest.seq
-        await until(host, lambda: host.guests.by_token[TOKEN].link is None)
+        await until(host, lambda: host.guests.by_token[TOKEN].lane.link is None)
         other = ((LOW, 2 * PAGE, 0), (HIGH, PAGE, 2 * PAGE), (HIGH + PAGE, PAGE, 4 * PAGE))
         with connected(host) as guest:  # the same file at the same places, but not the same part of it
             guest.send(hello(features=FD_LANE, token=TOKEN, regions=other), fds)

@@ -152,10 +152,10 @@ async def test_a_guest_that_does_not_read_is_cut_off_after_ten_seconds(host: hos
     token = os.urandom(16)
     async with bystander(host) as other, attached(host, token=token) as guest:
         await fill(guest, other)
-        link = host.guests.by_token[token].link
+        link = host.guests.by_token[token].lane.link
         clock.turn(10)
         await settled(other)
-        assert host.guests.by_token[token].link is link
+        assert host.guests.by_token[token].lane.link is link
         clock.turn(1.1)
         answers = await guest.rest()
         assert 16 < len(answers) < guest.seq and all(answer[0] == REPLY for answer in answers)

@@ -188,7 +188,7 @@ async def test_what_waits_in_the_lane_is_there_after_a_resume_with_the_same_end(
             await guest.greet(hello(features=FD_LANE, token=token), [theirs.fileno()])
             guest.lane = ours
             post(guest, 1)
-        await until(host, lambda: host.guests.by_token[token].link is None)
+        await until(host, lambda: host.guests.by_token[token].lane.link is None)
         with connected(host) as guest:
             lane = theirs if again else new_theirs
             assert (await guest.greet(hello(features=FD_LANE, token=token), [lane.fileno()]))[-1] is True
@@ -215,7 +215,7 @@ async def test_who_comes_back_brings_the_memory_of_the_first_hello_and_finds_all
             await guest.core(numbers.ADD_MEMORY, 0, ADDRESS + 2 * PAGE, PAGE, 1)
             await guest.core(numbers.REMOVE_MEMORY, 0, ADDRESS)
         seq = guest.seq
-        await until(host, lambda: host.guests.by_token[token].link is None)
+        await until(host, lambda: host.guests.by_token[token].lane.link is None)
         with connected(host) as guest:  # without what was removed: it is somebody else, and the session waits on
             one = hello(features=FD_LANE, token=token, regions=((ADDRESS + PAGE, PAGE),))
             guest.send(one, [fds[1], theirs.fileno()])

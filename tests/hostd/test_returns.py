@@ -46,7 +46,7 @@ async def test_a_call_under_way_when_the_link_breaks_is_answered_on_the_next_one
         guest.send(late)
         await settled(other)
         guest.close()
-        await until(host, lambda: host.guests.by_token[token].link is None)
+        await until(host, lambda: host.guests.by_token[token].lane.link is None)
         with connected(host) as again:
             assert (await again.greet(hello(token=token)))[-1] is True
             again.send(late)
@@ -135,7 +135,7 @@ async def test_a_guest_without_an_fd_lane_is_kept_for_thirty_seconds(host: hostd
         with connected(host) as guest:
             await guest.greet(hello(token=token))
             await guest.open("/probe")
-        await until(host, lambda: host.guests.by_token[token].link is None)
+        await until(host, lambda: host.guests.by_token[token].lane.link is None)
         clock.turn(30)
         assert host.tree.find("/probe").opens
         clock.turn(1.1)

@@ -6,6 +6,7 @@ from typing import TypeGuard
 
 from ..errors import ProtocolViolation, Status
 from ..messages import ACK, CALL, IRQ, REPLY, SLOTS, End, Hello
+from ..numbers import MAX_VECTORS
 from ..saved import Saved, check
 from ..wire import MAX_MESSAGE, SMALL, encode, fits
 from .states import HOST_MOVES, READY, Event, Message, Session, State
@@ -15,7 +16,7 @@ def _is_ack(message: object) -> TypeGuard[Message]:
     """Whose handle may be any number: one that never was does no harm."""
     return (
         type(message) is tuple and len(message) == 4 and message[0] == ACK and {*map(type, message)} == {int}
-        and message[2] >= 0 <= message[3]
+        and 0 <= message[2] < MAX_VECTORS and message[3] >= 0
     )  # fmt: skip
 
 

@@ -1,0 +1,230 @@
+"""The lane of a Unix socket: a session, which outlives its links, and the fd lane beside it."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Final, Protocol, TypeAlias
+
+from hcall.errors import BadArgument, ProtocolViolation, Status
+from hcall.kernel import descriptors
+from hcall.messages import end
+from hcall.session.host import HostSession
+from hcall.session.states import READY, Message, State
+
+from ..lane import Carried
+
+_FD_BYTES: Final = 4  # a datagram of the fd lane: the id, little-endian, and one descriptor
+_LANE_READS: Final = 1024  # more datagrams than the lane holds; a guest that never stops sending is not waited for
+
+#: What an answer finds its call by: slot, seq, hypercall number, handle.
+Ticket: TypeAlias = tuple[int, int, int, int]
+
+
+class Connection(Protocol):
+    """What carries a session for the moment."""
+
+    def write(self, out: list[bytes]) -> None:
+        """Send all of *out*, in one write, and empty it."""
+
+    def hold(self, held: bool) -> None:
+        """Read nothing more while *held*."""
+
+    def close(self) -> None:
+        """Close when what was written has gone out."""
+
+    def abort(self) -> None:
+        """Cut it."""
+
+
+class SocketLane:
+    """Takes a link's bytes, makes the calls in them when it is the guest's turn, and answers in one write."""
+
+    __slots__ = ("_batching", "_fd_lane", "_guest", "_held", "_messages", "_stopped", "_time", "_under_way", "detached",
+                 "link", "lost_at", "session")  # fmt: skip
+
+    handle = 0
+
+    def __init__(self, session: HostSession, guest: Carried, time: Callable[[], float]) -> None:
+        """*time* is that of a clock, by which turns end."""
+        self.session, self._guest, self._time = session, guest, time
+        self.link: Connection | None = None
+        self.lost_at: float | None = None
+        self.detached = False  # the loss of the link is the end
+        self._fd_lane: socket.socket | None = None
+        self._batching = False
+        self._messages: deque[Message] = deque()  # that came, and wait for their turn
+        self._held = False  # the link does not read: there was no time for all that came
+        self._under_way = 0  # calls that are answered later
+        self._stopped: Callable[[], None] | None = None
+
+    def receive(self, data: bytes) -> ProtocolViolation | None:
+        """The bytes of a link; what is wrong with them."""
+        messages = self._messages
+        waits = bool(messages)
+        messages.extend(self.session.receive(data))
+        if not waits:
+            if messages:
+                self._guest.due(self)
+            elif self.session.out:  # answers to calls that came again
+                self.flush()
+        return self.session.broken
+
+    def work(self, until: float) -> bool:
+        """See `Lane`.  The link is not read while some are left: what a guest can send has no other bound."""
+        session, dispatch, messages, time = self.session, self._guest.dispatch, self._messages, self._time
+        self._batching = True
+        try:
+            while messages:
+                message = messages.popleft()
+                if len(message) == 7:
+                    _, slot, seq, number, handle, args, areas = message
+                    if session.begun and seq in session.begun and not self._guest.may_repeat(number, handle):
+                        self.answer(
+                            (slot, seq, number, handle),
+                            Status.IO_ERROR,
+                            "the host was replaced while it was at this call",
+                        )
+                        continue
+                    answer = dispatch(number, handle, args, areas)
+                    if isinstance(answer, tuple):
+                        status, value = answer
+                        if not session.reply(slot, seq, status, value):
+                            self._guest.misfit(number, handle, value)
+                    else:
+                        self._under_way += 1
+                        answer.then(partial(self._late, (slot, seq, number, handle)))
+                else:
+                    _, handle, vector, seen = message
+                    self._guest.acknowledge(handle, vector, seen)
+                if messages and time() > until:
+                    break
+        finally:
+            self._batching = False
+        if session.out:
+            self.flush()
+        if bool(messages) is not self._held and self.link is not None:
+            self._held = bool(messages)
+            self.link.hold(self._held)
+        if self._stopped is not None:
+            self._drained()
+        return bool(messages)
+
+    def flush(self) -> None:
+        """Write what waits, in one piece."""
+        if self.link is not None:
+            self.link.write(self.session.out)
+
+    def answer(self, ticket: Ticket, status: int, value: object) -> None:
+        """See `Lane`."""
+        if self.session.state is not State.ENDED:
+            slot, seq, number, handle = ticket
+            if not self.session.reply(slot, seq, status, value):
+                self._guest.misfit(number, handle, value)
+            if not self._batching:
+                self.flush()
+
+    def _late(self, ticket: Ticket, status: int, value: object) -> None:
+        self._under_way -= 1
+        self.answer(ticket, status, value)
+        if self._stopped is not None:
+            self._drained()
+
+    def hint(self, tag: int, vector: int, count: int) -> None:
+        """See `Lane`."""
+        if self.session.state is READY:
+            self.session.interrupt(tag, vector, count)
+            if not self._batching:
+                self.flush()
+
+    # Its links.
+
+    def attach(self, link: Connection) -> None:
+        """*link* carries the session from now on."""
+        self.link, self.lost_at, self._held = link, None, False
+
+    def resume(self) -> None:
+        """The guest came back: the old link, even if it looks alive, is cut."""
+        old, self.link = self.link, None
+        if old is not None:
+            old.abort()
+        self.session.resume()
+
+    def lose(self, now: float) -> None:
+        """The link broke."""
+        self.link, self.lost_at = None, now
+        self.session.lose()
+
+    def stop(self, then: Callable[[], None]) -> None:
+        """See `Lane`."""
+        self._stopped = then
+        if self.link is not None:
+            self.link.hold(True)
+        self._drained()
+
+    def _drained(self) -> None:
+        if self._stopped is not None and not self._messages and not self._under_way:
+            then, self._stopped = self._stopped, None
+            then()
+
+    def end(self, status: Status, text: str) -> None:
+        """See `Lane`."""
+        self._messages.clear()
+        self.session.end(end(status, text))
+        self.flush()
+        if self.link is not None:
+            self.link.close()
+            self.link = None
+        self.take_fd_lane(None)
+
+    def batch(self, work: Callable[[], None]) -> None:
+        """Do *work*, whose answers and hints go out in one write."""
+        self._batching = True
+        try:
+            work()
+        finally:
+            self._batching = False
+        self.flush()
+
+    # Its descriptors.
+
+    @property
+    def fd_lane(self) -> socket.socket | None:
+        """What descriptors come by, if the guest has it."""
+        return self._fd_lane
+
+    def take_fd_lane(self, lane: socket.socket | None) -> None:
+        """*lane* takes the place of the fd lane, which is closed."""
+        if self._fd_lane is not None:
+            self._fd_lane.close()
+        self._fd_lane = lane
+
+    def is_dead(self) -> bool:
+        """Whether the guest's process is gone: then nobody holds the other end of the fd lane."""
+        if self._fd_lane is None:
+            return False
+        poll = select.poll()
+        poll.register(self._fd_lane, 0)
+        return any(events & (select.POLLHUP | select.POLLERR) for _, events in poll.poll(0))
+
+    def descriptor(self, number: int) -> int:
+        """See `Lane`; those before it are dropped."""
+        for _ in range(_LANE_READS):
+            if self._fd_lane is None:
+                break
+            try:
+                data, fds, cut = descriptors.receive(self._fd_lane, _FD_BYTES + 1, 2)
+            except OSError:
+                break
+            if not data and not fds:
+                break
+            whole = len(data) == _FD_BYTES and len(fds) == 1 and not cut
+            if whole and int.from_bytes(data, "little") == number:
+                return fds[0]
+            for fd in fds:
+                os.close(fd)
+        raise BadArgument(f"no descriptor with the id {number} came over the fd lane")

@@ -1,0 +1,48 @@
+"""Who lets the guests of a listening socket in, as the socket's lane knows them."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any, Protocol
+
+from hcall.clock import Clock
+from hcall.errors import Status
+from hcall.messages import Hello
+from hcall.session.host import HostSession
+
+from ...calls.limits import Limits
+from .lane import SocketLane
+
+
+class Visitor(Protocol):
+    """A guest."""
+
+    name: str
+    lane: SocketLane
+
+
+class Reception(Protocol):
+    """Who lets guests in, and hears of their links."""
+
+    limits: Limits
+    clock: Clock
+    epoch: int
+    loop: asyncio.AbstractEventLoop
+    links: set[Any]
+    greetings: set[Any]
+
+    def admit(self, hello: Hello, session: HostSession, uid: int, fds: list[int]) -> tuple[Visitor, bool]:
+        """The guest of *hello*, new, or known by its token; and whether it was known."""
+
+    def connect(self, link: Any, sock: socket.socket) -> None:
+        """Give *sock* to *link*."""
+
+    def lost(self, guest: Any) -> None:
+        """The link of *guest* broke."""
+
+    def end(self, guest: Any, status: Status, text: str) -> None:
+        """The session of *guest* is over."""
+
+    def unlinked(self, link: Any) -> None:
+        """*link* is gone."""
