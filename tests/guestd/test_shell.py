@@ -77,7 +77,7 @@ async def test_words_lists_all_that_there_is_within_80_columns(host: hostd.Host)
                 groups[group] = []
             groups[[*groups][-1]] += names
         assert groups == {
-            "calls": [handler.name for handler in Bench.handlers],
+            "calls": [handler.name for handler in Bench.declares.handlers],
             "interrupts": ["done"],
             "features": ["FAST"],
             "not offered": ["ODD"],
@@ -96,7 +96,9 @@ async def test_see_says_what_a_name_is(host: hostd.Host) -> None:
             return prompt.say(f"see {name}").splitlines()
 
         prompt.say("dev bench")
-        number = prompt.host(lambda: host.tree.find("/bench").calls["add"])
+        plugged = prompt.host(lambda: host.tree.find("/bench").plugged)
+        assert plugged is not None
+        number = plugged.calls["add"]
         assert see("add") == [
             f"call: number {number & 0xFFFF} of class 0x77, hypercall {number:#010x}",
             "BenchDriver: add = Op[[int, int], int]()  # a, b",
