@@ -55,6 +55,7 @@ class Block(Device):
     sector_size = Property(int)
     RO, FLUSH, DISCARD, WRITE_ZEROES = Feature(5), Feature(9), Feature(13), Feature(14)  # virtio 1.2, 5.2.3
     resized = Irq()
+    _fd = -1
 
     def start(self) -> None:
         if self.create and not self.path.exists():
@@ -64,17 +65,13 @@ class Block(Device):
             self._fd = os.open(self.path, (os.O_RDONLY if self.read_only else os.O_RDWR) | _OPEN)
         except FileNotFoundError as error:
             raise OSError(error.errno, f'{error.strerror}; create = "64M" would make it', str(self.path)) from None
+        mode = os.fstat(self._fd).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
+            raise OSError(errno.EINVAL, "neither a file nor a block device", str(self.path))
         try:
-            mode = os.fstat(self._fd).st_mode
-            if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
-                raise OSError(errno.EINVAL, "neither a file nor a block device", str(self.path))
-            try:
-                fcntl.flock(self._fd, (fcntl.LOCK_SH if self.read_only else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise OSError(errno.EBUSY, "in use by another device or process", str(self.path)) from None
-        except OSError:
-            os.close(self._fd)
-            raise
+            fcntl.flock(self._fd, (fcntl.LOCK_SH if self.read_only else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OSError(errno.EBUSY, "in use by another device or process", str(self.path)) from None
         self.sector_size = _SECTOR
         self.capacity = self._size()
         self._now: int | None = os.RWF_NOWAIT
@@ -84,7 +81,9 @@ class Block(Device):
         self.offered &= ~(writing if self.read_only else self.RO.mask)
 
     def stop(self) -> None:
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
     def tick(self) -> None:
         """Whoever owns the image may make it longer or shorter."""

@@ -80,9 +80,10 @@ class Folder(Device):
         self._tree.renew()
 
     def stop(self) -> None:
+        if self.common.get(("tag", self.tag)) is self:
+            del self.common["tag", self.tag]
         self._close_all()
         self._tree.close()
-        self.common.pop(("tag", self.tag), None)
 
     # Nodes.
 

@@ -66,11 +66,7 @@ class Hid(Device):
         self._arriving, self._quiet = evdev.Packets(), False
         self._held: set[int] = set()  # keys that the backing's peer holds down
         self._clear()
-        try:
-            self.events.start(self)
-        except BaseException:
-            self._recording.close()
-            raise
+        self.events.start(self)
         self.endpoint = self.events.endpoint
 
     def stop(self) -> None:

@@ -1,0 +1,116 @@
+"""A start that fails gives back all that it had taken, and a place is looked at before anything is taken."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from hcall import numbers
+from raw import attached, served
+
+import hostd
+from hostd.backings.stream import BackedStream
+from hostd.device import Device
+from hostd.devices.folder import Folder
+from hostd.devices.rng import Rng
+from hostd.machine.file import DeviceSpec
+
+
+class HalfWay(BackedStream):
+    """Its command runs when it fails."""
+
+    compatible = "test,half-way"
+
+    def start(self) -> None:
+        super().start()
+        raise ValueError("not today")
+
+
+class Threaded(Device):
+    """A worker is at work when it fails."""
+
+    compatible = "test,threaded"
+
+    def start(self) -> None:
+        self.told = threading.Event()
+        self.offload(self.told.wait, 3)
+        raise OSError(5, "broken")
+
+    def stop(self) -> None:
+        self.told.set()
+        raise RuntimeError("what was never there cannot be stopped")
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def children() -> list[str]:
+    return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+
+
+async def test_a_start_that_fails_behind_that_of_its_base_leaves_nothing(tmp_path: Path) -> None:
+    table = {"model": "half.py:HalfWay", "backing": "cmd:exec sleep 60"}
+    (tmp_path / "half.py").write_text("from test_start_undone import HalfWay as Base\n\nclass HalfWay(Base): ...\n")
+    async with served(tmp_path) as host:
+        with pytest.raises(hostd.MachineError, match="not today"):
+            host.plug_table("half", table, folder=tmp_path)
+        before = descriptors(), children()
+        for _ in range(3):
+            with pytest.raises(hostd.MachineError, match="not today"):
+                host.plug_table("half", table, folder=tmp_path)
+        assert (descriptors(), children()) == before and not host.tree.root.children.get("half")
+
+
+async def test_a_stop_that_fails_after_a_start_that_failed_is_nobodys_business(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with served(tmp_path) as host:
+        with pytest.raises(hostd.MachineError, match="broken"):
+            host.plug(DeviceSpec("threaded", "threaded", Threaded, {}))
+        assert "never there" not in caplog.text
+
+
+async def test_a_disk_that_is_refused_closes_its_image_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever closes a descriptor twice closes somebody else's."""
+    closed: list[int] = []
+    close = os.close
+    (tmp_path / "disk.img").write_bytes(bytes(4096))
+    async with served(tmp_path) as host:
+        table = {"model": "block", "path": "disk.img"}
+        host.plug_table("one", table, folder=tmp_path)
+        monkeypatch.setattr(os, "close", lambda fd: (closed.append(fd), close(fd)))
+        with pytest.raises(hostd.MachineError, match="in use"):
+            host.plug_table("two", table, folder=tmp_path)
+        monkeypatch.undo()
+        assert len(closed) == 1
+
+
+async def test_a_folder_that_is_refused_for_its_tag_takes_none_away(tmp_path: Path) -> None:
+    async with served(tmp_path) as host:
+        table = {"model": "folder", "path": ".", "tag": "files"}
+        folder = host.plug_table("one", table, folder=tmp_path).device
+        assert isinstance(folder, Folder)
+        for _ in range(2):
+            with pytest.raises(hostd.MachineError, match="the tag of another folder"):
+                host.plug_table("two", table, folder=tmp_path)
+
+
+@pytest.mark.parametrize("path", ["bus/disk", "bus/deep/er/disk", "bus"])
+async def test_a_place_that_leaves_or_is_taken_is_refused_before_anything_is_made(tmp_path: Path, path: str) -> None:
+    rng = DeviceSpec("bus/rng", "rng", Rng, {})
+    async with served(tmp_path, rng) as host, attached(host) as guest:
+        handle, _ = await guest.open("/bus/rng")
+        leaves = asyncio.Event()
+        host.tree.watchers["test"] = lambda *_: leaves.set()
+        unplug = asyncio.ensure_future(host.unplug("/bus"))
+        await leaves.wait()
+        before = {node.path for node in host.tree.root.walk()}
+        with pytest.raises(hostd.MachineError):
+            host.plug_table(path, {"model": "block", "path": "new.img", "create": "1M"}, folder=tmp_path)
+        assert not (tmp_path / "new.img").exists() and {node.path for node in host.tree.root.walk()} == before
+        await guest.core(numbers.CLOSE, handle)
+        await unplug
