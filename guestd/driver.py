@@ -13,14 +13,16 @@ from hcall.errors import IoError
 from hcall.programs.plugins import Mistakes
 from hcall.wire import MAX_INLINE
 
+from .declared.device import BusDevice, Sleeper, number_of
 from .declared.mistakes import mistakes
-from .declared.ops import BoundSignal, BusDevice, Op, Signal, Sleeper, number_of
+from .declared.ops import Data, Inline, Op, Room
+from .declared.signals import BoundSignal, Signal
 from .declared.taking import Reading, Taking
 from .memory import Buffer
 
 __all__ = [
-    "MAX_INLINE", "BoundSignal", "Buffer", "BusDevice", "Driver", "Op", "Reading", "Signal", "Sleeper", "Taking",
-    "moved",
+    "MAX_INLINE", "BoundSignal", "Buffer", "BusDevice", "Data", "Driver", "Inline", "Op", "Reading", "Room", "Signal",
+    "Sleeper", "Taking", "moved",
 ]  # fmt: skip
 
 _CHUNK = 1 << 20  # bytes of guest memory that a large transfer uses

@@ -14,7 +14,8 @@ from typing import Any, Final, get_origin
 
 from hcall.programs.members import attributes
 
-from .ops import Op, Signal
+from .ops import Op
+from .signals import Signal
 
 _HOOKS: Final = ("probe", "remove", "attend")
 _GIVEN: Final = ("dev", "clock")  # by the bus, before `probe`
@@ -37,12 +38,14 @@ def mistakes(cls: Any, base: type) -> Iterator[tuple[str, str]]:
         if (get_origin(member) or member) in (Op, Signal):
             yield each, f"{name}.{each}: the () behind it is missing"
             del own[each]
+        elif isinstance(member, Op) and (wrong := member.mistake()) is not None:
+            yield each, f"{name}.{each}: {wrong}"
     taken = _taken(cls, base)
     stored = attributes(own.values(), taken)
     for each in sorted(taken.keys() & (own.keys() | stored)):
-        wrong = _wrong(each, own.get(each), vars(taken[each]).get(each), each in stored)
-        if wrong is not None:
-            yield each, f"{name}.{each}: the name is {taken[each].__name__}'s own{wrong}"
+        taking = _wrong(each, own.get(each), vars(taken[each]).get(each), each in stored)
+        if taking is not None:
+            yield each, f"{name}.{each}: the name is {taken[each].__name__}'s own{taking}"
 
 
 def _own(cls: type, base: type) -> dict[str, object]:

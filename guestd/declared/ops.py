@@ -1,77 +1,93 @@
-"""The calls and the interrupts of a device by name, and what a driver sees of the bus that carries them."""
+"""The calls of a device by name: what they take, and what they answer."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
+from collections.abc import Awaitable, Callable, Generator
+from typing import Annotated, Any, Final, Generic, ParamSpec, TypeAlias, TypeVar, get_args, get_origin, overload
 
-from hcall.errors import NoSuchCall
-from hcall.messages import Areas, Args
-from hcall.text import suggest
+import msgspec
+from hcall.errors import IoError
+from hcall.messages import Areas
 
-from ..memory import Ram
+from ..memory import Buffer
+from .device import BusDevice, Owner, number_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
+#: The areas of a call, which come before its other arguments, as in a model.
+Inline: TypeAlias = Annotated[int, "so many bytes, 4,096 at most, in the answer"]
+Room: TypeAlias = Annotated[Buffer, "filled by the device"]
+Data: TypeAlias = Annotated[Buffer | bytes, "read by the device; bytes: 4,096 at most"]
 
-class Sleeper(Protocol):
-    """The part of time that a driver may use."""
-
-    def time(self) -> float:
-        """Seconds, never backwards."""
-
-    def sleep(self, seconds: float) -> Awaitable[None]:
-        """Until *seconds* have passed."""
-
-
-class BusDevice(Protocol):
-    """An opened device, whichever bus carries it."""
-
-    name: str
-    calls: dict[str, int]  # the hypercall table: numbers by name
-    vectors: dict[str, int]
-    features: frozenset[str]  # those that were negotiated
-    ram: Ram
-    clock: Sleeper
-
-    def call(self, number: int, args: Args = (), areas: Areas = ()) -> Awaitable[Any]:
-        """Make a call.  Raises the HcallError of its status."""
-
-    def take_over(self, call: Awaitable[Any]) -> Awaitable[Any] | None:
-        """*call*, which somebody has given up, to be waited for again; None: it is not made."""
-
-    def interrupt(self, vector: int) -> Awaitable[None]:
-        """Until *vector* has been raised since the last time it was asked for."""
-
-    def set_mask(self, vectors: int) -> Awaitable[int]:
-        """Mask these vectors, a bit set, and no others; the mask before."""
-
-    def property(self, name: str, kind: type | None = None) -> Awaitable[Any]:
-        """A property of the device's node, of this *kind* if one is given.  Errors: NoMatch; IoError for another."""
+_AREAS: Final = ((), (Inline,), (Room,), (Data,), (Room, Data))
+_FILLED: Final[dict[Any, type]] = {Inline: bytes, Room: int}  # by the first area: what such a call answers
+_SCALARS: Final = (int, bool, str, bytes, float)
 
 
-def number_of(dev: BusDevice, call: str) -> int:
-    """The hypercall number of a call.  Raises NoSuchCall."""
-    try:
-        return dev.calls[call]
-    except KeyError:
-        near = suggest(call, dev.calls)
-        raise NoSuchCall(f"{dev.name} has no call {call!r}{near}; it has {', '.join(dev.calls)}") from None
+class Answer(Generic[R_co]):
+    """An answer that is to come, and has to be of the type that the driver's class says."""
+
+    __slots__ = ("_check", "_kind", "call")
+
+    def __init__(self, call: Awaitable[Any], kind: Any, check: Callable[[Any], R_co]) -> None:
+        self.call, self._kind, self._check = call, kind, check
+
+    def __await__(self) -> Generator[Any, Any, R_co]:
+        value = yield from self.call.__await__()
+        return value if type(value) is self._kind else self._check(value)
+
+    def taken_over(self, call: Awaitable[Any]) -> Answer[R_co]:
+        """The same answer, of the *call* that was taken over."""
+        return Answer(call, self._kind, self._check)
 
 
-class Owner(Protocol):
-    """A driver, for what its class declares."""
+def checker(dev: BusDevice, call: str, kind: Any) -> Callable[[Any], Any]:
+    """What looks at the answers to *call*: it gives them as *kind*, or raises IoError."""
+    name = dev.name
 
-    dev: BusDevice
+    def check(value: Any) -> Any:
+        try:
+            return msgspec.convert(value, kind)
+        except msgspec.ValidationError as error:
+            raise IoError(f"{name} answers {call} with what is none: {error}") from None
+
+    return check
 
 
 class Op(Generic[P, R]):
-    """A call of the device, by name: `winsize = Op[[], tuple[int, int]]()`."""
+    """A call of the device: `winsize = Op[[], tuple[int, int]]()`, or `Op[...]("winsize")` under a name of its own.
+
+    In brackets are its arguments, areas first as in the model, and its answer, which is checked: int and float, bool,
+    str, bytes and None, tuples and NamedTuples of them, or Any.  A call with `Inline` answers with bytes, one with
+    `Room` with a count.
+    """
+
+    def __init__(self, call: str = "") -> None:
+        self.call = call
 
     def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
+        self.name, self.call = name, self.call or name
+        takes, self._kind = get_args(getattr(self, "__orig_class__", None)) or (..., Any)
+        self._kind = type(None) if self._kind is None else self._kind
+        self._takes: tuple[Any, ...] = () if takes is ... else tuple(takes)
+        self._areas = sum(get_origin(kind) is Annotated for kind in self._takes)
+
+    @property
+    def is_unchecked(self) -> bool:
+        """Whether any answer will do."""
+        return self._kind is Any
+
+    def mistake(self) -> str | None:
+        """What is wrong with it as it was declared."""
+        areas, others = self._takes[: self._areas], self._takes[self._areas :]
+        if areas not in _AREAS or not all(isinstance(kind, type) and issubclass(kind, _SCALARS) for kind in others):
+            return "it takes Inline, Room, Data, or Room and Data first, then int, bool, str, bytes or float"
+        filled = _FILLED.get(areas[0], Any) if areas else Any
+        if filled not in (Any, self._kind):
+            return f"what it fills is answered with {filled.__name__}"
+        return None
 
     @overload
     def __get__(self, driver: None, owner: type) -> Op[P, R]: ...
@@ -80,45 +96,24 @@ class Op(Generic[P, R]):
     def __get__(self, driver: Owner | None, owner: type) -> Op[P, R] | Callable[P, Awaitable[R]]:
         if driver is None:
             return self
-        call, number = driver.dev.call, number_of(driver.dev, self.name)
+        dev, areas, kind, name = driver.dev, self._areas, self._kind, self.name
+        call, number, check = dev.call, number_of(dev, self.call), checker(dev, self.call, kind)
 
         def bound(*args: P.args, **named: P.kwargs) -> Awaitable[R]:
             if named:
-                raise TypeError(f"{self.name} takes its arguments by position: the wire knows no names")
-            return call(number, args)
+                raise TypeError(f"{name} takes its arguments by position: the wire knows no names")
+            pending = call(number, args[areas:], self._laid_out(args)) if areas else call(number, args)
+            return pending if kind is Any else Answer(pending, kind, check)
 
-        driver.__dict__[self.name] = bound  # found before this descriptor from now on
+        driver.__dict__[name] = bound  # found before this descriptor from now on
         return bound
 
-
-class Signal:
-    """An interrupt of the device, by name."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    @overload
-    def __get__(self, driver: None, owner: type) -> Signal: ...
-    @overload
-    def __get__(self, driver: Owner, owner: type) -> BoundSignal: ...
-    def __get__(self, driver: Owner | None, owner: type) -> Signal | BoundSignal:
-        if driver is None:
-            return self
-        vector = driver.dev.vectors.get(self.name)
-        if vector is None:
-            raise NoSuchCall(f"{driver.dev.name} has no interrupt {self.name!r}")
-        bound = driver.__dict__[self.name] = BoundSignal(driver.dev, vector)
-        return bound
-
-
-class BoundSignal:
-    """An interrupt vector of one device."""
-
-    __slots__ = ("_dev", "_vector")
-
-    def __init__(self, dev: BusDevice, vector: int) -> None:
-        self._dev, self._vector = dev, vector
-
-    def wait(self) -> Awaitable[None]:
-        """Until it has been raised since the last wait ended; at once if it was."""
-        return self._dev.interrupt(self._vector)
+    def _laid_out(self, args: tuple[Any, ...]) -> Areas:
+        """The areas at the front of *args*."""
+        areas: list[Any] = []
+        for kind, given in zip(self._takes, args[: self._areas], strict=False):
+            if isinstance(given, Buffer):
+                areas += given.room if kind is Room else given.data
+            else:
+                areas.append(given if kind is Inline else bytes(given))
+        return tuple(areas)

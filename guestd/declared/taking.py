@@ -9,7 +9,8 @@ from typing import Any, Generic, ParamSpec, TypeVar
 from hcall.errors import HcallError
 
 from ..memory import Buffer
-from .ops import BusDevice, number_of
+from .device import BusDevice, number_of
+from .ops import Answer
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,7 +39,7 @@ class Taking(Generic[W]):
         except HcallError:
             raise
         except BaseException:
-            if call is not None and (again := self._dev.take_over(call)) is not None:
+            if call is not None and (again := self._take_over(call)) is not None:
                 self.left.append((again, beside))
             raise
 
@@ -50,9 +51,15 @@ class Taking(Generic[W]):
         except HcallError as error:
             return error, beside
         except BaseException:
-            if (again := self._dev.take_over(call)) is not None:
+            if (again := self._take_over(call)) is not None:
                 self.left.appendleft((again, beside))
             raise
+
+    def _take_over(self, call: Awaitable[R]) -> Awaitable[R] | None:
+        if not isinstance(call, Answer):
+            return self._dev.take_over(call)
+        again = self._dev.take_over(call.call)
+        return None if again is None else call.taken_over(again)
 
 
 class Reading:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple, ParamSpec, TypeAlias, TypeVar
 
 from hcall.errors import BadArgument, HcallError, IoError, NoMatch
 from hcall.formats.folder import MAX_PATH, ROOT, Access, Kind, Stat, shown, unpack
 
-from guestd.driver import MAX_INLINE, Buffer, Driver, Op, Taking, moved
+from guestd.driver import MAX_INLINE, Buffer, Data, Driver, Inline, Op, Room, Taking, moved
 
+P = ParamSpec("P")
+R = TypeVar("R")
 AnyPath: TypeAlias = "str | bytes | os.PathLike[str]"
 
 _CHUNK = 1 << 20  # bytes of guest memory for more
@@ -41,6 +43,23 @@ class FolderDriver(Driver):
     wants = ("RO",)
     walk = Op[[int, bytes], tuple[int, int]]()  # node, path -> a new node, its kind
     forget = Op[[int], None]()  # node
+    _stat = Op[[int, bytes], Stat]("stat")
+    _open_dir = Op[[int, bytes], int]("open_dir")
+    _read_dir = Op[[Room, int, int], int]("read_dir")  # folder, cookie
+    _open_file = Op[[int, bytes, int, int], tuple[int, int, int]]("open_file")  # -> number, size, permissions
+    _close_file = Op[[int], None]("close_file")
+    _make_dir = Op[[int, bytes, int], None]("make_dir")
+    _rename = Op[[int, bytes, int, bytes], None]("rename")
+    _unlink = Op[[int, bytes], None]("unlink")
+    _remove_dir = Op[[int, bytes], None]("remove_dir")
+    _read_link = Op[[Inline, int, bytes], bytes]("read_link")
+    _chmod = Op[[int, bytes, int], None]("chmod")
+    _utimens = Op[[int, bytes, int, int], None]("utimens")
+    read_file = Op[[Inline, int, int], bytes]()  # number, at
+    read_file_into = Op[[Room, int, int], int]("read_file")
+    write_file = Op[[Data, int, int], int]()
+    truncate_file = Op[[int, int], None]()
+    sync_file = Op[[int], None]()
 
     tag: str
 
@@ -61,11 +80,11 @@ class FolderDriver(Driver):
 
     async def stat(self, path: AnyPath, at: int = ROOT) -> Stat:
         """What is known of a file, a folder or a link itself."""
-        return Stat(*await self._call("stat", at, _bytes(path)))
+        return await self._stat(at, _bytes(path))
 
     async def listdir(self, path: AnyPath = "", at: int = ROOT) -> list[Item]:
         """What is in a folder, in no order."""
-        folder: int = await self._open("open_dir", at, _bytes(path))
+        folder = await self._open(self._open_dir, at, _bytes(path))
         try:
             with self.dev.ram.alloc(_LISTING) as buffer:
                 return await self._list(folder, buffer)
@@ -91,7 +110,7 @@ class FolderDriver(Driver):
 
     async def open(self, path: AnyPath, access: Access = Access.READ, mode: int = 0o666, at: int = ROOT) -> File:
         """Open a file; *mode* is for one that is made, less what the host's umask takes."""
-        return File(self, *await self._open("open_file", at, _bytes(path), int(access), mode))
+        return File(self, *await self._open(self._open_file, at, _bytes(path), int(access), mode))
 
     async def read_bytes(self, path: AnyPath) -> bytes:
         """All of a file."""
@@ -111,49 +130,45 @@ class FolderDriver(Driver):
 
     async def mkdir(self, path: AnyPath, mode: int = 0o777) -> None:
         """Make a folder."""
-        await self._call("make_dir", ROOT, _bytes(path), mode)
+        await self._make_dir(ROOT, _bytes(path), mode)
 
     async def rename(self, path: AnyPath, new_path: AnyPath) -> None:
         """Move it in one step; a file that is there is replaced."""
-        await self._call("rename", ROOT, _bytes(path), ROOT, _bytes(new_path))
+        await self._rename(ROOT, _bytes(path), ROOT, _bytes(new_path))
 
     async def unlink(self, path: AnyPath) -> None:
         """Remove what is no folder."""
-        await self._call("unlink", ROOT, _bytes(path))
+        await self._unlink(ROOT, _bytes(path))
 
     async def rmdir(self, path: AnyPath) -> None:
         """Remove an empty folder."""
-        await self._call("remove_dir", ROOT, _bytes(path))
+        await self._remove_dir(ROOT, _bytes(path))
 
     async def readlink(self, path: AnyPath) -> str:
         """What a symbolic link says."""
-        target: bytes = await self._call("read_link", ROOT, _bytes(path), areas=(MAX_INLINE,))
-        return os.fsdecode(target)
+        return os.fsdecode(await self._read_link(MAX_INLINE, ROOT, _bytes(path)))
 
     async def chmod(self, path: AnyPath, mode: int) -> None:
         """Set the permissions, 0 to 0o777."""
-        await self._call("chmod", ROOT, _bytes(path), mode)
+        await self._chmod(ROOT, _bytes(path), mode)
 
     async def utime(self, path: AnyPath, accessed: int, modified: int) -> None:
         """Set the times, in nanoseconds since 1970."""
-        await self._call("utimens", ROOT, _bytes(path), accessed, modified)
+        await self._utimens(ROOT, _bytes(path), accessed, modified)
 
     # Beneath.
-
-    def _call(self, name: str, *args: int | bytes, areas: Sequence[Any] = ()) -> Any:
-        return self.dev.call(self.number(name), args, tuple(areas))
 
     async def close(self, number: int) -> None:
         """Give back an open file or folder; if this is cancelled, before the next one is opened."""
         try:
-            await self._call("close_file", number)
+            await self._close_file(number)
         except HcallError:
             raise
         except BaseException:  # the call was made, or not
             self._closing.append(number)
             raise
 
-    async def _open(self, name: str, *args: int | bytes) -> Any:
+    async def _open(self, call: Callable[P, Awaitable[R]], *args: P.args, **named: P.kwargs) -> R:
         """The answer to a call that opens something; what somebody has opened who gave up is closed before."""
         while self._opening.left:
             answer, _ = await self._opening.take_up()
@@ -162,17 +177,17 @@ class FolderDriver(Driver):
         while self._closing:
             with contextlib.suppress(HcallError):  # it is closed already
                 await self.close(self._closing.pop())
-        return await self._opening.call(None, self._call, name, *args)
+        return await self._opening.call(None, call, *args, **named)
 
     async def _list(self, folder: int, buffer: Buffer) -> list[Item]:
         items: list[Item] = []
         cookie = 0
-        while count := await self._call("read_dir", folder, cookie, areas=buffer.room):
+        while count := await self._read_dir(buffer, folder, cookie):
             try:
                 entries = list(unpack(bytes(buffer.view[:count])))
+                items += [Item(os.fsdecode(entry.name), Kind(entry.kind), entry.id) for entry in entries]
             except ValueError as error:
                 raise IoError(f"{self.dev.name} lists what it must not: {error}") from None
-            items += [Item(os.fsdecode(entry.name), Kind(entry.kind), entry.id) for entry in entries]
             if entries[-1].cookie == cookie:
                 raise IoError(f"{self.dev.name} lists the same again and again")
             cookie = entries[-1].cookie
@@ -186,17 +201,14 @@ class File:
         """*size* and *mode* are what it had when it was opened."""
         self.number, self.size, self.mode = number, size, mode
         self._folder, self._ram = folder, folder.dev.ram
-        self._call = folder._call
 
     async def read(self, count: int, at: int) -> bytes:
         """Up to *count* bytes, 4,096 at most, from *at* on; none is the end."""
-        data: bytes = await self._call("read_file", self.number, at, areas=(min(count, MAX_INLINE),))
-        return data
+        return await self._folder.read_file(min(count, MAX_INLINE), self.number, at)
 
     async def read_into(self, buffer: Buffer, at: int) -> int:
         """Fill *buffer*; a count may be short, 0 is the end."""
-        count: int = await self._call("read_file", self.number, at, areas=buffer.room)
-        return count
+        return await self._folder.read_file_into(buffer, self.number, at)
 
     async def read_all(self) -> bytes:
         """All of it."""
@@ -213,15 +225,14 @@ class File:
 
     async def write_from(self, buffer: Buffer, at: int) -> int:
         """Write *buffer*; a count may be short."""
-        count: int = await self._call("write_file", self.number, at, areas=buffer.data)
-        return count
+        return await self._folder.write_file(buffer, self.number, at)
 
     async def write_all(self, data: bytes, at: int = 0) -> None:
         """Write all of *data*."""
         done = 0
         if len(data) <= MAX_INLINE:
             while done < len(data):
-                taken = await self._call("write_file", self.number, at + done, areas=(data[done:],))
+                taken = await self._folder.write_file(data[done:], self.number, at + done)
                 done += moved(self._folder.dev, taken)
             return
         with self._ram.alloc(min(len(data), _CHUNK)) as buffer:
@@ -232,11 +243,11 @@ class File:
 
     async def truncate(self, size: int) -> None:
         """Make it so long."""
-        await self._call("truncate_file", self.number, size)
+        await self._folder.truncate_file(self.number, size)
 
     async def sync(self) -> None:
         """Until it is stable."""
-        await self._call("sync_file", self.number)
+        await self._folder.sync_file(self.number)
 
     async def close(self) -> None:
         """Give it back."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from hcall.errors import HcallError, IoError, WouldBlock
 from hcall.formats.frames import MAX_BATCH, OVERHEAD, AnyBatch, Bytes, pack_into, parse_mac, split
 
-from guestd.driver import Buffer, Driver, Signal, Taking
+from guestd.driver import Buffer, Driver, Op, Signal, Taking
 
 
 class Statistics(NamedTuple):
@@ -27,6 +27,7 @@ class NetDriver(Driver):
     """
 
     compatible = ("hostd,net",)
+    statistics = Op[[], Statistics]()
     rx_ready, link_changed = Signal(), Signal()
 
     mac: bytes
@@ -50,10 +51,6 @@ class NetDriver(Driver):
         """Whether the cable is plugged in."""
         up: bool = await self.dev.property("link-up", bool)
         return up
-
-    async def statistics(self) -> Statistics:
-        """What came, went and was lost."""
-        return Statistics(*await self.dev.call(self.number("statistics")))
 
     async def send(self, frames: Sequence[Bytes]) -> None:
         """Send *frames*, in as many calls as it takes; it waits for nobody.

@@ -10,8 +10,9 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hcall.errors import (
@@ -30,6 +31,12 @@ from hcall.formats.folder import ROOT, Access, Kind, unpack
 from sharing import attached, serving, shared
 
 import guestd
+from guestd.drivers.folder import FolderDriver
+
+
+def made(files: FolderDriver, name: str, *args: int | bytes, areas: tuple[int, ...] = ()) -> Awaitable[Any]:
+    """A call as it is."""
+    return files.dev.call(files.number(name), args, areas)
 
 
 async def test_what_a_guest_does_to_files_is_done_to_the_hosts(folder: Path) -> None:
@@ -155,7 +162,7 @@ async def test_what_cannot_be_done_says_why_and_changes_nothing(folder: Path) ->
         with pytest.raises(HcallError):
             await file.truncate(0)
         with pytest.raises(BadArgument):
-            await files._call("read_dir", file.number, 0, areas=(4096,))
+            await made(files, "read_dir", file.number, 0, areas=(4096,))
     assert (share / "full/file").read_bytes() == b"x" and len(list(share.iterdir())) == 1
 
 
@@ -219,7 +226,7 @@ async def test_open_files_and_nodes_are_bounded_and_none_has_the_number_of_anoth
             with pytest.raises(StaleHandle):
                 await opened[5].read(1, 0)
             with pytest.raises(BadHandle):
-                await files._call("close_file", 1 << 60)
+                await made(files, "close_file", 1 << 60)
             nodes = [(await files.walk(ROOT, b"x"))[0] for _ in range(1024)]
             with pytest.raises(Busy, match="1024"):
                 await files.walk(ROOT, b"x")
@@ -229,7 +236,7 @@ async def test_open_files_and_nodes_are_bounded_and_none_has_the_number_of_anoth
         async with attached(host) as files:  # what the first guest had open is closed, and none of the second's
             for number in (opened[0].number, opened[-1].number):
                 with pytest.raises(StaleHandle):
-                    await files._call("read_file", number, 0, areas=(1,))
+                    await made(files, "read_file", number, 0, areas=(1,))
             with pytest.raises(StaleHandle):
                 await files.stat("", nodes[0])
 
@@ -271,10 +278,10 @@ async def test_a_listing_has_what_was_there_throughout_once_whatever_comes_and_g
         (share / name).touch()
         (share / f"goes-{n}").touch()
     async with shared(folder) as files:
-        listing = await files._call("open_dir", ROOT, b"")
+        listing = await made(files, "open_dir", ROOT, b"")
         seen: list[str] = []
         cookie = turn = 0
-        while data := await files._call("read_dir", listing, cookie, areas=(4096,)):
+        while data := await made(files, "read_dir", listing, cookie, areas=(4096,)):
             entries = list(unpack(data))
             seen += [entry.name.decode() for entry in entries]
             cookie = entries[-1].cookie
@@ -287,9 +294,9 @@ async def test_a_listing_has_what_was_there_throughout_once_whatever_comes_and_g
         assert len(there) == len(stays) == len(set(there))
         for wrong in (1 << 62, -5):
             with contextlib.suppress(BadArgument):  # ext4 has hashes for cookies, and takes any
-                await files._call("read_dir", listing, wrong, areas=(4096,))
+                await made(files, "read_dir", listing, wrong, areas=(4096,))
         with pytest.raises(BadArgument, match="room"):
-            await files._call("read_dir", listing, 0, areas=(100,))
+            await made(files, "read_dir", listing, 0, areas=(100,))
 
 
 @pytest.mark.spec("FLD-6")
@@ -298,12 +305,12 @@ async def test_a_listing_goes_on_behind_any_entry_and_begins_again(folder: Path)
     for n in range(200):
         (folder / "share" / f"{n}").touch()
     async with shared(folder) as files:
-        listing = await files._call("open_dir", ROOT, b"")
-        entries = list(unpack(await files._call("read_dir", listing, 0, areas=(4096,))))
+        listing = await made(files, "open_dir", ROOT, b"")
+        entries = list(unpack(await made(files, "read_dir", listing, 0, areas=(4096,))))
         for n in (100, 3, 50):
-            after = unpack(await files._call("read_dir", listing, entries[n].cookie, areas=(4096,)))
+            after = unpack(await made(files, "read_dir", listing, entries[n].cookie, areas=(4096,)))
             assert next(after) == entries[n + 1]
-        again = list(unpack(await files._call("read_dir", listing, 0, areas=(4096,))))
+        again = list(unpack(await made(files, "read_dir", listing, 0, areas=(4096,))))
         assert again == entries
 
 

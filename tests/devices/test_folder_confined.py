@@ -249,9 +249,9 @@ async def test_a_huge_folder_is_listed_whole_in_bounded_pieces(memory: Path) -> 
         (memory / "share" / each).touch()
     async with shared(memory) as files:
         assert {item.name for item in await files.listdir()} == names
-        listing = await files._call("open_dir", ROOT, b"")
+        listing = await files._open_dir(ROOT, b"")
         with files.dev.ram.alloc(8 << 20) as buffer:  # room for all of it: a piece is no larger for that
-            count = await files._call("read_dir", listing, 0, areas=buffer.room)
+            count = await files._read_dir(buffer, listing, 0)
             assert 0 < count <= 64 * 1024
             assert {entry.name.decode() for entry in unpack(bytes(buffer.view[:count]))} < names
 

@@ -15,8 +15,9 @@ from hcall.errors import HcallError, IoError, WouldBlock
 
 import guestd
 import hostd
+from guestd.driver import Driver, Op, Taking
 from guestd.stream import StreamDriver
-from hostd.device import Later, call
+from hostd.device import Device, Later, call
 from hostd.machine.file import DeviceSpec
 from hostd.stream import Stream
 
@@ -173,6 +174,55 @@ async def test_the_end_of_a_stream_is_told_again(host: hostd.Host) -> None:
         for steps in STEPS:
             assert await given_up(driver.read_some(), steps) in (None, b"")
         assert await driver.read_some() == b""
+
+
+class Bell(Device):
+    """Each ring is heard once."""
+
+    compatible = "test,bell"
+
+    def start(self) -> None:
+        self.rings: list[str] = []
+
+    @call
+    def next_ring(self) -> str:
+        if not self.rings:
+            raise WouldBlock("silence")
+        return self.rings.pop(0)
+
+
+class BellDriver(Driver):
+    compatible = ("test,bell",)
+    next_ring = Op[[], str]()
+
+    async def probe(self) -> None:
+        self.taking: Taking[None] = Taking(self.dev)
+
+    async def ring(self) -> str:
+        while self.taking.left:
+            ring, _ = await self.taking.take_up()
+            if not isinstance(ring, HcallError):
+                assert type(ring) is str
+                return ring
+        return await self.taking.call(None, self.next_ring)
+
+
+async def test_what_a_call_of_ones_own_took_and_was_given_up_is_there_for_the_next(host: hostd.Host) -> None:
+    device = host.plug(DeviceSpec("bell", "bell", Bell, {})).device
+    assert isinstance(device, Bell)
+    async with guestd.attach(host.socket, drivers=[BellDriver]) as guest, asyncio.timeout(SECONDS):
+        bell = await guest.bind("bell")
+        assert isinstance(bell, BellDriver)
+        got: list[str | None] = []
+        for n in range(100):
+            device.rings.append(str(n))
+            with contextlib.suppress(WouldBlock):
+                got.append(await given_up(bell.ring(), STEPS[n % len(STEPS)]))
+        assert None in got
+        with pytest.raises(WouldBlock):
+            while True:
+                got.append(await bell.ring())
+        assert [each for each in got if each is not None] == list(map(str, range(100)))
 
 
 # Writing.

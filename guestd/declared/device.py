@@ -1,0 +1,63 @@
+"""What a driver sees of the bus that carries its calls, whichever that is."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Any, Protocol
+
+from hcall.errors import NoSuchCall
+from hcall.messages import Areas, Args
+from hcall.text import suggest
+
+from ..memory import Ram
+
+
+class Sleeper(Protocol):
+    """The part of time that a driver may use."""
+
+    def time(self) -> float:
+        """Seconds, never backwards."""
+
+    def sleep(self, seconds: float) -> Awaitable[None]:
+        """Until *seconds* have passed."""
+
+
+class BusDevice(Protocol):
+    """An opened device, whichever bus carries it."""
+
+    name: str
+    calls: dict[str, int]  # the hypercall table: numbers by name
+    vectors: dict[str, int]
+    features: frozenset[str]  # those that were negotiated
+    ram: Ram
+    clock: Sleeper
+
+    def call(self, number: int, args: Args = (), areas: Areas = ()) -> Awaitable[Any]:
+        """Make a call.  Raises the HcallError of its status."""
+
+    def take_over(self, call: Awaitable[Any]) -> Awaitable[Any] | None:
+        """*call*, which somebody has given up, to be waited for again; None: it is not made."""
+
+    def interrupt(self, vector: int) -> Awaitable[None]:
+        """Until *vector* has been raised since the last time it was asked for."""
+
+    def set_mask(self, vectors: int) -> Awaitable[int]:
+        """Mask these vectors, a bit set, and no others; the mask before."""
+
+    def property(self, name: str, kind: type | None = None) -> Awaitable[Any]:
+        """A property of the device's node, of this *kind* if one is given.  Errors: NoMatch; IoError for another."""
+
+
+def number_of(dev: BusDevice, call: str) -> int:
+    """The hypercall number of a call.  Raises NoSuchCall."""
+    try:
+        return dev.calls[call]
+    except KeyError:
+        near = suggest(call, dev.calls)
+        raise NoSuchCall(f"{dev.name} has no call {call!r}{near}; it has {', '.join(dev.calls)}") from None
+
+
+class Owner(Protocol):
+    """A driver, for what its class declares."""
+
+    dev: BusDevice
