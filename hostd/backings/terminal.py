@@ -20,6 +20,7 @@ import socket
 import struct
 import subprocess
 import termios
+import threading
 import tty
 from pathlib import Path
 from typing import Final
@@ -202,13 +203,9 @@ class Command(_Terminal):
     def stop(self) -> None:
         if self._pidfd is not None:
             _kill_session(self._process.pid)
-            gone = select.poll()
-            gone.register(self._pidfd, select.POLLIN)
-            if gone.poll(_KILL_MS):
-                self._reap()
-            else:
-                log.error("%s does not die", self.endpoint)
-                self._forget_process()
+            self._loop.remove_reader(self._pidfd)  # to die may take its time, which is nobody else's
+            threading.Thread(target=_bury, args=(self._process, self._pidfd, self.endpoint), name="cmd:").start()
+            self._pidfd = None
         super().stop()  # whatever else runs in the terminal's session is hung up on
 
     def reset(self) -> None:
@@ -216,12 +213,11 @@ class Command(_Terminal):
 
     def _exited(self) -> None:
         _kill_session(self._process.pid)  # what it left running in the background
-        self._reap()
+        assert self._pidfd is not None
+        self._loop.remove_reader(self._pidfd)
+        _bury(self._process, self._pidfd, self.endpoint)
+        self._pidfd = None
         self._drain()
-
-    def _reap(self) -> None:
-        self._forget_process()
-        self._process.wait()
 
     def _drain(self) -> None:
         """What the command wrote last is still in the terminal; after it comes the end."""
@@ -241,11 +237,16 @@ class Command(_Terminal):
         else:
             super().resume()
 
-    def _forget_process(self) -> None:
-        if self._pidfd is not None:
-            self._loop.remove_reader(self._pidfd)
-            os.close(self._pidfd)
-            self._pidfd = None
+
+def _bury(process: subprocess.Popen[bytes], pidfd: int, said: str) -> None:
+    """Wait for the end of a process that was killed, or has ended."""
+    gone = select.poll()
+    gone.register(pidfd, select.POLLIN)
+    if gone.poll(_KILL_MS):
+        process.wait()
+    else:
+        log.error("%s does not die", said)
+    os.close(pidfd)
 
 
 def _kill_session(leader: int) -> None:

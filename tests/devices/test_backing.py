@@ -9,6 +9,7 @@ import os
 import select
 import signal
 import termios
+import threading
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,36 @@ async def test_a_log_that_is_a_pipe_without_a_reader_does_not_hold_up_the_host(t
         signal.signal(signal.SIGALRM, before)
 
 
+async def test_a_command_that_takes_its_time_to_die_holds_up_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    os.mkfifo(tmp_path / "grave")
+    command = "trap '' HUP; echo here; read word <grave"
+    backing, end = Backing.parse(f"cmd:{command}", tmp_path), End()
+    backing.start(end)
+    while not end.data:
+        await end.news()
+    pid = pid_of(backing)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "kill", lambda *_: None)  # as for one that waits for a disk
+        backing.stop()
+    os.kill(pid, 0)  # it is there
+    assert not caplog.records
+    with (tmp_path / "grave").open("w") as grave:
+        grave.write("now\n")
+    await asyncio.to_thread(join_all, "cmd:")
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert not caplog.records
+
+
+def join_all(name: str) -> None:
+    """Wait for the threads that are called so."""
+    for thread in threading.enumerate():
+        if thread.name == name:
+            thread.join()
+
+
 async def test_a_terminal_sends_no_more_than_there_is_space_for(tmp_path: Path) -> None:
     backing, end = Backing.parse("pty:", tmp_path), End(space=10)
     backing.start(end)
@@ -272,6 +303,7 @@ async def test_a_command_that_ignores_every_signal_it_can_is_gone_with_what_it_s
     getattr(backing, how)()
     try:
         assert all(map(ends, pidfds))
+        await asyncio.to_thread(join_all, "cmd:")
         with pytest.raises(ProcessLookupError):  # reaped: no zombie of ours
             os.kill(pid, 0)
     finally:
