@@ -79,35 +79,39 @@ class StreamDriver(Driver):
         """One byte or more, up to *count*, as soon as there are any; none at the end of the stream."""
         if self.__reading.kept:
             return self.__reading.head(count)
-        buffer = self.__take_buffer() if count > MAX_INLINE else None
+        while True:
+            try:
+                if count > MAX_INLINE and (buffer := self.__take_buffer()) is not None:
+                    return await self.__read_much(buffer, count)
+                return await self.read(min(count, MAX_INLINE))
+            except WouldBlock:
+                await self.rx_ready.wait()
+
+    async def __read_much(self, buffer: Buffer, count: int) -> bytes:
+        """What there is now, through *buffer*, which is given back.  Errors: WouldBlock."""
         done = False
         try:
-            while True:
-                try:
-                    if buffer is None:
-                        return await self.read(min(count, MAX_INLINE))
-                    came = await self.read_into(buffer if count >= buffer.size else buffer.part(0, count))
-                    done = True
-                    return bytes(buffer.view[:came])
-                except WouldBlock:
-                    await self.rx_ready.wait()
+            came = await self.read_into(buffer if count >= buffer.size else buffer.part(0, count))
+            done = True
+            return bytes(buffer.view[:came])
+        except WouldBlock:
+            done = True
+            raise
         finally:
-            if buffer is not None:
-                self.__give_back(buffer, done)
+            self.__give_back(buffer, done)
 
     async def read_exactly(self, count: int, at: int = 0) -> bytes:
         """*count* bytes, waiting for them.  Errors: IoError if the stream ends before."""
         data = bytearray()
         try:
-            while len(data) < count:
-                more = await self.read_some(count - len(data))
-                if not more:
-                    raise IoError(f"{self.dev.name} ended {count - len(data)} bytes early")
-                data += more
+            while (before := len(data)) < count:
+                data += await self.read_some(count - before)
+                if len(data) == before:
+                    raise IoError(f"{self.dev.name} ended {count - before} bytes early")
+            return bytes(data)
         except BaseException:
             self.__put_back(data)
             raise
-        return bytes(data)
 
     async def load(self, count: int, at: int = 0) -> bytes:
         """As `read_exactly`."""
@@ -121,12 +125,11 @@ class StreamDriver(Driver):
         data = b""
         try:
             while mark not in data:
-                if len(data) > limit:
+                if (before := len(data)) > limit:
                     raise ValueError(f"no {mark!r} in {limit} bytes")
-                more = await self.read_some()
-                if not more:
+                data += await self.read_some()
+                if len(data) == before:
                     raise EOFError(f"the stream ended before {mark!r}")
-                data += more
         except BaseException:
             self.__put_back(data)
             raise
