@@ -13,6 +13,7 @@ from weakref import ref
 from hcall.clock import Clock
 from hcall.errors import Status
 from hcall.numbers import CLASS_SHIFT
+from hcall.saved import Saved, check
 from hcall.session.host import HostSession
 from hcall.session.states import State
 
@@ -53,6 +54,28 @@ class Guest:
         self._way_in = Dispatcher(self.account).dispatch
         self.dispatch: Dispatch = self._way_in
         self.hint: Hint = self.lane.hint
+
+    # What outlives the daemon.
+
+    def save(self) -> Saved:
+        """What `restore` needs, when no call is under way."""
+        return {
+            "version": 1, "name": self.name, "token": self.token, "uid": self.uid,
+            "identity": [list(each) for each in self.identity], "session": self.lane.session.save(),
+            "account": self.account.save(),
+        }  # fmt: skip
+
+    @classmethod
+    def restore(cls, saved: Saved, tree: Tree, limits: Limits, expel: Callable[[ref[Guest], str], None],
+                clock: Clock) -> Guest:  # fmt: skip
+        """The guest as it was, without a link and its memory, which it brings again.  Raises ValueError."""
+        check(saved, 1)
+        session = HostSession.restore(saved["session"])
+        guest = cls(saved["name"], saved["token"], saved["uid"], session, tree, limits, expel, clock)
+        guest.identity = {tuple(each) for each in saved["identity"]}
+        guest.account.restore(saved["account"])
+        guest.lane.lost_at = clock.time()
+        return guest
 
     # Filters.
 
