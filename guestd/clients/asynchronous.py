@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, Unpack, cast
 
 from hcall import numbers
-from hcall.clock import Clock
+from hcall.clock import Clock, LoopClock
 from hcall.errors import HcallError, LinkLost, NoHost, StaleHandle, failure
 from hcall.messages import Areas, Args
 from hcall.session.states import ENDED, READY, State
@@ -20,10 +20,11 @@ from hcall.session.states import ENDED, READY, State
 from ..bus.device import OpenDevice
 from ..driver import Driver
 from ..probers import Found
-from . import late
-from .bindings import Bindings
 from .guest import DETACH_SECONDS, PAUSE_SECONDS, WELCOME_SECONDS, Guest, Options, silent
-from .loop_clock import LoopClock
+from .loop import late
+from .loop.bindings import Bindings
+from .loop.claims import Claims
+from .loop.clock import DriverClock
 from .unbound import Unbound
 
 T = TypeVar("T")
@@ -39,21 +40,16 @@ class AsyncGuest(Guest[Waiter]):
     ) -> None:
         super().__init__(path, **options)
         self._loop = asyncio.get_running_loop()
-        self.clock = LoopClock(clock or self._loop, self._loop)
+        self.clock = DriverClock(clock or LoopClock(self._loop))
         self._link: _Link | None = None
         self._eager = True  # nothing is in flight: a call is written at once, there is no batch to wait for
         self._flushing = False
-        self._lost: LinkLost | None = None  # why the session is over
         self._welcomed = self._loop.create_future()
         self._interrupted: dict[tuple[OpenDevice, int], Waiter] = {}
-        self._deadline: float | None = self._loop.time() + self.patience  # for WELCOME; None: it has come
+        self._greeted = asyncio.Event()  # WELCOME has come, or will not on this link
+        self._deadline: float | None = self.clock.time() + self.patience  # for WELCOME; None: it has come
         self._attempts = 0  # to get it, after the first
-        self._claims: dict[
-            Waiter, Callable[[Any], object]
-        ] = {}  # calls whose answers must not be lost: who else gets it
-        self._orphans: dict[
-            Waiter, tuple[int, Waiter]
-        ] = {}  # those whose tasks are cancelled: handle, when it is answered
+        self._claims = Claims(self.session.withdraw)
         self._bindings = Bindings(self._spawn, self.unbind)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._following = asyncio.Lock()
@@ -64,7 +60,7 @@ class AsyncGuest(Guest[Waiter]):
         """Connect, and wait to be welcomed.  Raises OSError without a host, LinkLost if it refuses."""
         await self._connect()
         try:
-            async with asyncio.timeout(WELCOME_SECONDS):
+            async with self.clock.timeout(WELCOME_SECONDS):
                 await self._welcomed
         except TimeoutError:
             raise silent(self.path) from None
@@ -74,7 +70,7 @@ class AsyncGuest(Guest[Waiter]):
         """Give back all devices and end the session."""
         if self._lost is None and self.session.state is READY:
             with contextlib.suppress(HcallError, TimeoutError):
-                async with asyncio.timeout(DETACH_SECONDS):
+                async with self.clock.timeout(DETACH_SECONDS):
                     await self.core(0, numbers.DETACH)
         self._end(LinkLost("this guest was detached"))
         for task in self._tasks:
@@ -122,47 +118,9 @@ class AsyncGuest(Guest[Waiter]):
         self, lost: Callable[[Any], object], handle: int, number: int, args: Args = (), areas: Areas = ()
     ) -> Any:
         """As in the base class; a call that is cancelled before it went out is not made."""
-        if self._orphans:
-            await self._settle(handle)
-        call = self.call(handle, number, args, areas)
-        self._claims[call] = lost  # beforehand: the answer may come between a cancellation and its arrival here
-        try:
-            value = await call
-        except asyncio.CancelledError:
-            if not call.cancelled():  # the answer had come, and was not taken yet
-                del self._claims[call]
-                if call.exception() is None:
-                    lost(call.result())
-            elif call in self._claims:
-                await self._disown(call, handle)
-            raise
-        except BaseException:
-            del self._claims[call]
-            raise
-        del self._claims[call]
-        return value
-
-    def _give(self, call: Waiter, status: int, value: object) -> None:
-        """The answer to one that was claimed by somebody who is cancelled."""
-        lost = self._claims.pop(call)
-        if status == 0:
-            lost(value)
-        if call in self._orphans:
-            self._orphans.pop(call)[1].set_result(None)
-
-    async def _disown(self, call: Waiter, handle: int) -> None:
-        if self.session.withdraw(call) or late.take_over(call) is None:  # it is not made
-            del self._claims[call]
-            return
-        answered = self._loop.create_future()
-        self._orphans[call] = handle, answered
-        await asyncio.shield(answered)
-
-    async def _settle(self, handle: int) -> None:
-        """Until what was claimed of *handle* by those who are cancelled is answered."""
-        for claimed_of, answered in list(self._orphans.values()):
-            if claimed_of == handle:
-                await asyncio.shield(answered)
+        if self._claims.orphans:
+            await self._claims.settle(handle)
+        return await self._claims.take(self.call(handle, number, args, areas), lost, handle)
 
     async def interrupt(self, device: OpenDevice, vector: int) -> None:
         """Until *vector* of *device* has been raised since it was last asked for."""
@@ -227,11 +185,12 @@ class AsyncGuest(Guest[Waiter]):
                     sock.connect(str(self.path))
                     break
                 except BlockingIOError:  # the host's queue is full
-                    if self._deadline is not None and self._loop.time() > self._deadline:
+                    if self._deadline is not None and self.clock.time() > self._deadline:
                         raise
-                    await asyncio.sleep(0.01)
+                    await self.clock.sleep(0.01)
                 except OSError as error:
                     raise NoHost(error.errno, error.strerror or str(error), str(self.path)) from None
+            self._greeted.clear()
             hello, fds = self._hello()
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it refused before: that is to be read
                 socket.send_fds(sock, [self.session.greet(hello)], fds)
@@ -251,8 +210,8 @@ class AsyncGuest(Guest[Waiter]):
         answers, interrupts = self.session.receive(data)
         for future, status, value in answers:
             if future.done():
-                if future in self._claims:
-                    self._give(future, status, value)
+                if future in self._claims.lost:
+                    self._claims.answered(future, status, value)
                     continue
                 if (future := late.waiter(future)).done():
                     continue
@@ -270,6 +229,7 @@ class AsyncGuest(Guest[Waiter]):
             return  # half a WELCOME
         elif self._deadline is not None:
             self._deadline, self._attempts = None, 0
+            self._greeted.set()
             if self._welcomed.done():
                 self._came_back()
             else:
@@ -312,6 +272,7 @@ class AsyncGuest(Guest[Waiter]):
         return task
 
     def _flush(self) -> None:
+        """Write what is to be written.  What the host does not read waits: 16 KiB for each slot at most, and an ACK."""
         self._flushing = False
         out = self.session.out
         if out and self._link is not None:
@@ -322,6 +283,7 @@ class AsyncGuest(Guest[Waiter]):
         if link is not self._link:
             return
         self._link = None
+        self._greeted.set()
         if error is not None and self._lost is None:  # of a write, perhaps: the host's last word is still to be read
             with contextlib.suppress(OSError):
                 while data := os.read(link.transport.get_extra_info("socket").fileno(), _READ):
@@ -334,43 +296,46 @@ class AsyncGuest(Guest[Waiter]):
     async def _reconnect(self) -> None:
         """Come back with the same token and memory; the host answers from its slots."""
         if self._deadline is None:
-            self._deadline = self._loop.time() + self.patience
-        if self._loop.time() > self._deadline:
+            self._deadline = self.clock.time() + self.patience
+        if self.clock.time() > self._deadline:
             self._end(LinkLost(f"the host at {self.path} hangs up"))
             return
         if self._attempts:  # it hung up before WELCOME, again: give it time
-            await asyncio.sleep(PAUSE_SECONDS)
+            await self.clock.sleep(PAUSE_SECONDS)
         self._attempts += 1
         while True:
             try:
                 await self._connect()
                 break
             except OSError as error:
-                if self._loop.time() > self._deadline:
+                if self.clock.time() > self._deadline:
                     self._end(LinkLost(f"no host at {self.path}: {error.strerror}"))
                     return
-                await asyncio.sleep(PAUSE_SECONDS)
-        link, deadline = self._link, self._loop.time() + WELCOME_SECONDS
-        while self._link is link and self.session.state is State.GREETING:
-            if self._loop.time() > deadline:
-                self._end(LinkLost(silent(self.path).strerror))
-            await asyncio.sleep(PAUSE_SECONDS)
+                await self.clock.sleep(PAUSE_SECONDS)
+        try:
+            async with self.clock.timeout(WELCOME_SECONDS):
+                await self._greeted.wait()
+        except TimeoutError:
+            self._end(LinkLost(silent(self.path).strerror))
 
     def _end(self, error: LinkLost) -> None:
         if self._lost is not None:
             return
         self._lost = error
-        for _, answered in self._orphans.values():
-            answered.set_result(None)
-        self._orphans.clear()
+        self._claims.end()
         for future in [*map(late.waiter, self.session.end()), *self._interrupted.values(), self._welcomed]:
             if not future.done():
                 future.set_exception(error)
                 future.exception()  # nobody has to be waiting
         self._interrupted.clear()
         self._happening.set()
+        self._greeted.set()
         if self._link is not None:
             self._link.transport.abort()
+
+    def _sockets(self) -> list[int]:
+        link, self._link = self._link, None
+        return [link.transport.get_extra_info("socket").fileno()] if link is not None else []
 
 
 class _Link(asyncio.Protocol):

@@ -1,145 +1,129 @@
-"""The client without a loop.  It runs the same drivers: their coroutines finish their I/O inside the await.
+"""The client without a loop: calls return when they are done, and drivers' coroutines run to their end.
 
 Calls may still overlap: `guest.gather` runs several drivers' coroutines at once, and sends their calls together.
+
+A signal handler may raise at any moment (KeyboardInterrupt does).  While bytes or the session are worked on, `_at` says
+so: if it still does the next time, the link is cut and the session resumed, by which nothing is lost.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import select
-import socket
-import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from types import CoroutineType
-from typing import Any, TypeVar, Unpack
+from threading import get_ident
+from typing import Any, Final, TypeVar, Unpack
 
 from hcall import numbers
-from hcall.errors import HcallError, LinkLost, NoHost, StaleHandle, failure
+from hcall.clock import Clock
+from hcall.errors import BadArgument, HcallError, LinkLost, StaleHandle
 from hcall.messages import Areas, Args
 from hcall.session.states import ENDED, READY, State
 
 from ..bus.device import OpenDevice
 from ..driver import Driver
 from .guest import DETACH_SECONDS, PAUSE_SECONDS, WELCOME_SECONDS, Guest, Options, silent
+from .plain.clock import blocking, pause
+from .plain.link import READ, BlockingLink
+from .plain.pending import Pending, Unbounded
+from .plain.tasks import Awaited, TaskClock, Tasks
 from .unbound import Returning
 
 T = TypeVar("T")
-_READ = 65536  # four times that is half as fast: the buffer is made anew for each read
-
-
-class _NoWelcome(ConnectionResetError):
-    """The host hung up before it said WELCOME: it may be worth another try."""
-
-
-class Pending:
-    """A call that was made; awaiting it, or `guest.run`, gives its value."""
-
-    __slots__ = ("_guest", "status", "task", "value")
-
-    def __init__(self, guest: BlockingGuest) -> None:
-        self._guest = guest
-        self.status = -1  # none yet
-        self.value: Any = None
-        self.task: _Task | None = None  # that waits for it
-
-    def result(self) -> Any:
-        """Its value, waited for if need be.  Raises the HcallError of its status."""
-        while self.status < 0:
-            self._guest.pump()
-        if self.status:
-            raise failure(self.status, self.value)
-        return self.value
-
-    def __await__(self) -> Generator[Pending, None, Any]:
-        if self.status < 0 and self._guest.gathering:
-            yield self
-        return self.value if self.status == 0 else self.result()
-
-
-class _Interrupted:
-    """Awaited: until something was raised."""
-
-    __slots__ = ("_guest", "task")
-
-    def __init__(self, guest: BlockingGuest) -> None:
-        self._guest = guest
-        self.task: _Task | None = None
-
-    def __await__(self) -> Generator[_Interrupted, None, None]:
-        if self._guest.gathering:
-            self._guest.sleepers.append(self)
-            yield self
-        else:
-            self._guest.pump()
-
-
-class _Task:
-    """A coroutine of `gather`, and how it ended."""
-
-    __slots__ = ("also", "coroutine", "error", "ready", "value")
-
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], ready: deque[_Task]) -> None:
-        self.coroutine = coroutine
-        self.ready = ready  # of its own `gather`: an answer may come after that was interrupted
-        self.also: _Task | None = None  # another one that waits for the same call
-        self.value: Any = None
-        self.error: BaseException | None = None
+# Where the thread is that uses the guest: elsewhere; where it loses nothing; where bytes or the session are half done.
+_IDLE, _WAITING, _AT_WORK = range(3)
+_OTHER_THREAD: Final = "this guest is in use by another thread: attach one for each thread"
 
 
 class BlockingGuest(Guest[Pending]):
-    """A guest in a plain program; `guest[name]` is a driver whose calls return when they are done."""
+    """A guest in a plain program; `guest[name]` is a driver whose calls return when they are done.
 
-    def __init__(self, path: str | Path | None = None, **options: Unpack[Options]) -> None:
+    It serves one thread at a time.
+    """
+
+    clock: TaskClock
+
+    def __init__(
+        self, path: str | Path | None = None, *, clock: Clock | None = None, timeout: float | None = None,
+        **options: Unpack[Options],
+    ) -> None:  # fmt: skip
+        """*timeout*: seconds that the answer of each call may take, see `Pending.result`."""
         super().__init__(path, **options)
-        self.clock = _WallClock(self)
-        self.gathering = False
-        self._sock: socket.socket | None = None
-        self._lost: LinkLost | None = None
-        self._rest: bytes | memoryview = b""  # of what was to be sent: the host did not take it yet
-        self.sleepers: list[_Interrupted] = []  # of `gather`, that wait for an interrupt
+        self.timeout = timeout
+        self._time = blocking(clock)
+        self._tasks = Tasks(self.pump)
+        self.clock = TaskClock(self._tasks, self._time)
+        self._link: BlockingLink | None = None
+        self._thread = get_ident()
+        self._at = _IDLE
+        self._hinted = Awaited()  # the next interrupt
+        self._claims: dict[Pending, tuple[int, Callable[[Any], object]]] = {}  # given up: of this handle, who gets it
 
     def attach(self) -> None:
         """Connect, and wait to be welcomed.  Raises OSError without a host, LinkLost if it refuses."""
         try:
             self._connect()
-        except _NoWelcome:
+        except ConnectionResetError:  # it hung up before WELCOME, which may be worth another try
             self._reconnect()
         self.run(self.hotplug.begin())
 
     def detach(self) -> None:
         """Give back all devices and end the session."""
-        if self._lost is None and self.session.state is READY:
-            assert self._sock is not None
-            self._sock.settimeout(DETACH_SECONDS)
+        if self._lost is None and self.session.state is READY and self._at != _AT_WORK:  # else the fd lane tells
             with contextlib.suppress(HcallError, TimeoutError):
-                self.run(self.core(0, numbers.DETACH))
+                self.call(0, numbers.DETACH).result(DETACH_SECONDS)
         self._end(LinkLost("this guest was detached"))
+        self._time.close()
         self._release()
 
     def nop(self) -> None:
         """A round trip that does nothing."""
         self.call(0, numbers.NOP).result()
 
-    def call(self, handle: int, number: int, args: Args = (), areas: Areas = ()) -> Pending:
+    def call(
+        self, handle: int, number: int, args: Args = (), areas: Areas = (), pending: Pending | None = None
+    ) -> Pending:
         """Make a call; it goes out with the next wait.  Raises LinkLost when the session is over."""
+        if self._at:
+            self._enter()
         if self._lost is not None:
             raise self._lost
-        pending = Pending(self)
-        self.session.call(handle, number, args, areas, pending)
+        if pending is None:
+            pending = Pending(self)
+        self._at = _AT_WORK
+        try:
+            self.session.call(handle, number, args, areas, pending)
+        except BadArgument:
+            self._at = _IDLE
+            raise
+        self._at = _IDLE
         return pending
 
     def post(self, handle: int, number: int, args: Args = ()) -> Pending:
         """As in the base class."""
         return self.call(handle, number, args)
 
-    def claim(
+    async def claim(
         self, lost: Callable[[Any], object], handle: int, number: int, args: Args = (), areas: Areas = ()
-    ) -> Pending:
+    ) -> Any:
         """As in the base class."""
-        return self.call(handle, number, args, areas)
+        for before in [pending for pending, (of, _) in self._claims.items() if of == handle]:
+            await Unbounded(before)
+        pending = Pending(self)
+        try:
+            self.call(handle, number, args, areas, pending)
+            return await pending
+        except HcallError:
+            raise
+        except BaseException as error:
+            if pending.status == 0:  # it had come, and was not taken
+                lost(pending.value)
+            elif pending.status < 0 and not self.session.withdraw(pending):
+                self._claims[pending] = handle, lost
+                if not isinstance(error, GeneratorExit):
+                    await Unbounded(pending)
+            raise
 
     @staticmethod
     def take_over(call: Awaitable[Any]) -> Awaitable[Any]:
@@ -153,47 +137,22 @@ class BlockingGuest(Guest[Pending]):
                 await self.follow()
             if device.gone:
                 raise StaleHandle(f"{device.name} is gone")
-            await _Interrupted(self)
+            await self._hinted
         self._see(device, vector)  # rides with the next call
 
     def run(self, work: Awaitable[T]) -> T:
         """Run a driver's coroutine, or wait for a call."""
         if isinstance(work, Pending):
             return work.result()  # type: ignore[no-any-return]
-        return _run(work)
+        return self._tasks.run(work)
 
     def gather(self, *work: Awaitable[T]) -> list[T]:
         """Run all of *work* at once; the results in their order.
 
-        Calls of different coroutines travel together.  If one raises, the others still run to their end; then the
-        first error is raised.
+        Calls of different coroutines travel together, and one that sleeps, or waits for an interrupt, lets the others
+        go on.  If one raises, the others still run to their end; then the first error is raised.
         """
-        ready: deque[_Task] = deque()
-        tasks = [_Task(each if isinstance(each, CoroutineType) else _as_coroutine(each), ready) for each in work]
-        ready += tasks
-        waiting = len(tasks)
-        self.gathering = True
-        try:
-            while waiting:
-                while ready:
-                    task = ready.popleft()
-                    try:
-                        awaited = task.coroutine.send(None)
-                    except StopIteration as stop:
-                        task.value = stop.value
-                        waiting -= 1
-                    except Exception as error:
-                        task.error = error
-                        waiting -= 1
-                    else:
-                        task.also, awaited.task = awaited.task, task
-                if waiting:
-                    self.pump()
-        finally:
-            self.gathering = False
-            for task in tasks:
-                task.coroutine.close()
-            self.sleepers.clear()
+        tasks = self._tasks.run_all(work)
         for task in tasks:
             if task.error is not None:
                 raise task.error
@@ -203,7 +162,7 @@ class BlockingGuest(Guest[Pending]):
         """The driver of the device at *path*, bound to it if it is not yet.  Errors: NoMatch, Busy, the driver's."""
         path = "/" + path.strip("/")
         if path not in self.drivers:
-            _run(self.bind_path(path))
+            self.run(self.bind_path(path))
         return self.drivers[path]
 
     def __getitem__(self, path: str) -> Any:
@@ -212,174 +171,199 @@ class BlockingGuest(Guest[Pending]):
 
     def wait(self, timeout: float | None = None) -> bool:
         """Until something comes from the host, an interrupt say, at most *timeout* seconds; whether it did."""
-        if self._lost is not None:
-            raise self._lost
-        if self.session.out:
-            self._send()
-        if not self._readable(timeout):
-            return False
-        self.pump()
-        return True
+        over: list[bool] = []
+        timer = None if timeout is None else self._time.call_later(max(timeout, 0.0), lambda: over.append(True))
+        try:
+            while not self.pump():
+                if over:
+                    return False
+            return True
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def within(self, seconds: float, done: Callable[[], bool]) -> bool:
+        """Wait until *done*, at most *seconds*; whether it is."""
+        over: list[bool] = []
+        timer = self._time.call_later(max(seconds, 0.0), lambda: over.append(True))
+        try:
+            while not done():
+                if over:
+                    return False
+                self.pump()
+            return True
+        finally:
+            timer.cancel()
 
     # The link.
 
-    def pump(self) -> None:
-        """Send what is to be sent, wait for bytes of the host, and deal with them.  Raises LinkLost."""
-        if self._lost is not None:
-            raise self._lost
-        if self.session.out:
-            self._send()
-        if self._rest:
-            self._readable()
+    def pump(self) -> bool:
+        """Send what is to be sent, wait for the host or for a moment of the clock, and deal with what came.
+
+        Whether anything came from the host.  Raises LinkLost.
+        """
+        if self._at or self._thread != get_ident():
+            self._enter()
+        link, out = self._link, self.session.out
+        if link is None:
+            if self._lost is not None:
+                raise self._lost
+            self._reconnect()
+            return True
+        self._at = _AT_WORK
+        if out:
+            link.send(out)
+        armed = self._time.armed
+        if armed or link.rest:
+            self._at = _WAITING
+            if not link.readable(self._time, out):
+                self._at = _IDLE
+                self._time.fire()
+                return False
+            self._at = _AT_WORK
         try:
-            data = self._sock.recv(_READ)  # type: ignore[union-attr]  # there is a socket until the session is lost
+            data = link.recv(READ)
         except ConnectionResetError:
             data = b""
-        if not data:
+        if data:
+            self._received(data)
+            self._at = _IDLE
+        else:
+            self._at = _IDLE
             self._reconnect()
-            return
-        self._received(data)
+        if self._claims:
+            self._give_away()
+        if armed:  # a host that says much keeps no clock from ringing
+            self._time.fire()
+        return True
 
-    def _send(self) -> None:
-        """Send what is to be sent as far as the host takes it: who writes must read, so this never waits."""
-        out = self.session.out
-        try:
-            while self._rest or out:
-                data = self._rest
-                if not data:
-                    data = out[0] if len(out) == 1 else b"".join(out)
-                    out.clear()
-                done = self._sock.send(data, socket.MSG_DONTWAIT)  # type: ignore[union-attr]
-                self._rest = memoryview(data)[done:] if done != len(data) else b""
-        except BlockingIOError:
-            self._rest = data
-        except (BrokenPipeError, ConnectionResetError):  # the host's last word may be there to be read
-            self._rest = b""
-
-    def _readable(self, timeout: float | None = None) -> bool:
-        """Until there is something to read, at most *timeout* seconds, and the rest goes out meanwhile; whether so."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        poll = select.poll()
-        while True:
-            poll.register(self._sock, select.POLLIN | (select.POLLOUT if self._rest else 0))  # type: ignore[arg-type]
-            left = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
-            ready = poll.poll(left)
-            if not ready:
-                return False
-            if ready[0][1] & ~select.POLLOUT:
-                return True
-            self._send()
+    def _enter(self) -> None:
+        """Another thread uses the guest, or it was left in the midst of something."""
+        thread = get_ident()
+        if thread != self._thread:
+            if self._at:
+                raise RuntimeError(_OTHER_THREAD)
+            self._thread = thread
+        if self._at == _AT_WORK:
+            for pending, status, value in self.session.mend():
+                self._answer(pending, status, value)
+            self._hang_up()  # the next wait comes back
+        self._at = _IDLE
 
     def _received(self, data: bytes) -> None:
-        answers, interrupts = self.session.receive(data)
+        session = self.session
+        answers, interrupts = session.receive(data)
         for pending, status, value in answers:
             pending.status, pending.value = status, value
             task = pending.task
-            while task is not None:
-                task.ready.append(task)
-                task = task.also
+            if task is not None:
+                if task.awaits is pending:
+                    task.awaits = None
+                    task.ready.append(task)
+                if pending.others:
+                    pending.wake()
         if interrupts:
             self._raised(interrupts)
-            for sleeper in self.sleepers:
-                if sleeper.task is not None:
-                    sleeper.task.ready.append(sleeper.task)
-            self.sleepers.clear()
-        if self.session.broken is not None or self.session.state is ENDED:
+            hinted, self._hinted = self._hinted, Awaited()
+            hinted.wake()
+        if session.broken is not None or session.state is ENDED:
             raise self._end(self._why_over())
+        answers.clear()
+
+    def _answer(self, pending: Pending, status: int, value: object) -> None:
+        pending.status, pending.value = status, value
+        if pending.task is not None:
+            pending.wake()
+
+    def _give_away(self) -> None:
+        """What was claimed, and nobody waits for it any more, goes to those who get it then."""
+        for pending in [pending for pending in self._claims if pending.status >= 0]:
+            _, lost = self._claims.pop(pending)
+            if pending.status == 0:
+                lost(pending.value)
 
     def _connect(self) -> None:
-        """Connect, send HELLO and take WELCOME.  Raises OSError; _NoWelcome if the host hangs up before it."""
-        self._sock = sock = socket.socket(socket.AF_UNIX)
-        self._rest = b""
+        """Connect, send HELLO and take WELCOME.  Raises OSError; ConnectionResetError if the host hangs up."""
+        link = BlockingLink(self.path)
         try:
-            try:
-                sock.connect(str(self.path))
-            except OSError as error:
-                raise NoHost(error.errno, error.strerror or str(error), str(self.path)) from None
             hello, fds = self._hello()
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # refused already: why is there to be read
-                socket.send_fds(sock, [self.session.greet(hello)], fds)
-            deadline = time.monotonic() + WELCOME_SECONDS
-            while self.session.state is not READY:
-                sock.settimeout(max(0.001, deadline - time.monotonic()))  # 0 would not wait, which is another error
-                data = sock.recv(_READ)
-                if not data:
-                    raise _NoWelcome(errno.ECONNRESET, "it hangs up")
-                self._received(data)
-            sock.settimeout(None)
-        except OSError as error:
-            greeting = self.session.state is State.GREETING
+            link.greet(self.session.greet(hello), fds)
+            over: list[bool] = []
+            timer = self._time.call_later(WELCOME_SECONDS, lambda: over.append(True))
+            try:
+                while self.session.state is not READY:
+                    if over:
+                        raise silent(self.path)
+                    if not link.readable(self._time, self.session.out):
+                        self._time.fire()
+                        continue
+                    self._at = _AT_WORK
+                    data = link.recv(READ)
+                    if not data:
+                        raise ConnectionResetError(errno.ECONNRESET, "it hangs up")
+                    self._received(data)
+                    self._at = _IDLE
+            finally:
+                timer.cancel()
+        except BaseException as error:
+            link.close()
             self._hang_up()
-            if isinstance(error, TimeoutError):
-                raise silent(self.path) from None
-            if greeting:
-                raise _NoWelcome(errno.ECONNRESET, "it hangs up") from None
+            if isinstance(error, OSError):
+                self._at = _IDLE
             raise
+        self._link = link
 
     def _hang_up(self) -> None:
-        if self._sock is not None:
-            self._sock.close()
-            self._sock = None
-        if self.session.state is not State.IDLE:
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
+        if self.session.state in (State.GREETING, READY):
             self.session.lose()
 
     def _reconnect(self) -> None:
         """Come back with the same token and memory; the host answers from its slots."""
         self._hang_up()
-        deadline = time.monotonic() + self.patience
+        deadline = self._time.time() + self.patience
         while True:
             try:
                 self._connect()
                 self._came_back()
                 return
             except OSError as error:
-                if time.monotonic() > deadline:
+                if self._time.time() > deadline:
                     raise self._end(LinkLost(f"no host at {self.path}: {error.strerror}")) from None
-                time.sleep(PAUSE_SECONDS)
+                pause(self._time, PAUSE_SECONDS)
 
     def _end(self, error: LinkLost) -> LinkLost:
         if self._lost is None:
             self._lost = error
             for pending in self.session.end():
-                pending.status, pending.value = error.status, str(error)
-            if self._sock is not None:
-                self._sock.close()
-                self._sock = None
+                self._answer(pending, error.status, str(error))
+            if self._link is not None:
+                self._link.close()
+                self._link = None
+        self._at = _IDLE
+        self._give_away()
         return self._lost
 
+    def _forked(self) -> None:
+        super()._forked()
+        self._thread, self._at = get_ident(), _IDLE
 
-class _WallClock:
-    """Time for drivers of a guest that has no loop: it sleeps, and sees interrupts meanwhile."""
-
-    def __init__(self, guest: BlockingGuest) -> None:
-        self._guest = guest
-        self.time = time.monotonic
-
-    async def sleep(self, seconds: float) -> None:
-        deadline = self.time() + seconds
-        while (left := deadline - self.time()) > 0:
-            self._guest.wait(left)
-
-
-def _run(work: Awaitable[T]) -> T:
-    try:
-        if isinstance(work, CoroutineType):
-            work.send(None)
-        else:
-            next(work.__await__())
-    except StopIteration as stop:
-        return stop.value  # type: ignore[no-any-return]
-    raise RuntimeError("a driver awaited something that is not its device, a signal or its clock")
-
-
-async def _as_coroutine(work: Awaitable[T]) -> T:
-    return await work
+    def _sockets(self) -> list[int]:
+        return [self._link.fileno()] if self._link is not None else []
 
 
 @contextlib.contextmanager
-def attach_blocking(path: str | Path | None = None, **options: Unpack[Options]) -> Iterator[BlockingGuest]:
-    """A guest of the host at *path*, without an event loop; the arguments are those of `attach`."""
-    guest = BlockingGuest(path, **options)
+def attach_blocking(
+    path: str | Path | None = None, *, clock: Clock | None = None, timeout: float | None = None,
+    **options: Unpack[Options],
+) -> Iterator[BlockingGuest]:  # fmt: skip
+    """A guest of the host at *path*, without an event loop; the arguments are those of `attach`.
+
+    With *timeout*, a call that is not answered within so many seconds raises TimeoutError.
+    """
+    guest = BlockingGuest(path, clock=clock, timeout=timeout, **options)
     try:
         guest.attach()
         yield guest

@@ -7,6 +7,7 @@ import errno
 import itertools
 import os
 import socket
+import weakref
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, Generic, TypedDict, TypeVar, Unpack
@@ -40,6 +41,9 @@ def silent(path: Path) -> TimeoutError:
     return TimeoutError(errno.ETIMEDOUT, f"the host at {path} did not answer within {WELCOME_SECONDS:.0f} s")
 
 
+_guests: weakref.WeakSet[Guest[Any]] = weakref.WeakSet()  # of this process
+
+
 class Options(TypedDict, total=False):
     """What a guest may be told at the start."""
 
@@ -71,12 +75,15 @@ class Guest(Generic[W]):
         self.session: GuestSession[W] = GuestSession(self._given_up)
         self.ram = Ram(options.get("memory", RAM_BYTES), self.session.uses)
         self.drivers: dict[str, Driver] = {}  # bound, by path
+        self._lost: LinkLost | None = None  # why the session is over
         self.resumed = 0  # how often the link was lost and the session went on
         self._lane, self._lane_of_host = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._fd_ids = itertools.count(1)
         self._cookies = itertools.count(1)
         self.devices: dict[int, OpenDevice] = {}  # opened, by cookie
         self.hotplug = Hotplug(self)
+        self._process = os.getpid()
+        _guests.add(self)
 
     # What a client adds.
 
@@ -205,8 +212,14 @@ class Guest(Generic[W]):
             with contextlib.suppress(HcallError):
                 self.post(checked(numbers.OPEN, reply)[0], numbers.CLOSE)
 
-        reply = await self.claim(close, found.node, numbers.OPEN, (cookie,))
-        device = self.devices[cookie] = OpenDevice(self, found, checked(numbers.OPEN, reply))
+        reply: object = None
+        try:
+            reply = await self.claim(close, found.node, numbers.OPEN, (cookie,))
+            device = self.devices[cookie] = OpenDevice(self, found, checked(numbers.OPEN, reply))
+        except BaseException:
+            if reply is not None:
+                close(reply)
+            raise
         return device
 
     async def _bring_up(self, device: OpenDevice, driver_class: type[Driver], wants: Iterable[str] | None) -> Driver:
@@ -217,10 +230,10 @@ class Guest(Generic[W]):
             await driver.probe()
             if device.leaving:
                 raise StaleHandle(f"{device.found.path} is being unplugged")
+            self.drivers[device.found.path] = driver
         except BaseException:
             await self._close(device)
             raise
-        self.drivers[device.found.path] = driver
         return driver
 
     async def bind_all(self) -> dict[str, Driver | Exception]:
@@ -310,7 +323,34 @@ class Guest(Generic[W]):
         last = self.session.last
         return LinkLost(f"the host ended the session: {last.text}" if last else "the session is over")
 
+    def _sockets(self) -> list[int]:
+        """The descriptors of the link."""
+        raise NotImplementedError
+
+    def _forked(self) -> None:
+        """This process is a child of the one whose guest it is: it has none, and holds nothing of it.
+
+        The host sees by the fd lane, and by the link, that a guest is dead: no copy may be left here.  They are not
+        closed but replaced, since an event loop, or whoever closes them later, knows them by their numbers.
+        """
+        self._lost = LinkLost(
+            f"this guest is of process {self._process}, from which this one was forked: attach another"
+        )
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        for fd in (self._lane.fileno(), self._lane_of_host.fileno(), *self._sockets()):
+            if fd >= 0:
+                os.dup2(null, fd, inheritable=False)
+        os.close(null)
+
     def _release(self) -> None:
         self._lane.close()
         self._lane_of_host.close()
         self.ram.close()
+
+
+def _after_fork() -> None:
+    for guest in list(_guests):
+        guest._forked()
+
+
+os.register_at_fork(after_in_child=_after_fork)

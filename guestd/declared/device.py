@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 from hcall.errors import NoSuchCall
@@ -19,7 +20,13 @@ class Sleeper(Protocol):
         """Seconds, never backwards."""
 
     def sleep(self, seconds: float) -> Awaitable[None]:
-        """Until *seconds* have passed."""
+        """Until *seconds* have passed; others go on meanwhile."""
+
+    def timeout(self, seconds: float | None) -> AbstractAsyncContextManager[object]:
+        """What is awaited in `async with self.clock.timeout(seconds)` has so many, or no bound.
+
+        Raises TimeoutError when they are over: what is awaited then has ended, as if its task were cancelled.
+        """
 
 
 class BusDevice(Protocol):

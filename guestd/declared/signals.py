@@ -38,6 +38,15 @@ class BoundSignal:
     def __init__(self, dev: BusDevice, vector: int) -> None:
         self._dev, self._vector = dev, vector
 
-    def wait(self) -> Awaitable[None]:
-        """Until it has been raised since the last wait ended; at once if it was."""
-        return self._dev.interrupt(self._vector)
+    def wait(self, timeout: float | None = None) -> Awaitable[None]:
+        """Until it has been raised since the last wait ended; at once if it was.
+
+        Raises TimeoutError after *timeout* seconds; what is raised then is there for the next wait.
+        """
+        if timeout is None:
+            return self._dev.interrupt(self._vector)
+        return self._within(timeout)
+
+    async def _within(self, seconds: float) -> None:
+        async with self._dev.clock.timeout(seconds):
+            await self._dev.interrupt(self._vector)

@@ -44,6 +44,8 @@ class FakeHost:
         self.batches: list[list[tuple[Any, ...]]] = []  # what came at once: (number, *args) of each call
         self.mute = False  # takes HELLO, and says nothing
         self.welcome = Welcome(WELCOME, VERSION, 0, 1, 64, False)
+        self._token = b""  # of the guest that came last
+        self._answers: dict[int, bytes] = {}  # to it, by seq
         self.hellos: list[bytes] = []
         self.came: list[Any] = []  # messages, after those
         self._listener = socket.socket(socket.AF_UNIX)
@@ -59,9 +61,13 @@ class FakeHost:
                 self._sock, _ = self._listener.accept()
                 with self._sock as sock, contextlib.suppress(ConnectionError):
                     self.hellos.append(sock.recv(65536))
+                    token = Decoder().feed(self.hellos[-1])[0][6]  # type: ignore[index]  # a HELLO
+                    if token != self._token:
+                        self._token = token
+                        self._answers.clear()
                     while self.mute and sock.recv(65536):
                         pass
-                    sock.sendall(encode(self.welcome))
+                    sock.sendall(encode(self.welcome._replace(resumed=self.welcome.resumed or bool(self._answers))))
                     decoder = Decoder()
                     while data := sock.recv(65536):
                         messages: list[Any] = decoder.feed(data)
@@ -74,6 +80,11 @@ class FakeHost:
         if len(message) != 7:
             return b""  # ACK
         _, slot, seq, number, handle, args, areas = message
+        if seq not in self._answers:  # else the guest came back, and asks again
+            self._answers[seq] = self._told(slot, seq, number, handle, args, areas)
+        return self._answers[seq]
+
+    def _told(self, slot: int, seq: int, number: int, handle: int, args: Any, areas: Any) -> bytes:
         told = self._lies[number] if number in self._lies else self._truth.get(number)
         if callable(told):
             told = told(handle if number >> numbers.CLASS_SHIFT == 0 else areas, *args)

@@ -198,7 +198,7 @@ async def test_drivers_sleep_by_the_clock_that_was_given(host: hostd.Host) -> No
 async def test_a_call_that_nobody_waits_for_any_more_is_not_made_if_it_was_not_yet(host: hostd.Host) -> None:
     async with bystander(host) as other, attach(host) as guest:
         driver = await guest.bind("desk")
-        made, queued = [driver.late() for _ in range(SLOTS)], [driver.ring() for _ in range(20)]
+        made, queued = [driver.late().call for _ in range(SLOTS)], [driver.ring().call for _ in range(20)]
         await settled(other)
         for each in [made[0], *queued[:-1]]:
             each.cancel()

@@ -30,7 +30,8 @@ def _possible(value: object, areas: Areas) -> bool:
 class GuestSession(Session, Generic[W]):
     """The guest's end: puts calls into slots and keeps each, with its waiter, until it is answered."""
 
-    __slots__ = ("_backlog", "_epoch", "_free", "_given_up", "_new", "_sent", "_seq", "last", "moved")
+    __slots__ = ("_answers", "_backlog", "_epoch", "_free", "_given_up", "_new", "_sent", "_seq", "_slots", "last",
+                 "moved")  # fmt: skip
     MOVES = GUEST_MOVES
 
     def __init__(self, given_up: Callable[[W], bool] = lambda waiter: False) -> None:
@@ -42,9 +43,11 @@ class GuestSession(Session, Generic[W]):
         self._epoch = 0
         self.moved = False  # the last WELCOME was of another life of the host, which had saved the session
         self._seq = 0
+        self._slots = 0
         self._free: list[int] = []
         self._sent: dict[int, tuple[int, bytes, W, Areas]] = {}  # by slot: seq, message, waiter, areas; in seq order
         self._backlog: deque[tuple[int, int, Args, Areas, W]] = deque()
+        self._answers: list[tuple[W, int, Any]] = []  # those of the last `receive`
 
     @property
     def busy(self) -> int:
@@ -61,6 +64,18 @@ class GuestSession(Session, Generic[W]):
         """The link broke; every call is kept."""
         self.move(Event.LOSS)
         self._relink()
+
+    def mend(self) -> list[tuple[W, int, Any]]:
+        """Make good what an exception in the midst of `call` or `receive` left half done: a signal handler's, say.
+
+        The link has to be cut then.  What is unanswered is sent again on the next one, and has its effect once, so
+        nothing is lost wherever it was.  Given are the answers that `receive` had taken, some perhaps once more.
+        """
+        self._seq = max([self._seq, *(call[0] for call in self._sent.values())])
+        self._free = [slot for slot in range(self._slots)[::-1] if slot not in self._sent]
+        if self._backlog and any(call[2] is self._backlog[0][4] for call in self._sent.values()):
+            self._backlog.popleft()
+        return self._answers
 
     def end(self) -> list[W]:
         """Nothing more will be answered: the waiters of all calls."""
@@ -85,18 +100,18 @@ class GuestSession(Session, Generic[W]):
         except (TypeError, ValueError, OverflowError) as error:
             self._free.append(slot)
             raise BadArgument(f"this call cannot be sent: {error}") from None
+        self._sent[slot] = (seq, data, waiter, areas)  # first: see `mend`
         self._seq = seq
-        self._sent[slot] = (seq, data, waiter, areas)
         if self.state is READY:  # else WELCOME sends it, with all that are unanswered
             self.out.append(data)
 
     def withdraw(self, waiter: W) -> bool:
-        """Do not make the call of *waiter* if it still waits for a slot; whether so."""
+        """Do not make the call of *waiter* if it still waits for a slot; whether no answer will come."""
         for n, queued in enumerate(self._backlog):
             if queued[4] is waiter:
                 del self._backlog[n]
-                return True
-        return False
+                break
+        return all(call[2] is not waiter for call in self._sent.values())
 
     def uses(self, address: int, size: int) -> bool:
         """Whether a call that is not answered has an area within these bytes: the host may still fill them.
@@ -121,6 +136,7 @@ class GuestSession(Session, Generic[W]):
         After a violation those before it are still given, and `broken` is set; the session has to end then.
         """
         answers: list[tuple[W, int, Any]] = []
+        self._answers = answers
         interrupts: list[Message] = []
         sent, free = self._sent, self._free
         ready = self.state is READY
@@ -136,9 +152,9 @@ class GuestSession(Session, Generic[W]):
                             if not is_inline and not _possible(value, call[3]):
                                 self.broken = ProtocolViolation("an answer that does not fit the room there was")
                                 return answers, interrupts
+                        answers.append((call[2], status, value))  # first: see `mend`
                         del sent[slot]
                         free.append(slot)
-                        answers.append((call[2], status, value))
                         continue
                 self.broken = ProtocolViolation("an answer to no call")
                 return answers, interrupts
@@ -151,13 +167,13 @@ class GuestSession(Session, Generic[W]):
             ready = self.state is READY
         self.broken = self._decoder.broken
         while self._backlog and free:
-            queued = self._backlog.popleft()
-            if self._given_up(queued[4]):
-                continue
+            queued = self._backlog[0]
             try:
-                self.call(*queued)
+                if not self._given_up(queued[4]):
+                    self.call(*queued)
             except BadArgument as error:
                 answers.append((queued[4], Status.BAD_ARGUMENT, str(error)))
+            self._backlog.popleft()  # last: see `mend`
         return answers, interrupts
 
     def _other(self, message: object) -> bool:
@@ -177,7 +193,8 @@ class GuestSession(Session, Generic[W]):
 
     def _welcome(self, welcome: Welcome) -> None:
         if self._new:
-            self._free += range(welcome.slots)[::-1]  # slot 0 is used first, the latest freed one next
+            self._slots = welcome.slots
+            self._free[:] = range(welcome.slots)[::-1]  # slot 0 is used first, the latest freed one next
             self._new = False
         elif not welcome.resumed:
             raise ProtocolViolation("the host no longer knows this session")

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
 
-from ..driver import Driver
+from ...driver import Driver
 
 
 class _Binding:

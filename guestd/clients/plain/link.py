@@ -1,0 +1,74 @@
+"""A connection without an event loop.  Its rule: who writes must read, so to write never waits."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+from hcall.errors import NoHost
+
+from .clock import BlockingClock, wait
+
+READ = 65536  # four times that is half as fast: the buffer is made anew for each read
+
+
+class BlockingLink:
+    """A socket to the host, and what is to be written and is not yet."""
+
+    def __init__(self, path: Path) -> None:
+        """Connect.  Raises NoHost."""
+        self._sock = socket.socket(socket.AF_UNIX)
+        self.rest: bytes | memoryview = b""  # of what was sent: the host has not taken it yet
+        try:
+            self._sock.connect(str(path))
+        except OSError as error:
+            self._sock.close()
+            raise NoHost(error.errno, error.strerror or str(error), str(path)) from None
+        except BaseException:
+            self._sock.close()
+            raise
+        self.recv, self._send = self._sock.recv, self._sock.send
+
+    def greet(self, hello: bytes, fds: Sequence[int]) -> None:
+        """Send HELLO and its descriptors."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # refused already: why is there to be read
+            socket.send_fds(self._sock, [hello], fds)
+
+    def send(self, out: list[bytes]) -> None:
+        """Send what is to be sent, as far as the host takes it; *out* is empty then."""
+        data = self.rest
+        try:
+            while data or out:
+                if not data:
+                    data = out[0] if len(out) == 1 else b"".join(out)
+                    out.clear()
+                done = self._send(data, socket.MSG_DONTWAIT)
+                data = b"" if done == len(data) else memoryview(data)[done:]
+        except BlockingIOError:
+            pass
+        except (BrokenPipeError, ConnectionResetError):  # the host's last word may be there to be read
+            data = b""
+            out.clear()
+        self.rest = data
+
+    def readable(self, clock: BlockingClock, out: list[bytes]) -> bool:
+        """Wait until there is something to read, and the rest and *out* go out meanwhile; no, if *clock* rang first."""
+        while True:
+            if self.rest:
+                self.send(out)
+            events = wait(clock, self._sock, select.POLLIN | (select.POLLOUT if self.rest else 0))
+            if not events:
+                return False
+            if events & ~select.POLLOUT:
+                return True
+
+    def fileno(self) -> int:
+        """Its descriptor."""
+        return self._sock.fileno()
+
+    def close(self) -> None:
+        """Hang up."""
+        self._sock.close()

@@ -1,0 +1,79 @@
+"""A call that was made without a loop, and its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any, Protocol
+
+from hcall.errors import failure
+
+from .tasks import Awaited, TaskClock
+
+
+class Pumping(Protocol):
+    """A guest, as its calls see it."""
+
+    timeout: float | None
+    clock: TaskClock
+
+    def pump(self) -> bool:
+        """Wait until something has happened."""
+
+    def within(self, seconds: float, done: Callable[[], bool]) -> bool:
+        """Wait until *done*, at most *seconds*; whether it is."""
+
+
+class Pending(Awaited):
+    """A call that was made; awaiting it, or `guest.run`, gives its value."""
+
+    __slots__ = ("_guest", "status", "value")
+
+    def __init__(self, guest: Pumping) -> None:
+        self._guest = guest
+        self.task = None
+        self.others = ()
+        self.status = -1  # none yet
+        self.value: Any = None
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Its value, waited for if need be.
+
+        Raises the HcallError of its status; TimeoutError after *timeout* seconds (the guest's own timeout if not
+        given): the call was made all the same, and its result can still be asked for.
+        """
+        guest = self._guest
+        if timeout is None:
+            timeout = guest.timeout
+        if timeout is None:
+            while self.status < 0:
+                guest.pump()
+        elif not guest.within(timeout, lambda: self.status >= 0):
+            raise TimeoutError(f"no answer within {timeout:g} s")
+        if self.status:
+            raise failure(self.status, self.value)
+        return self.value
+
+    def __await__(self) -> Generator[Awaited, None, Any]:
+        if self.status < 0:
+            if self._guest.timeout is None:
+                yield self
+            else:
+                yield from self._bounded().__await__()
+        if self.status:
+            raise failure(self.status, self.value)
+        return self.value
+
+    async def _bounded(self) -> None:
+        async with self._guest.clock.timeout(self._guest.timeout):
+            await Unbounded(self)
+
+
+class Unbounded:
+    """That a call is answered, however long it takes, and whatever the answer is."""
+
+    def __init__(self, pending: Pending) -> None:
+        self._pending = pending
+
+    def __await__(self) -> Generator[Awaited, None, None]:
+        if self._pending.status < 0:
+            yield self._pending
