@@ -11,6 +11,7 @@ from typing import Protocol
 
 from hcall import numbers
 from hcall.errors import BadArgument, BadHandle, Busy, HcallError, IoError, NotAllowed, NotOpen
+from hcall.saved import Saved, check
 
 from hostd.calls.memory import Memory
 
@@ -120,9 +121,13 @@ class Account:
             return
         for gone in self.watched.keys() - self.tree.nodes.keys():
             del self.watched[gone]
-        if parent.handle not in self.watched:
-            self.watched[parent.handle] = Vectors(partial(self.hint, parent.handle))
-        self.watched[parent.handle].fire(0)
+        self._watch(parent.handle).fire(0)
+
+    def _watch(self, handle: int) -> Vectors:
+        """The interrupt of a node whose children change."""
+        if handle not in self.watched:
+            self.watched[handle] = Vectors(partial(self.hint, handle))
+        return self.watched[handle]
 
     # Holds.
 
@@ -164,6 +169,30 @@ class Account:
     def forget(self, handle: int) -> None:
         """*handle* was closed, or its device is gone: it is stale from now on."""
         self.holds.pop(handle, None)
+
+    # What outlives the daemon.
+
+    def save(self) -> Saved:
+        """What `restore` needs, when no call is under way; but for the memory, which the guest brings again."""
+        return {
+            "version": 1, "watches": self in self.tree.watchers,
+            "holds": [hold.save() for hold in self.holds.values()],
+            "watched": [[handle, vectors.save()] for handle, vectors in self.watched.items()],
+        }  # fmt: skip
+
+    def restore(self, saved: Saved) -> None:
+        """Go on where *saved* was taken; a hold on a device that is not there any more is stale.  Raises ValueError."""
+        check(saved, 1)
+        if saved["watches"]:
+            self.tree.watchers.setdefault(self, self._changed)
+        for handle, vectors in saved["watched"]:
+            self._watch(handle).restore(vectors)
+        there = {node.path: node.plugged for node in self.tree.root.walk()}
+        for each in saved["holds"]:
+            plugged = there.get(each["path"])
+            if plugged is not None:
+                hold = self.holds[each["handle"]] = Hold(plugged, each["handle"], each["cookie"], self)
+                hold.restore(each)
 
     # Interrupts.
 

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from hcall.errors import HcallError, IoError, NoSuchCall, NotAllowed
 from hcall.features import DeviceStatus, Negotiation
+from hcall.saved import Saved
 
 from ..model.later import Later
 from ..tree.plugged import Plugged
@@ -62,6 +63,21 @@ class Hold:
     def counts(self) -> tuple[int, ...]:
         """How often each vector was raised."""
         return tuple(map(self.vectors.count, range(len(self.plugged.device.declares.irqs))))
+
+    def save(self) -> Saved:
+        """What `restore` needs, when no call is under way."""
+        return {
+            "path": self.plugged.path, "handle": self.handle, "cookie": self.cookie,
+            "negotiation": self.negotiation.save(), "vectors": self.vectors.save(),
+        }  # fmt: skip
+
+    def restore(self, saved: Saved) -> None:
+        """Go on where *saved* was taken; the device is as it was, so it is not told that it is ready."""
+        self.negotiation.restore(saved["negotiation"])
+        self.vectors.restore(saved["vectors"])
+        if self.negotiation.live:
+            self.table = self.plugged.table(self.negotiation.accepted)
+            self.plugged.live.append(self.vectors)
 
     def missing(self, number: int) -> HcallError:
         """Why *number* is not in the table."""

@@ -13,6 +13,7 @@ from weakref import ref
 from hcall.clock import Clock
 from hcall.errors import Status
 from hcall.numbers import CLASS_SHIFT
+from hcall.saved import Saved, check
 from hcall.session.host import HostSession
 from hcall.session.states import State
 
@@ -33,14 +34,14 @@ _TURN_SECONDS: Final = 0.005  # of one guest's calls, and one call more: others 
 class Guest:
     """The owner of an account, whose lanes take turns."""
 
-    __slots__ = ("__weakref__", "_clock", "_filters", "_waiting", "_way_in", "account", "acknowledge", "complaints",
+    __slots__ = ("__weakref__", "_filters", "_time", "_waiting", "_way_in", "account", "acknowledge", "complaints",
                  "dispatch", "expel", "hint", "identity", "lane", "name", "sees", "token", "uid")  # fmt: skip
 
     def __init__(self, name: str, token: bytes, uid: int, session: HostSession, tree: Tree, limits: Limits,
                  expel: Callable[[ref[Guest], str], None], clock: Clock) -> None:  # fmt: skip
         """*expel*(guest, text) ends its session, for a device that resets it, and may keep that long after its end."""
         self.name = "".join(letter if letter.isprintable() else "?" for letter in name)  # it goes to terminals
-        self.token, self.uid, self._clock = token, uid, clock
+        self.token, self.uid, self._time = token, uid, clock.time
         self.identity: set[Identity] = set()  # the memory of its HELLO
         self.expel = partial(expel, ref(self))
         self.sees: Callable[[str], bool] | None = None
@@ -53,6 +54,28 @@ class Guest:
         self._way_in = Dispatcher(self.account).dispatch
         self.dispatch: Dispatch = self._way_in
         self.hint: Hint = self.lane.hint
+
+    # What outlives the daemon.
+
+    def save(self) -> Saved:
+        """What `restore` needs, when no call is under way."""
+        return {
+            "version": 1, "name": self.name, "token": self.token, "uid": self.uid,
+            "identity": [list(each) for each in self.identity], "session": self.lane.session.save(),
+            "account": self.account.save(),
+        }  # fmt: skip
+
+    @classmethod
+    def restore(cls, saved: Saved, tree: Tree, limits: Limits, expel: Callable[[ref[Guest], str], None],
+                clock: Clock) -> Guest:  # fmt: skip
+        """The guest as it was, without a link and its memory, which it brings again.  Raises ValueError."""
+        check(saved, 1)
+        session = HostSession.restore(saved["session"])
+        guest = cls(saved["name"], saved["token"], saved["uid"], session, tree, limits, expel, clock)
+        guest.identity = {tuple(each) for each in saved["identity"]}
+        guest.account.restore(saved["account"])
+        guest.lane.lost_at = clock.time()
+        return guest
 
     # Filters.
 
@@ -75,13 +98,16 @@ class Guest:
 
     def due(self, lane: Lane[Any]) -> None:
         """Calls of *lane* wait: they are made now, unless the guest has had its turn and waits for the next."""
-        self._waiting.append(lane)
-        if len(self._waiting) == 1:
-            self._turn()
+        waiting = self._waiting
+        if waiting:
+            waiting.append(lane)
+        elif lane.work(self._time() + _TURN_SECONDS):
+            waiting.append(lane)
+            asyncio.get_running_loop().call_soon(self._turn)
 
     def _turn(self) -> None:
         """Its lanes, one after the other; what there is no time for comes when the other guests had their turn."""
-        waiting, until = self._waiting, self._clock.time() + _TURN_SECONDS
+        waiting, until = self._waiting, self._time() + _TURN_SECONDS
         while waiting:
             if waiting[0].work(until):
                 waiting.rotate(-1)

@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary, ref
 from hcall.clock import Clock, timeout
 from hcall.errors import Busy, NotAllowed, Status
 from hcall.messages import Hello
+from hcall.saved import Saved
 from hcall.session.host import HostSession
 from hcall.text import cut
 
@@ -96,25 +97,42 @@ class Guests:
             if uid != guest.uid or brought != guest.identity:
                 raise NotAllowed("this token is another guest's: its user and memory are not yours")
             self._unwatch(guest)
+            self._lend(guest, hello, fds)
             guest.resume()
             return guest, True
         if len(self.by_token) >= self.limits.guests:
             raise Busy(f"this host serves at most {self.limits.guests} guests")
         guest = Guest(hello.name, hello.token, uid, session, self.tree, self.limits, self._expel, self.clock)
-        memory = guest.account.memory
-        try:
-            for (start, size, *part), fd in zip(hello.regions, fds, strict=True):
-                memory.add(start, size, fd, *part)
-        except BaseException:
-            memory.regions.clear()  # see Guest.end
-            raise
-        guest.identity = memory.identity
+        self._lend(guest, hello, fds)
+        guest.identity = guest.account.memory.identity
         for put in self._put:
             put.on(guest)
         self.by_token[guest.token] = guest
         log.info("guest %r is here", guest.name)
         self.changed.set()
         return guest, False
+
+    def _lend(self, guest: Guest, hello: Hello, fds: list[int]) -> None:
+        """The guest has the memory of *hello*, unless it had it before.  Raises BadArea or Busy."""
+        memory = guest.account.memory
+        if memory.version:
+            return
+        try:
+            for (start, size, *part), fd in zip(hello.regions, fds, strict=True):
+                memory.add(start, size, fd, *part)
+        except BaseException:
+            memory.regions.clear()  # see Guest.end
+            raise
+
+    def save(self) -> list[Saved]:
+        """What `restore` needs, when no call is under way."""
+        return [guest.save() for guest in self.by_token.values()]
+
+    def restore(self, saved: list[Saved]) -> None:
+        """The guests of another life of the host are away, and may come back.  Raises ValueError."""
+        for each in saved:
+            guest = Guest.restore(each, self.tree, self.limits, self._expel, self.clock)
+            self.by_token[guest.token] = guest
 
     def connect(self, link: Link, sock: socket.socket) -> None:
         """Give *sock* to *link*."""

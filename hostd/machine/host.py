@@ -16,6 +16,7 @@ from hcall.clock import Clock, Timer
 from hcall.errors import BadArgument, Busy, Internal, NoMatch
 from hcall.programs.command import explain
 from hcall.programs.mistakes import InUse
+from hcall.saved import Saved, check
 
 from ..calls.limits import Limits
 from ..device import Device
@@ -53,6 +54,28 @@ class Host:
     def who(self) -> Identity:
         """Another host of this identity, with the same devices, is this one to a guest that knows its handles."""
         return Identity(self.identity.seed, self.epoch, self.tree.save())
+
+    async def drain(self) -> None:
+        """Take nothing more from guests, and return when all that was taken is answered."""
+        for guest in list(self.guests.by_token.values()):
+            drained = asyncio.Event()
+            guest.lane.stop(drained.set)
+            await drained.wait()
+
+    def save(self) -> Saved:
+        """All that `hostd.serve(saved=...)` needs to go on with the same guests, best taken after `drain`.
+
+        A call that is under way is made again by the guest: if it is one that may be repeated, else it fails.
+        """
+        return {
+            "version": 1, "seed": self.identity.seed, "epoch": self.epoch, "tree": self.tree.save(),
+            "guests": self.guests.save(),
+        }  # fmt: skip
+
+    def restore(self, saved: Saved) -> None:
+        """Go on where *saved* was taken, once its devices are plugged here, too.  Raises ValueError."""
+        check(saved, 1)
+        self.guests.restore(saved["guests"])
 
     def plug(self, spec: DeviceSpec, source: str | None = None) -> Node:
         """Start the device of *spec* and show it to all guests.

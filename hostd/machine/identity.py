@@ -32,6 +32,11 @@ class Identity:
         if not 0 < self.epoch <= EPOCHS:
             raise ValueError(f"an epoch is 1 to {EPOCHS}, not {epoch}")
 
+    @classmethod
+    def heir(cls, saved: Saved) -> Identity:
+        """Of a host that goes on where *saved* was taken, see `Host.save`: another life, with the handles of before."""
+        return cls(saved["seed"], saved["epoch"] % EPOCHS + 1, saved["tree"])
+
     def source(self, place: str) -> Callable[[int], bytes]:
         """`source(count)` is so many bytes, never the same again, that nobody guesses who does not know the seed.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hcall.clock import Clock, LoopClock
 from hcall.rendezvous import CONTROL_SOCKET, GUEST_SOCKET
+from hcall.saved import Saved
 
 from ..machine.file import Machine
 from ..machine.host import Host
@@ -26,13 +27,15 @@ async def serve(
     runtime_dir: str | Path | None = None,
     clock: Clock | None = None,
     identity: Identity | None = None,
+    saved: Saved | None = None,
 ) -> AsyncIterator[Host]:
     """Serve *machine*, or the machine file of that name, in this process: guests attach at `host.socket`.
 
     Without *runtime_dir* the sockets are in a directory of their own, which goes away with the host; *clock* is the
-    system's if not given, and *identity* one that chance decides.  Raises MachineError, AlreadyServed or OSError.
+    system's if not given, and *identity* one that chance decides.  With what `Host.save` gave it goes on with the
+    guests of that host.  Raises MachineError, AlreadyServed or OSError, and ValueError for what another version saved.
     """
-    async with running(machine, runtime_dir, clock, identity) as (host, _):
+    async with running(machine, runtime_dir, clock, identity, saved=saved) as (host, _):
         yield host
 
 
@@ -44,6 +47,7 @@ async def running(
     identity: Identity | None = None,
     given: Mapping[str, socket.socket] | None = None,
     notifier: Notifier | None = None,
+    saved: Saved | None = None,
 ) -> AsyncIterator[Running]:
     """As `serve`; *given* are sockets that are there already (`listeners`), *notifier* hears of reloads."""
     if not isinstance(machine, Machine):
@@ -53,10 +57,13 @@ async def running(
             runtime_dir = stack.enter_context(tempfile.TemporaryDirectory(prefix="hostd-"))
         bound = stack.enter_context(listeners(Path(runtime_dir), given))
         guests_at = Path(bound[GUEST_SOCKET].getsockname())
-        host = Host(machine, clock or LoopClock(), guests_at, identity or Identity())
+        identity = identity or (Identity.heir(saved) if saved is not None else Identity())
+        host = Host(machine, clock or LoopClock(), guests_at, identity)
         stack.push_async_callback(host.close)
         for spec in sorted(machine.devices, key=lambda spec: spec.path.count("/")):  # what stands above comes first
             host.plug(spec)
+        if saved is not None:
+            host.restore(saved)
         reloads = Reloads(host, notifier or Notifier({}))
         stack.push_async_callback(reloads.close)
         served = Running(host, reloads)

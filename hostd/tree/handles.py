@@ -11,10 +11,13 @@ from hcall.errors import BadHandle, HcallError, StaleHandle
 class Handles:
     """One counter for handles of every sort: none is ever used again, in this epoch or another."""
 
-    def __init__(self, epoch: int, following: int = 0, given: Mapping[str, int] = MappingProxyType({})) -> None:
-        """All before *following* have been used; those *given* are still the nodes' at these paths."""
-        self._first = epoch << 48 | 1
-        self.following = max(self._first, following)
+    def __init__(
+        self, epoch: int, used: tuple[int, int] | None = None, given: Mapping[str, int] = MappingProxyType({})
+    ) -> None:
+        """Another life had those *used*, from the first to before the second; those *given* are the nodes' at paths."""
+        self.first = self.following = epoch << 48 | 1
+        if used is not None:
+            self.first, self.following = min(self.first, used[0]), max(self.following, used[1])
         self._given = dict(given)
 
     def new(self) -> int:
@@ -28,6 +31,6 @@ class Handles:
 
     def missing(self, handle: int) -> HcallError:
         """Why there is nothing behind *handle*: it was, or it never was."""
-        if self._first <= handle < self.following:
+        if self.first <= handle < self.following:
             return StaleHandle(f"handle {handle:#x} is gone")
         return BadHandle(f"handle {handle:#x} was never given")

@@ -50,22 +50,24 @@ class Tree:
 
         Raises ValueError if another version of this has saved it.
         """
-        saved = saved or {"version": _VERSION, "following": 0, "nodes": {}, "classes": []}
+        saved = saved or {"version": _VERSION, "used": None, "nodes": {}, "classes": [], "log": [], "forgotten": None}
         check(saved, _VERSION)
-        self.handles = Handles(epoch, saved["following"], saved["nodes"])
+        self.handles = Handles(epoch, saved["used"], saved["nodes"])
         self.nodes: dict[int, Node] = {}
         self.watchers: dict[object, Watcher] = {}
         self._classes: dict[tuple[object, ...], int] = {tuple(sort): number for sort, number in saved["classes"]}
-        self._log: deque[tuple[int, Change, str]] = deque()  # with serials, of the same counter as handles, and paths
-        self._forgotten = self.handles.following  # changes before this serial are not in the log
+        #: With serials, of the same counter as handles, and paths.
+        self._log = deque((serial, Change(*change), path) for serial, change, path in saved["log"])
+        self._forgotten: int = saved["forgotten"] or self.handles.following  # changes before this serial are not there
         self.root = self._add(name, None, None)
 
     def save(self) -> Saved:
         """What another tree needs to be this one, once all is plugged there, too."""
         return {
-            "version": _VERSION, "following": self.handles.following,
+            "version": _VERSION, "used": [self.handles.first, self.handles.following],
             "nodes": {node.path: node.handle for node in self.nodes.values()},
             "classes": [[list(sort), number] for sort, number in self._classes.items()],
+            "log": [[serial, list(change), path] for serial, change, path in self._log], "forgotten": self._forgotten,
         }  # fmt: skip
 
     def node(self, handle: int) -> Node:

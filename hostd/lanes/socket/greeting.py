@@ -81,7 +81,7 @@ class Greeting:
         if lane is not None:
             guest.lane.take_fd_lane(lane)
         welcome = Welcome(
-            WELCOME, VERSION, hello.features & FEATURES, self._guests.epoch, self._guests.limits.slots, resumed
+            WELCOME, VERSION, hello.features & FEATURES, self._guests.epoch, guest.lane.session.slots, resumed
         )
         link = Link(self._guests, guest, encode(welcome))
         guest.lane.attach(link)

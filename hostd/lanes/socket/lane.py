@@ -77,13 +77,14 @@ class SocketLane:
     def work(self, until: float) -> bool:
         """See `Lane`.  The link is not read while some are left: what a guest can send has no other bound."""
         session, dispatch, messages, time = self.session, self._guest.dispatch, self._messages, self._time
+        begun = session.begun
         self._batching = True
         try:
             while messages:
                 message = messages.popleft()
                 if len(message) == 7:
                     _, slot, seq, number, handle, args, areas = message
-                    if session.begun and seq in session.begun and not self._guest.may_repeat(number, handle):
+                    if begun and seq in begun and not self._guest.may_repeat(number, handle):
                         self.answer(
                             (slot, seq, number, handle),
                             Status.IO_ERROR,
@@ -107,12 +108,16 @@ class SocketLane:
             self._batching = False
         if session.out:
             self.flush()
-        if bool(messages) is not self._held and self.link is not None:
-            self._held = bool(messages)
-            self.link.hold(self._held)
-        if self._stopped is not None:
-            self._drained()
+        if messages or self._held or self._stopped is not None:
+            self._hold()
         return bool(messages)
+
+    def _hold(self) -> None:
+        """Not all that came could be made, or all of it now."""
+        if bool(self._messages) is not self._held and self.link is not None:
+            self._held = bool(self._messages)
+            self.link.hold(self._held)
+        self._drained()
 
     def flush(self) -> None:
         """Write what waits, in one piece."""

@@ -23,12 +23,12 @@ def _is_ack(message: object) -> TypeGuard[Message]:
 class HostSession(Session):
     """The host's end: hands out each new call once, and answers a repeated one from its slot."""
 
-    __slots__ = ("_last", "_left", "_linked", "_repeated", "_replies", "_seqs", "_slots", "begun")
+    __slots__ = ("_last", "_left", "_linked", "_repeated", "_replies", "_seqs", "begun", "slots")
     MOVES = HOST_MOVES
 
     def __init__(self, slots: int = SLOTS, state: State = State.GREETING) -> None:
         super().__init__(state)
-        self._slots = slots
+        self.slots = slots  # calls at once
         self._last = 0  # seq of the lane's newest call
         self._linked = 0  # what it was when this link began
         self._repeated: set[int] = set()  # slots whose call of before came again on this link
@@ -40,7 +40,7 @@ class HostSession(Session):
 
     def save(self) -> Saved:
         """What `restore` makes the session of again, in another life of the host."""
-        return {"version": 1, "slots": self._slots, "last": self._last, "seqs": [*self._seqs],
+        return {"version": 1, "slots": self.slots, "last": self._last, "seqs": [*self._seqs],
                 "replies": [*self._replies]}  # fmt: skip
 
     @classmethod
@@ -116,7 +116,7 @@ class HostSession(Session):
                             return fresh
                         seqs[slot] = seq
                         replies[slot] = None
-                    elif slot == len(seqs) < self._slots:  # slots come into use in order
+                    elif slot == len(seqs) < self.slots:  # slots come into use in order
                         seqs.append(seq)
                         replies.append(None)
                     else:

@@ -1,0 +1,204 @@
+"""A host is taken apart, and another one goes on with the same guest, which notices nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+from hcall import numbers
+from hcall.errors import Busy, IoError, StaleHandle
+from hcall.saved import Saved
+
+import guestd
+import hostd
+from guestd.driver import Driver, Op, Signal
+from guestd.drivers.rng import RngDriver
+
+MODEL = """
+from hostd.device import Device, Feature, Irq, Later, Room, call
+
+class Counter(Device):
+    compatible = "test,counter"
+    EXTRA = Feature(3)
+    rang = Irq()
+    total = 0
+    was_ready = False
+
+    def start(self) -> None:
+        self.waiting = []
+
+    def ready(self) -> None:
+        self.was_ready = True
+
+    def reset(self) -> None:
+        type(self).total = 0
+
+    @call(needs=EXTRA)
+    def add(self, count: int) -> int:
+        type(self).total += count
+        return type(self).total
+
+    @call(again=True)
+    def look(self) -> Later[int]:
+        return self.later()
+
+    @call
+    def act(self) -> Later[int]:
+        return self.later()
+
+    def later(self) -> Later[int]:
+        self.waiting.append(Later())
+        return self.waiting[-1]
+
+    @call
+    def fill(self, into: Room) -> int:
+        return into.put(b"x" * into.nbytes)
+"""
+MACHINE = '[devices.counter]\nmodel = "counter.py:Counter"\n[devices."bus/rng"]\nmodel = "rng"\n'
+
+
+class CounterDriver(Driver):
+    compatible, wants = ("test,counter",), ("EXTRA",)
+    rang = Signal()
+    add, look, act = Op[[int], int](), Op[[], int](), Op[[], int]()
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Path:
+    (tmp_path / "counter.py").write_text(MODEL)
+    path = tmp_path / "machine.toml"
+    path.write_text(MACHINE)
+    return path
+
+
+class Lives:
+    """One host after the other, at one socket."""
+
+    def __init__(self, machine: Path, folder: Path) -> None:
+        self._machine, self._folder, self._count = machine, folder, 0
+        self._stack = contextlib.AsyncExitStack()
+        self.host: hostd.Host
+
+    async def begin(self, saved: Saved | None = None) -> None:
+        self._count += 1
+        serving = hostd.serve(self._machine, self._folder / f"run{self._count}", saved=saved)
+        self.host = await self._stack.enter_async_context(serving)
+
+    async def go_on(self, drain: bool = True) -> None:
+        """What is saved goes through bytes, as to another process; the next host is there, and the links are cut."""
+        old = self.host
+        if drain:
+            await old.drain()
+        await self.begin(msgpack.unpackb(msgpack.packb(old.save()), strict_map_key=False))
+        self.host.socket.rename(old.socket)
+        for link in list(old.guests.links):
+            link.abort()
+
+    def guest(self, **options: Any) -> contextlib.AbstractAsyncContextManager[guestd.AsyncGuest]:
+        """A guest, of whichever host is there."""
+        return guestd.attach(self._folder / "run1/guest.sock", drivers=[CounterDriver, RngDriver], **options)
+
+    @property
+    def counter(self) -> Any:
+        """The device."""
+        return self.host.tree.find("/counter").device
+
+    async def close(self) -> None:
+        await self._stack.aclose()
+
+
+@pytest.fixture
+async def lives(machine: Path, tmp_path: Path) -> AsyncIterator[Lives]:
+    lives = Lives(machine, tmp_path)
+    await lives.begin()
+    yield lives
+    await lives.close()
+
+
+async def test_a_guest_goes_on_with_what_it_has_open(lives: Lives) -> None:
+    async with lives.guest() as guest:
+        counter = await guest.bind("counter")
+        assert await counter.add(2) == 2  # type: ignore[attr-defined]
+        await lives.go_on()
+        assert await counter.add(3) == 5  # type: ignore[attr-defined]  # its features are accepted still
+        assert guest.resumed == 1 and not lives.counter.was_ready
+        assert lives.host.users() == {"/counter": [guest.name]}
+        await guest.unbind("counter")
+        assert not lives.host.tree.find("/counter").opens and lives.counter.total == 0
+
+
+async def test_no_interrupt_is_lost_and_none_is_too_low_to_be_seen(lives: Lives) -> None:
+    async with lives.guest() as guest:
+        counter: Any = await guest.bind("counter")
+        for _ in range(3):
+            lives.counter.rang()
+            await counter.rang.wait()
+        await lives.go_on()
+        await counter.rang.wait()  # a vector that was ever raised is looked at once more
+        for _ in range(2):
+            waits = asyncio.ensure_future(counter.rang.wait())
+            await guest.nop()
+            assert not waits.done()
+            lives.counter.rang()
+            await waits
+
+
+async def test_calls_under_way_are_made_once(lives: Lives) -> None:
+    async with lives.guest() as guest:
+        counter: Any = await guest.bind("counter")
+        answers = asyncio.gather(*(counter.add(1) for _ in range(300)))
+        await guest.nop()
+        for _ in range(3):
+            await lives.go_on()
+        assert sorted(await answers) == list(range(1, 301))
+
+
+async def test_a_call_without_an_answer_is_made_again_or_fails(lives: Lives) -> None:
+    async with lives.guest() as guest:
+        counter: Any = await guest.bind("counter")
+        look, act = asyncio.ensure_future(counter.look()), asyncio.ensure_future(counter.act())
+        await guest.nop()
+        assert len(lives.counter.waiting) == 2
+        await lives.go_on(drain=False)
+        with pytest.raises(IoError, match="the host was replaced"):
+            await act
+        (again,) = lives.counter.waiting
+        again.done(7)
+        assert await look == 7
+
+
+async def test_memory_is_brought_again_what_was_added_too(lives: Lives) -> None:
+    async with lives.guest() as guest:
+        counter: Any = await guest.bind("counter")
+        await guest.grow(1 << 20)
+        await lives.go_on()
+        for region in (guest.ram.first, *guest.ram.added):
+            filled = await guest.call(counter.dev.handle, counter.number("fill"), (), ((region.start, 4096, 1),))
+            assert filled == 4096
+
+
+async def test_nodes_and_changes_go_on(lives: Lives) -> None:
+    async with lives.guest() as guest:
+        before = {found.path: found.node for found in await guest.walk()}
+        await lives.go_on()
+        assert {found.path: found.node for found in await guest.walk()} == before
+        node = lives.host.plug_table("late", {"model": "rng"})
+        assert await guest.happened() == [(numbers.ADDED, "/late")] and node.handle > max(before.values())
+        await lives.host.unplug("/bus/rng")
+        with pytest.raises(StaleHandle):
+            await guest.core(before["/bus/rng"], numbers.INFO)
+
+
+async def test_a_stranger_is_not_taken_for_a_guest_of_before(lives: Lives) -> None:
+    async with lives.guest() as guest:
+        await guest.bind("counter")
+        await lives.go_on()
+        async with lives.guest(name="other") as other:
+            assert other.resumed == 0 and not other.drivers
+            with pytest.raises(Busy):
+                await other.core((await other.found("counter")).node, numbers.OPEN, 0)
