@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
-from typing import Any, ClassVar, ParamSpec, TypeVar
+from typing import Any, ClassVar, Final, ParamSpec, TypeVar
 from weakref import WeakValueDictionary
 
 from hcall.clock import Clock
 from hcall.programs.plugins import Mistakes
+from hcall.saved import Saved, check
 
-from .model import names
+from .model import names, state
 from .model.areas import Data, Room
 from .model.declared import Feature, Irq, Property, action, call
 from .model.declares import Declares, declared_by
@@ -22,10 +23,12 @@ from .model.keys import Config
 from .model.later import Later
 from .model.mistakes import mistakes
 from .model.site import Ender, Nowhere, Site
+from .model.state import State
 from .model.workers import Workers
 
-__all__ = ["Config", "Data", "Device", "Feature", "Irq", "Later", "Property", "Room", "action", "call"]
+__all__ = ["Config", "Data", "Device", "Feature", "Irq", "Later", "Property", "Room", "State", "action", "call"]
 
+_VERSION: Final = 1  # of what is saved
 T = TypeVar("T")
 P = ParamSpec("P")
 
@@ -44,12 +47,15 @@ class Device:
     common: WeakValueDictionary[Hashable, Any]  # given before `start`: what devices of one host share, while one has it
     offered: int  # feature bits
 
-    def __init_subclass__(cls, leaves: Iterable[str] | None = None) -> None:
-        """*leaves* are for a base of models: which of its names models may take, too; all others are its own."""
+    def __init_subclass__(cls, leaves: Iterable[str] | None = None, extends: Iterable[str] = ()) -> None:
+        """*leaves* are for a base of models: which of its names models may take, too; all others are its own.
+
+        It *extends* what its own base has for the host, and calls `super()` there.
+        """
         super().__init_subclass__()
         own = dict(vars(cls))
         cls.declares, wrong = declared_by(cls)
-        wrong += mistakes(cls, own, Device)
+        wrong += mistakes(cls, {name: member for name, member in own.items() if name not in extends}, Device)
         if wrong:
             raise Mistakes(cls, wrong)
         if leaves is not None:
@@ -66,6 +72,7 @@ class Device:
             setattr(self, name, config.pop(name) if name in config else key.convert(key.default, Path()))
         if config:
             raise TypeError(f"{type(self).__name__} has no {', '.join(config)}")
+        state.power_on(self, self.declares.states)
 
     def check_keys(self) -> None:
         """Look at the keys that belong together.  Raises ValueError: the machine file is refused with that sentence.
@@ -80,7 +87,10 @@ class Device:
         """A driver has set the device up: interrupts reach it from now on."""
 
     def reset(self) -> None:
-        """The last close, or the driver's reset: as after power-on, nothing of one guest visible to the next."""
+        """The last close, or the driver's reset: as after power-on, nothing of one guest visible to the next.
+
+        What is declared as `State` was set back just before.
+        """
 
     def stop(self) -> None:
         """Let go of the backing; called once, when no call is under way; never, if one is stuck.
@@ -90,6 +100,21 @@ class Device:
 
     def tick(self) -> None:
         """Called about once a second, for what can only be found out by looking."""
+
+    def save(self) -> Saved:
+        """What another device of this sort needs to go on as this one: its `State`, and what else there is to be said.
+
+        Plain data, see `hcall.saved`; a deadline is what is left of it, since the other one has another clock.
+        """
+        return {"version": _VERSION, "state": state.save(self, self.declares.states)}
+
+    def load(self, saved: Saved) -> None:
+        """Go on as the device that was *saved*; called after `start`.  Raises ValueError if that was of another sort.
+
+        Its guests are those of then, but come back later: nobody hears an interrupt yet.
+        """
+        check(saved, _VERSION)
+        state.load(self, self.declares.states, saved["state"])
 
     def raise_vector(self, vector: int) -> None:
         """Raise an interrupt by number; `Irq` gives it a name."""
@@ -117,6 +142,15 @@ class Device:
     def stand(self, site: Site) -> None:
         """It has this site.  For the host."""
         self.site, self.clock, self.common = site, site.clock, site.common
+
+    def revert(self, used: bool) -> None:
+        """As at power-on, as far as it is declared; what is early only if a guest has *used* it.  For the host."""
+        state.set_back(self, self.declares.states, used)
+
+    def renew(self, used: bool) -> None:
+        """All that a reset is: what is declared, and what the model does itself.  For the host."""
+        self.revert(used)
+        self.reset()
 
     def close(self) -> None:
         """`stop`, and end the workers.  For the host."""

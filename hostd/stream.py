@@ -12,7 +12,7 @@ from typing import Final
 from hcall.errors import BadArgument, IoError, WouldBlock
 from hcall.formats.vuart import DISCONNECT, RX, TX, Param
 
-from .device import Data, Device, Irq, Room, call
+from .device import Data, Device, Irq, Room, State, call
 
 __all__ = ["Stream"]
 
@@ -21,7 +21,8 @@ BUFFER: Final = 64 * 1024  # bytes each way
 
 class Stream(
     Device,
-    leaves=("written", "drained", "clear", "transmit", "hang_up", "read", "write", "get_param", "set_param"),
+    leaves=("written", "drained", "transmit", "hang_up", "read", "write", "get_param", "set_param"),
+    extends=("renew",),
 ):
     """Base of the models that are a plain bidirectional stream.
 
@@ -31,15 +32,15 @@ class Stream(
 
     rx_ready, tx_ready, disconnected = Irq(), Irq(), Irq()
 
-    def start(self) -> None:
-        """Begin with empty buffers."""
-        Stream.clear(self)
+    __rx = State(bytearray, early=True)  # boot messages, say: what came before any guest used it is for the first
+    __closed = State(bool, False, early=True)
+    __tx = State(bytearray)
+    __syncing = State(bool, False)  # the guest waits until nothing does
+    __triggers = State(list[int], [1, BUFFER - 1])  # one byte of room, one byte that waits
+    __enabled = State(int, TX | RX | DISCONNECT)
+    __raised = State(int, TX)  # conditions that hold, and were told
 
     # What a model has.
-
-    def touch(self) -> None:
-        """For every call of the model's own that changes something: a reset `clear`s only what was touched."""
-        self.__touched = True
 
     def written(self, data: bytes) -> int:
         """The guest wrote *data*: how much of it is taken now."""
@@ -104,27 +105,17 @@ class Stream(
         self.__raised = 0
         self.__update()
 
-    def reset(self) -> None:
-        """As after power-on; what came in before anybody looked is kept."""
-        if self.__touched:
-            self.clear()
+    def renew(self, used: bool) -> None:
+        """As of any device; and there is `space` again.  For the host."""
+        super().renew(used)
+        if used:
             self.__update()
             self.drained()
-
-    def clear(self) -> None:
-        """Nothing of one guest is visible to the next."""
-        self.__rx, self.__tx = bytearray(), bytearray()
-        self.__touched = self.__closed = False
-        self.__syncing = False  # the guest waits until nothing does
-        self.__triggers = [1, BUFFER - 1]  # one byte of room, one byte that waits
-        self.__enabled = TX | RX | DISCONNECT
-        self.__raised = TX  # conditions that hold, and were told
 
     # What the guest sees.
 
     def read(self, into: Room, at: int) -> int:
         """Bytes that wait; 0 is the end of the stream.  Errors: WouldBlock."""
-        self.touch()
         if not self.__rx:
             if self.__closed or not into.nbytes:
                 return 0
@@ -141,7 +132,6 @@ class Stream(
 
     def write(self, data: Data, at: int) -> int:
         """Take as much as there is room for.  Errors: WouldBlock, IoError after the other end is gone."""
-        self.touch()
         if self.__closed:
             raise IoError("the other end is gone")
         if self.__tx:
@@ -174,7 +164,6 @@ class Stream(
     @call
     def set_param(self, param: int, value: int) -> None:
         """Set a trigger, 1 to the buffer's size for TX, 0 to below it for RX, or the mask.  Errors: BadArgument."""
-        self.touch()
         if param == Param.INTERRUPT_MASK and 0 <= value <= TX | RX | DISCONNECT:
             self.__raised &= value  # what is enabled anew while true is told
             self.__enabled = value
@@ -192,7 +181,7 @@ class Stream(
     def __came(self) -> None:
         """Something from the other end: for the guest that is there, and not for the next; or kept for the first."""
         if self.in_use:
-            self.touch()
+            self.site.used = True
         self.__update()
 
     def __update(self) -> None:

@@ -5,7 +5,9 @@ from hostd.device import Config, Property, call
 from hostd.stream import Stream
 
 
-class BackedStream(Stream, leaves=("backing", "written", "drained", "clear", "parted", "sync", "send_break")):
+class BackedStream(
+    Stream, leaves=("backing", "written", "drained", "parted", "sync", "send_break"), extends=("revert",)
+):
     """Gives its backing what the guest writes, and the guest what the backing has; a reset is one of both."""
 
     backing = Config(AnyBacking, "pty:", help="pty:, cmd:COMMAND, unix:PATH, tcp:HOST:PORT, ...: see docs/endpoints.md")
@@ -19,10 +21,12 @@ class BackedStream(Stream, leaves=("backing", "written", "drained", "clear", "pa
     def stop(self) -> None:
         self.backing.stop()
 
-    def clear(self) -> None:
-        super().clear()
-        self.backing.reset()
-        self.endpoint = self.backing.endpoint
+    def revert(self, used: bool) -> None:
+        """As of any device, and what stands behind it is another guest's from now on.  For the host."""
+        super().revert(used)
+        if used:
+            self.backing.reset()
+            self.endpoint = self.backing.endpoint
 
     def tick(self) -> None:
         self.backing.tick()
@@ -51,5 +55,4 @@ class BackedStream(Stream, leaves=("backing", "written", "drained", "clear", "pa
     @call
     def send_break(self) -> None:
         """A break on the line: in a terminal, the foreground processes get SIGINT."""
-        self.touch()
         self.backing.send_break()

@@ -67,6 +67,7 @@ def check_model(name: str, as_json: bool) -> None:
     _section("INTERRUPTS", ((name, f"vector {vector}") for name, vector in about["interrupts"].items()))
     _section("PROPERTIES", about["properties"].items())
     _section("FEATURES", ((name, f"bit {bit}") for name, bit in about["features"].items()))
+    _section("STATE", _states(about["states"]))
     _section("KEYS", _keys(about["keys"]))
     say("hostd", f"{name} is good")
 
@@ -90,6 +91,13 @@ def _handler(handler: dict[str, Any]) -> tuple[str, str]:
     notes = [f"needs {handler['needs']}"] * bool(handler["needs"])
     notes += [flag for flag in ("early", "again") if handler[flag]]
     return handler["signature"], "; ".join(filter(None, (*notes, handler["about"])))
+
+
+def _states(states: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str, str]]:
+    for name, state in states.items():
+        if not name.startswith("_"):  # the author's own business
+            kept = "no reset sets it back" if state["kept"] else ""
+            yield name, state["type"], "kept for the first guest" if state["early"] else kept
 
 
 def _keys(keys: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str, str]]:

@@ -16,8 +16,7 @@ class Console(BackedStream):
         super().start()
         self._size = self.backing.winsize()
 
-    def clear(self) -> None:
-        super().clear()
+    def reset(self) -> None:
         self._size = self.backing.winsize()
 
     def tick(self) -> None:
@@ -37,7 +36,6 @@ class Console(BackedStream):
         """The guest is the terminal: tell the host's side its size."""
         if not (0 < columns < 1 << 16 and 0 < rows < 1 << 16):
             raise BadArgument(f"{columns} x {rows} is no size of a terminal")
-        self.touch()
         self.backing.set_winsize(columns, rows)
         self._size = self.backing.winsize()
 
@@ -46,5 +44,4 @@ class Console(BackedStream):
         """One byte past all buffers; works before any set-up (virtio 1.2, 5.3.4, emerg_wr)."""
         if not 0 <= byte < 256:
             raise BadArgument(f"{byte} is no byte")
-        self.touch()
         self.backing.write(bytes([byte]))

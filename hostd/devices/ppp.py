@@ -66,13 +66,11 @@ class Ppp(Stream):
 
     def ready(self) -> None:
         super().ready()
-        self.touch()
         if self._plugged:
             self._peer.open()
             self._go_on()
 
-    def clear(self) -> None:
-        super().clear()
+    def reset(self) -> None:
         self._cancel()
         self._cancel_rest()
         self._begin()
@@ -121,7 +119,6 @@ class Ppp(Stream):
 
     def hang_up(self) -> None:
         """What stands behind the link is gone, and the link with it; the next guest has both anew."""
-        self.touch()
         self._peer = self._new_peer()
         self._go_on()
         super().hang_up()

@@ -5,12 +5,12 @@ Status, soft reset, device id and abort mode are those of Linux's printer driver
 
 import errno
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from hcall.errors import Busy, HcallError, IoError, NoSpace, NotAllowed, WouldBlock
 
 from hostd.backings.spool import Spool
-from hostd.device import Config, Data, Irq, Property, action, call
+from hostd.device import Config, Data, Irq, Property, State, action, call
 from hostd.stream import Stream
 
 # linux/lp.h
@@ -34,6 +34,18 @@ class DeviceId(str):
         return cls(text)
 
 
+class _Broken(NamedTuple):
+    """Why a job cannot become one."""
+
+    is_full: bool  # there is no room for it
+    text: str
+
+    @property
+    def error(self) -> HcallError:
+        """As a guest is told."""
+        return (NoSpace if self.is_full else IoError)(self.text)
+
+
 class Printer(Stream):
     """A job begins with its first byte, and ends with `finish`; one that a guest leaves unfinished is dropped."""
 
@@ -43,30 +55,24 @@ class Printer(Stream):
     max_job = Config(int, 64 << 20, help="bytes; a longer job fails", bounds=range(1, 1 << 40))
     endpoint = Property(str)
     job_ended, status_changed = Irq(), Irq()
+    _paper, _online = State(bool, True, kept=True), State(bool, True, kept=True)
+    _size = State(int, -1)  # bytes of the job that are spooled; -1: none has begun
+    _ending, _handed_on = State(bool), State(bool)  # a job was finished; it is on its way
+    _broken = State(_Broken, None)  # why the job that is written cannot become one
+    _failed = State(bool)  # so has the last one
+    _number = State(int)  # of the last job that was finished
+    _outcome = State(str)
+    _aborts = State(bool)
 
     def start(self) -> None:
-        self._paper = self._online = True
         self.spool.start(self)
         self.endpoint = self.spool.endpoint
-        super().start()
-        self._as_new()
 
     def stop(self) -> None:
         self.spool.drop()
 
-    def clear(self) -> None:
-        super().clear()
-        self._as_new()
-
-    def _as_new(self) -> None:
+    def reset(self) -> None:
         self.spool.drop()
-        self._size = -1  # bytes of the job that are spooled; -1: none has begun
-        self._ending = self._handed_on = False  # a job was finished; it is on its way
-        self._broken: tuple[type[HcallError], str] | None = None  # why the job that is written cannot become one
-        self._failed = False  # so has the last one
-        self._number = 0  # of the last job that was finished
-        self._outcome = ""
-        self._aborts = False
 
     @property
     def _feeds(self) -> bool:
@@ -96,9 +102,9 @@ class Printer(Stream):
         if self._ending:
             self.ended(error)
         else:
-            kind, text = NoSpace if error.errno in _FULL else IoError, _reason(error)
+            text = _reason(error)
             self.complain(f"{self.endpoint}: a job has failed: {text}")
-            self._size, self._broken = -1, (kind, text)
+            self._size, self._broken = -1, _Broken(error.errno in _FULL, text)
             self.status_changed()
 
     def transmit(self) -> None:
@@ -133,8 +139,7 @@ class Printer(Stream):
 
     def _raise_if_broken(self) -> None:
         if self._broken is not None:
-            kind, text = self._broken
-            raise kind(text)
+            raise self._broken.error
 
     def _raise_if_aborting(self) -> None:
         if self._aborts and not self._feeds:
@@ -144,9 +149,9 @@ class Printer(Stream):
     def finish(self) -> int:
         """The job is complete: its number, 1 for the first.  `outcome` tells how it went, after `job_ended`."""
         if self._broken is not None:
-            (kind, text), self._broken = self._broken, None
+            broken, self._broken = self._broken, None
             self._failed = True
-            raise kind(text)
+            raise broken.error
         if self._ending:
             raise Busy("the job before is on its way: wait for job_ended")
         if self._size < 0 and not self.waiting:
@@ -170,7 +175,6 @@ class Printer(Stream):
     @call
     def soft_reset(self) -> None:
         """Drop the job that is being written, or is on its way, and what failed before."""
-        self.touch()
         self.spool.drop()
         self.forget()
         self._size, self._broken = -1, None
@@ -195,7 +199,6 @@ class Printer(Stream):
     @call
     def set_abort_mode(self, on: bool) -> None:
         """Whether a write fails while there is no paper, or the printer is offline, rather than wait."""
-        self.touch()
         self._aborts = on
 
     # What the host's user does.

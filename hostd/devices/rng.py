@@ -3,7 +3,7 @@
 import hashlib
 import os
 
-from hostd.device import Config, Device, Property, Room
+from hostd.device import Config, Device, Property, Room, State
 
 _AT_ONCE = 16 * 1024  # bytes: 40 us; other guests wait meanwhile
 _BLOCK = 64  # bytes of SHA-512
@@ -15,13 +15,10 @@ class Rng(Device):
     compatible, ids, shared = "hostd,rng", (0x1AF4, 0x1044), True
     seed = Config(str, "", help="for replay only: the same bytes again after each reset; empty: real entropy")
     seeded = Property(bool)
+    _given = State(int)  # bytes of the seeded sequence
 
     def start(self) -> None:
         self.seeded = bool(self.seed)
-        self._given = 0  # bytes of the seeded sequence
-
-    def reset(self) -> None:
-        self._given = 0
 
     def read(self, into: Room, at: int) -> int:
         wanted = into.nbytes

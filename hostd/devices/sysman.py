@@ -32,7 +32,7 @@ from hcall.formats.sysmgmt import (
     messages,
 )
 
-from hostd.device import Config, Property, action, call
+from hostd.device import Config, Property, State, action, call
 from hostd.stream import Stream
 
 _BUTTONS: Final = {
@@ -83,27 +83,23 @@ class Sysman(Stream):
     compatible = "hostd,sysman"
     time = Config(WallTime, "host", help='of the clock on the board: "host", or seconds since 1970 at the start')
     leds = Property(str)
+    _attributes = State(int)
+    _next = State(int, None)  # operation
+    _commanded = State(_Order, None)
+    _lights = State(dict[str, str], dict.fromkeys(_LEDS, _STATES[0]))
+    _pressed = State(dict[str, float], kept=True)  # since when
+    _hot = State(set[int], kept=True)
 
     def start(self) -> None:
         super().start()
         self._began = self.clock.time()
-        self._pressed: dict[str, float] = {}  # since when
-        self._hot: set[int] = set()
-        self._as_new()
+        self._show_lights()
 
     def ready(self) -> None:
         super().ready()
         self._end = self.ender()
 
-    def clear(self) -> None:
-        super().clear()
-        self._as_new()
-
-    def _as_new(self) -> None:
-        self._attributes = 0
-        self._next: int | None = None  # operation
-        self._commanded: _Order | None = None
-        self._lights = dict.fromkeys(_LEDS, _STATES[0])
+    def reset(self) -> None:
         self._show_lights()
 
     def _show_lights(self) -> None:
@@ -188,7 +184,6 @@ class Sysman(Stream):
             raise BadArgument(f"{led!r} is no light: {', '.join(_LEDS)}")
         if state not in _STATES:
             raise BadArgument(f"{state!r} is no state of a light: {', '.join(_STATES)}")
-        self.touch()
         self._lights[led] = state
         self._show_lights()
 
@@ -254,7 +249,6 @@ class Sysman(Stream):
         if self._commanded is not None:
             raise Busy("the guest was commanded to end, and has not answered")
         self._need_space()
-        self.touch()
         self._command(follows)
 
     def _button(self, name: str) -> tuple[Attribute, Happened, Happened]:

@@ -23,8 +23,7 @@ class Tty(BackedStream):
         self.label = self.name
         self._run_at(self.baud)
 
-    def clear(self) -> None:
-        super().clear()
+    def reset(self) -> None:
         self._run_at(self.baud)
 
     def _run_at(self, baud: int) -> None:
@@ -36,7 +35,6 @@ class Tty(BackedStream):
         """Change the speed, 1 to 4,000,000, until the next guest: a terminal behind the port shows it."""
         if not 0 < baud <= _MAX_BAUD:
             raise BadArgument(f"{baud} is no speed: 1 to {_MAX_BAUD}")
-        self.touch()
         self._run_at(baud)
 
     @action

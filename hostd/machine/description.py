@@ -11,6 +11,7 @@ from hcall.numbers import VERBS
 
 from ..device import Device, Feature
 from ..model.handlers import Handler, type_name
+from ..model.names import own_names
 
 
 def describe(model: type[Device]) -> dict[str, Any]:
@@ -33,6 +34,10 @@ def describe(model: type[Device]) -> dict[str, Any]:
         "interrupts": {name: vector for vector, name in enumerate(model.declares.irqs)},
         "properties": {name.replace("_", "-"): type_name(members[name].kind) for name in model.declares.properties},
         "features": model.declares.features,
+        "states": {
+            name: {"type": type_name(state.kind), "early": state.early, "kept": state.kept}
+            for name, state in model.declares.states.items() if not _is_private(model, name)
+        },
         "keys": {
             name: {"type": type_name(key.kind), "required": key.required, "help": key.help}
             | ({} if key.required else {"default": key.default})
@@ -40,6 +45,11 @@ def describe(model: type[Device]) -> dict[str, Any]:
             for name, key in model.declares.keys.items()
         },
     }  # fmt: skip
+
+
+def _is_private(model: type[Device], name: str) -> bool:
+    """Whether a base of *model* has *name* for itself."""
+    return any(name in own_names(base) for base in model.__mro__[1:])
 
 
 def _handler(model: type[Device], handler: Handler, bits: dict[int, str]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 from .declared import Feature, Irq, Property, inherit
 from .handlers import Handler, find, find_actions
 from .keys import Config
+from .state import State
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,7 @@ class Declares:
     irqs: tuple[str, ...] = ()  # in the order of their vectors
     keys: dict[str, Config[Any]] = field(default_factory=dict)
     properties: tuple[str, ...] = ()
+    states: dict[str, State[Any]] = field(default_factory=dict)
     features: dict[str, int] = field(default_factory=dict)  # their bits
 
 
@@ -39,5 +41,6 @@ def declared_by(cls: type) -> tuple[Declares, list[tuple[str, str]]]:
         tuple(name for name, member in members.items() if isinstance(member, Irq)),
         {name: member for name, member in members.items() if isinstance(member, Config)},
         tuple(name for name, member in members.items() if isinstance(member, Property)),
+        {name: member for name, member in members.items() if isinstance(member, State)},
         {name: member.bit for name, member in members.items() if isinstance(member, Feature)},
     ), mistakes + more

@@ -12,6 +12,7 @@ from . import names
 from .declared import PROPERTY_KINDS, Declared, Feature, Irq, Property
 from .declares import Declares
 from .keys import Config
+from .state import State
 
 _MAX_CALLS: Final = 60  # the reply to OPEN carries them in one map
 _MAX_NAME: Final = 63  # so that all names of a device fit the reply to OPEN
@@ -24,8 +25,9 @@ def _is_compatible(text: object) -> bool:
     return isinstance(text, str) and 0 < len(text) < 256 and text.isascii() and text.isprintable()
 
 
-def _is_hook(member: object) -> bool:
-    return inspect.isfunction(member) and not inspect.iscoroutinefunction(member) and member.__code__.co_argcount == 1
+def _is_hook(member: object, count: int = 1) -> bool:
+    is_plain = inspect.isfunction(member) and not inspect.iscoroutinefunction(member)
+    return is_plain and member.__code__.co_argcount == count  # type: ignore[attr-defined]  # a function has one
 
 
 def mistakes(cls: Any, own: Mapping[str, object], base: type) -> Iterator[tuple[str, str]]:
@@ -48,7 +50,9 @@ def mistakes(cls: Any, own: Mapping[str, object], base: type) -> Iterator[tuple[
             yield name, f"{cls.__name__}.{name}: a property is int, str, bytes, bool, float or tuple"
         if name in names.HOOKS and not _is_hook(member):
             yield name, f"{cls.__name__}.{name}: a plain def with no argument but self"
-        if isinstance(member, Config) and (wrong := member.mistake()):
+        if name == "load" and not _is_hook(member, 2):
+            yield name, f"{cls.__name__}.{name}: a plain def with self and what was saved"
+        if isinstance(member, Config | State) and (wrong := member.mistake()):
             yield name, f"{cls.__name__}.{name}: {wrong}"
     has: Declares = cls.declares
     if len(has.irqs) > MAX_VECTORS or len(has.handlers) > _MAX_CALLS:

@@ -14,8 +14,8 @@ from hcall.programs.members import attributes
 
 from .declared import Declared
 
-HOOKS: Final = ("check_keys", "start", "ready", "reset", "stop", "tick")
-LEFT: Final = ("compatible", "ids", "shared", *HOOKS)  # by Device, and whatever stands on it
+HOOKS: Final = ("check_keys", "start", "ready", "reset", "stop", "tick", "save")
+LEFT: Final = ("compatible", "ids", "shared", *HOOKS, "load")  # by Device, and whatever stands on it
 _SETTABLE: Final = ("offered",)  # its own, and a model says there what it has
 _OWN: Final = "__own_names__"
 
@@ -46,7 +46,10 @@ def taken(cls: type, members: Mapping[str, object]) -> Iterator[tuple[str, str]]
 
 
 def _taken(cls: type, members: Mapping[str, object], owners: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    values = {name for name in owners if isinstance(inspect.getattr_static(cls, name, None), Declared)}
+    values = {
+        name for name, owner in owners.items()
+        if isinstance(inspect.getattr_static(cls, name, None), Declared) and not name.startswith(f"_{owner}__")
+    }  # fmt: skip
     stored = attributes(members.values(), owners).difference(members, values, _SETTABLE)
     for name in [*(name for name in members if name in owners), *sorted(stored)]:
         yield name, owners[name]

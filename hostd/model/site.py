@@ -37,6 +37,8 @@ class Site(Protocol):
     def random(self) -> Callable[[int], bytes]:
         """So many bytes by chance, which is that of the host's identity and of this place."""
 
+    used: bool  # since the last reset: a guest made a call that may change something, or something came for one
+
     @property
     def in_use(self) -> bool:
         """Whether a driver has set the device up: only then an interrupt reaches somebody."""
@@ -54,7 +56,7 @@ class Site(Protocol):
 class Nowhere:
     """The site of a device that has not been plugged: it has no time, and nobody hears it."""
 
-    in_use = False
+    in_use = used = False
 
     @property
     def clock(self) -> Clock:

@@ -78,6 +78,7 @@ class Plugged:
         self.holds: list[Holder] = []
         self.live: list[Signalled] = []  # of holds whose driver has set the device up
         self.failed = False  # the device is of no use until a reset of it succeeds
+        self.used = False  # since the last reset: see Site, and `_noting`
         self.complaints = Complaints(path, clock)
         self.gone = self._stopped = False
         self._acting: set[Later[Any]] = set()  # actions that are answered later
@@ -134,8 +135,9 @@ class Plugged:
 
     def reset(self) -> None:
         """As after power-on, or it has failed."""
-        if self._works(self.device.reset):
-            self.failed = False
+        if self._works(partial(self.device.renew, self.used or self.failed), "reset()"):
+            self.failed = self.used = False
+            self._fill()
 
     def tick(self) -> None:
         """Let the model look at what it can only find out by looking."""
@@ -179,10 +181,10 @@ class Plugged:
             self.invoke(self.device.close, what="stop()")
         self.complaints.settle(last=True)
 
-    def _works(self, hook: Callable[[], object]) -> bool:
+    def _works(self, hook: Callable[[], object], what: str = "") -> bool:
         """Call *hook*; if it fails, so has the device."""
         try:
-            self.invoke(hook)
+            self.invoke(hook, what=what)
         except Internal:
             self.failed = True
             for hold in list(self.holds):
@@ -242,8 +244,8 @@ class Plugged:
         table = self._tables.get(accepted)
         if table is None:
             table = {
-                number: entry
-                for handler, (number, entry) in zip(self.device.declares.handlers, self._entries, strict=True)
+                (number := self.number(handler)): self._entries[number][self.used]
+                for handler in self.device.declares.handlers
                 if (handler.early if accepted is None else handler.needs & accepted == handler.needs)
             }
             if len(self._tables) == _TABLES:
@@ -257,12 +259,31 @@ class Plugged:
         return functools.reduce(operator.or_, (each.needs for each in self.device.declares.handlers), 0)
 
     @cached_property
-    def _entries(self) -> list[tuple[int, Entry]]:
-        """Of all handlers: the hypercall number, and what dispatch needs."""
-        return [
-            (self.number(each), (getattr(self.device, each.name), each.kinds, _AREAS[each.areas], each.answer))
-            for each in self.device.declares.handlers
-        ]
+    def _entries(self) -> dict[int, tuple[Entry, Entry]]:
+        """Of all handlers, by hypercall number: what dispatch needs, before the first use and after it."""
+        entries = {}
+        for each in self.device.declares.handlers:
+            method = getattr(self.device, each.name)
+            rest = each.kinds, _AREAS[each.areas], each.answer
+            entries[self.number(each)] = (method if each.again else self._noting(method), *rest), (method, *rest)
+        return entries
+
+    def _noting(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        """*method*, which is the first use of the device by a guest: no other call has to note that, and pay for it."""
+
+        @functools.wraps(method)
+        def noted(*args: Any) -> Any:
+            self.used = True
+            self._fill()
+            return method(*args)
+
+        return noted
+
+    def _fill(self) -> None:
+        """All tables are as they should be now."""
+        for table in self._tables.values():
+            for number in table:
+                table[number] = self._entries[number][self.used]
 
 
 class _ModelClock:

@@ -1,7 +1,7 @@
 """The host's side: a counter that rings when a round is full."""
 
 from hcall.errors import BadArgument
-from hostd.device import Config, Device, Irq, Property, call
+from hostd.device import Config, Device, Irq, Property, State, call
 
 
 class Example(Device):
@@ -11,15 +11,12 @@ class Example(Device):
     steps = Config(int, 10, help="of one round")  # a key of the machine file
     round_size = Property(int)  # shows in the device tree
     round_full = Irq()  # self.round_full() raises it
+    value = State(int, 0)  # each guest finds it so: nothing of one is left for the next
 
     def start(self) -> None:
         if self.steps < 1:
             raise ValueError("steps must be 1 or more")
         self.round_size = self.steps
-        self.reset()
-
-    def reset(self) -> None:
-        self.value = 0  # nothing of one guest is left for the next
 
     @call
     def count(self, steps: int) -> int:

@@ -29,6 +29,7 @@ from hcall.formats.sysmgmt import (
     encode,
     messages,
 )
+from raw import plugged
 
 import guestd
 import hostd
@@ -351,10 +352,10 @@ async def test_lights_show_in_the_device_tree_and_are_off_for_the_next_guest(tmp
 
 def test_a_light_is_all_that_a_guest_has_to_switch_for_a_reset_to_matter() -> None:
     device = Sysman()
-    device.clock = ManualClock()
+    site = plugged(device)
     device.start()
     device.set_led("power", "on")
-    device.reset()
+    site.reset()
     assert device.leds == "power=off status=off disk=off"
 
 

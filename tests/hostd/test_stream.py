@@ -273,7 +273,7 @@ def test_reset_leaves_nothing_of_a_guest(guest: Guest, use: Callable[[Guest], ob
     guest.pipe.send(b"secret")
     use(guest)
     guest.pipe.hang_up()
-    guest.pipe.reset()
+    guest.site.reset()
     assert [guest.pipe.get_param(param) for param in range(8)] == [1, 65535, 7, SIZE, 0, SIZE, 0, TX]
     with pytest.raises(WouldBlock):
         guest.read(1)
@@ -284,11 +284,11 @@ def test_reset_leaves_nothing_of_a_guest(guest: Guest, use: Callable[[Guest], ob
 
 def test_reset_leaves_nothing_to_the_next_that_came_while_a_guest_only_waited(guest: Guest) -> None:
     guest.pipe.send(b"secret")
-    guest.pipe.reset()
+    guest.site.reset()
     with pytest.raises(WouldBlock):
         guest.read(100)
     guest.pipe.hang_up()
-    guest.pipe.reset()
+    guest.site.reset()
     with pytest.raises(WouldBlock):
         guest.read(100)
 
@@ -297,10 +297,10 @@ def test_reset_leaves_nothing_to_the_next_that_came_while_a_guest_only_waited(gu
 def test_reset_keeps_what_came_before_anybody_looked(guest: Guest) -> None:
     guest.site.live.clear()
     guest.pipe.send(b"boot ")
-    guest.pipe.reset()
+    guest.site.reset()
     guest.pipe.send(b"messages")
     guest.pipe.hang_up()
-    guest.pipe.reset()
+    guest.site.reset()
     assert [guest.read(100), guest.read(100)] == [b"boot messages", b""]
 
 
@@ -313,7 +313,7 @@ def test_what_is_true_when_a_guest_is_ready_is_told_once(ended: bool) -> None:
     pipe.send(b"boot messages")
     if ended:
         pipe.hang_up()  # nobody could be told: no handle is open
-    pipe.reset()
+    site.reset()
     vectors = Vectors(lambda vector, count: None)
     site.live.append(vectors)
     pipe.ready()
