@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 app = new_program("hostd", "Standard virtual devices as ordinary processes: the host, which owns the devices.")
 
+TraceFile = Annotated[
+    Path | None,
+    Parameter(metavar="FILE", help="write all that happens there, as `hostd trace --json` does; - is standard output"),
+]
 MachineFile = Annotated[Path, Parameter(name="MACHINE.toml", help="the machine file")]
 RuntimeDir = Annotated[Path | None, Parameter(metavar="DIR", help="where the sockets are: guest.sock and control.sock")]
 
@@ -28,6 +32,7 @@ def serve(
     *,
     runtime_dir: RuntimeDir = None,
     ready_fd: Annotated[ReadyFd, Parameter(help="write a line to this descriptor once guests can attach")] = None,
+    trace: TraceFile = None,
     verbose: Annotated[bool, Parameter(alias="-v", help="log who comes and goes")] = False,
 ) -> int:
     """Serve a machine until SIGTERM or SIGINT.
@@ -36,14 +41,15 @@ def serve(
     """
     from ..service.process import serve_forever
 
-    return serve_forever(machine, runtime_dir, ready_fd, verbose)
+    return serve_forever(machine, runtime_dir, ready_fd, verbose, trace)
 
 
-@app.command(name="run", usage="hostd run MACHINE.toml -- COMMAND [ARGUMENT...]")
+@app.command(name="run", usage="hostd run [OPTIONS] MACHINE.toml -- COMMAND [ARGUMENT...]")
 def run_(
     machine: MachineFile,
     /,
     *command: Annotated[str, Parameter(help="what to run, and its arguments", allow_leading_hyphen=True)],
+    trace: TraceFile = None,
 ) -> int:
     """Serve a machine while a command runs, and end with its exit status.
 
@@ -55,7 +61,7 @@ def run_(
 
     if not command:
         raise Failure("which command? hostd run MACHINE.toml -- COMMAND ...", Exit.USAGE)
-    return run_captive(machine, list(command))
+    return run_captive(machine, list(command), trace)
 
 
 @app.command
@@ -343,6 +349,27 @@ def wait(
 def _check_seconds(timeout: float) -> None:
     if not 0 <= timeout <= MAX_SECONDS:  # nan is none, either
         raise Failure(f"--timeout {timeout:g}: seconds, 0 to {MAX_SECONDS:g}", Exit.USAGE)
+
+
+@app.command
+def trace(
+    device: Annotated[
+        str | None, Parameter(help="name or path: only what happens there, and below it", completer=_device_names)
+    ] = None,
+    /,
+    *,
+    socket: Socket = None,
+    as_json: Json = False,
+) -> None:
+    """Follow what happens in a running host, until Ctrl-C.
+
+    Calls and their answers, interrupts, guests and devices that come and go.
+
+    $ hostd trace disk
+    """
+    from .tracing import trace as follow
+
+    follow(socket, device, as_json)
 
 
 @app.command

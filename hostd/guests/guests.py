@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import enum
 import logging
 import socket
 from collections.abc import Callable
-from typing import Final, NamedTuple
-from weakref import WeakKeyDictionary, ref
+from typing import Final, NamedTuple, TypeAlias
+from weakref import ref
 
 from hcall.clock import Clock, timeout
 from hcall.errors import Busy, NotAllowed, Status
@@ -37,11 +38,21 @@ SWEEP_SECONDS: Final = 1.0  # one sweep for all these, not a timer for each gues
 _ACCEPT_AT_ONCE: Final = 64
 
 
+class Came(enum.Enum):
+    """What became of a guest."""
+
+    ATTACHED, UNLINKED, RESUMED, ENDED = "attach", "unlink", "resume", "end"
+
+
+#: Hears of each guest that comes or goes, and why, if it has ended.
+GuestWatcher: TypeAlias = Callable[[Came, Guest, str], None]
+
+
 class _Put(NamedTuple):
     """A filter in front of everybody."""
 
     make: Callable[[Guest], Filter]
-    outs: WeakKeyDictionary[Guest, Callable[[], None]]
+    outs: dict[Guest, Callable[[], None]]  # of those that have not ended
 
     def on(self, guest: Guest) -> None:
         self.outs[guest] = guest.put(self.make(guest))
@@ -61,6 +72,7 @@ class Guests:
         self._leaving = 0  # guests that ended while calls of theirs were under way
         self._listener: Listener | None = None
         self._put: list[_Put] = []  # filters in front of everybody
+        self.watchers: dict[object, GuestWatcher] = {}
         self._sweeper = clock.call_later(SWEEP_SECONDS, self._sweep)
 
     def listen(self, listener: socket.socket) -> None:
@@ -74,7 +86,7 @@ class Guests:
 
     def put(self, make: Callable[[Guest], Filter]) -> Callable[[], None]:
         """Put a filter in front of each guest, those that come later too; what takes them out again."""
-        put = _Put(make, WeakKeyDictionary())
+        put = _Put(make, {})
         self._put.append(put)
         for guest in self.by_token.values():
             put.on(guest)
@@ -98,6 +110,7 @@ class Guests:
                 raise NotAllowed("this token is another guest's: its user and memory are not yours")
             self._unwatch(guest)
             self._lend(guest, hello, fds)
+            self._tell(Came.RESUMED, guest)
             guest.resume()
             return guest, True
         if len(self.by_token) >= self.limits.guests:
@@ -109,8 +122,13 @@ class Guests:
             put.on(guest)
         self.by_token[guest.token] = guest
         log.info("guest %r is here", guest.name)
+        self._tell(Came.ATTACHED, guest)
         self.changed.set()
         return guest, False
+
+    def _tell(self, what: Came, guest: Guest, why: str = "") -> None:
+        for watcher in list(self.watchers.values()):
+            watcher(what, guest, why)
 
     def _lend(self, guest: Guest, hello: Hello, fds: list[int]) -> None:
         """The guest has the memory of *hello*, unless it had it before.  Raises BadArea or Busy."""
@@ -133,6 +151,8 @@ class Guests:
         for each in saved:
             guest = Guest.restore(each, self.tree, self.limits, self._expel, self.clock)
             self.by_token[guest.token] = guest
+            for put in self._put:
+                put.on(guest)
 
     def connect(self, link: Link, sock: socket.socket) -> None:
         """Give *sock* to *link*."""
@@ -159,7 +179,9 @@ class Guests:
         lane.lose(self.clock.time())
         if lane.detached or lane.is_dead():
             self.end(guest, Status.RESET, "the guest is gone")
-        elif lane.fd_lane is not None:
+            return
+        self._tell(Came.UNLINKED, guest)
+        if lane.fd_lane is not None:
             # The kernel closes a dead process's descriptors one by one: the lane's turn may come after the link's.
             self.loop.add_reader(lane.fd_lane, self._lane_readable, guest)
 
@@ -181,6 +203,9 @@ class Guests:
         self._unwatch(guest)
         self._leaving += 1
         guest.end(status, cut(text), self._left)
+        for put in self._put:
+            put.outs.pop(guest, None)  # answers that are still to come are seen, too
+        self._tell(Came.ENDED, guest, text)
         self.changed.set()
 
     def _expel(self, reference: ref[Guest], text: str) -> None:

@@ -20,6 +20,7 @@ from hcall.saved import Saved, check
 
 from ..calls.limits import Limits
 from ..device import Device
+from ..filters.trace import Trace
 from ..guests.guests import Guests
 from ..model.blame import Misbehaved
 from ..tree.node import Node
@@ -47,6 +48,7 @@ class Host:
         self.tree = Tree(self.epoch, machine.name, identity.tree)
         self.guests = Guests(self.tree, _affordable(machine.limits), clock, self.epoch)
         self.started = clock.time()
+        self.trace = Trace(self.guests, self.tree, clock)
         self._specs: dict[int, DeviceSpec] = {}  # by node handle
         self._common: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()  # see Device
         self._ticker: Timer = clock.call_later(TICK_SECONDS, self._tick)

@@ -1,4 +1,5 @@
 """The control socket: JSON lines.  `{"do": "ls"}` is answered by `{"ok": ...}`, or by `{"error": ..., "code": ...}`.
+After `{"do": "trace"}` and its answer come lines without an end, and nothing more is read.
 
 So a shell can script it: `echo '{"do": "unplug", "path": "/disk"}' | socat - UNIX:control.sock`.
 """
@@ -13,6 +14,7 @@ import os
 import select
 import socket
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias
 
@@ -23,17 +25,19 @@ from hcall.programs.command import Exit, explain
 from hcall.programs.mistakes import BadRequest
 from hcall.text import plain
 
+from ..filters.reader import Reader
 from ..machine.host import UNPLUG_SECONDS, Host
 from ..machine.reload import Running
 from ..model.blame import Misbehaved
 from ..tree.node import Node
+from .following import LOOK_SECONDS, follow
 from .panel import act, actions_of
 
 log = logging.getLogger(__name__)
 
 _LINE: Final = 64 * 1024
-_LOOK_SECONDS: Final = 0.5  # how often a client that waits is looked after
 Answer: TypeAlias = object
+_Told: TypeAlias = tuple[bytes, Reader | None]  # the line of an answer, and who gets what follows
 Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
 
@@ -63,6 +67,10 @@ class _Act(msgspec.Struct, forbid_unknown_fields=True):
     action: str | None = None
     args: list[Any] = []
     timeout: float | None = None  # seconds that it may take; it goes on after that
+
+
+class _Trace(msgspec.Struct, forbid_unknown_fields=True):
+    device: str | None = None
 
 
 class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
@@ -100,9 +108,13 @@ class Control:
                     while not await self._done(answer):
                         if _has_hung_up(writer):
                             return
-                    writer.write(answer.result() + b"\n")
+                    text, reads = answer.result()
                 finally:
                     answer.cancel()
+                if reads is not None:
+                    await self._follow(reads, text, writer)
+                    return
+                writer.write(text + b"\n")
                 await writer.drain()
         except (ValueError, ConnectionError):
             pass  # a line longer than the limit; a client that went away
@@ -112,19 +124,34 @@ class Control:
             self._clients.discard(task)
             writer.close()
 
-    async def _done(self, answer: asyncio.Future[bytes]) -> bool:
+    async def _follow(self, reader: Reader, text: bytes, writer: asyncio.StreamWriter) -> None:
+        """Write *text*, and then what *reader* gets, until the client hangs up.  Raises ConnectionError."""
+        host = self._served.host
+        leave = host.trace.follow(reader)
+        try:
+            writer.write(text + b"\n")
+            await follow(reader, writer, partial(_has_hung_up, writer), host.clock)
+        finally:
+            leave()
+
+    async def _done(self, answer: asyncio.Future[_Told]) -> bool:
         """Whether *answer* is there, soon."""
         with contextlib.suppress(TimeoutError):
-            async with timeout(self._served.host.clock, _LOOK_SECONDS):
+            async with timeout(self._served.host.clock, LOOK_SECONDS):
                 await asyncio.wait({answer})
         return answer.done()
 
-    async def _answer(self, line: bytes) -> bytes:
+    async def _answer(self, line: bytes) -> _Told:
         answer = await self._outcome(line)
+        reader = answer.get("ok")
+        if isinstance(reader, Reader):
+            answer = {"ok": {"device": reader.device}}
+        else:
+            reader = None
         try:
-            return json.dumps(plain(answer), allow_nan=False).encode()
+            return json.dumps(plain(answer), allow_nan=False).encode(), reader
         except (TypeError, ValueError, RecursionError) as error:  # what a model has made up
-            return json.dumps(_error(f"the answer is no JSON: {error}", Exit.FAILED)).encode()
+            return json.dumps(_error(f"the answer is no JSON: {error}", Exit.FAILED)).encode(), None
 
     async def _outcome(self, line: bytes) -> dict[str, object]:
         try:
@@ -228,6 +255,10 @@ async def _act(at: Running, request: _Act) -> Answer:
         raise TimeoutError(text) from None
 
 
+async def _trace(at: Running, request: _Trace) -> Answer:
+    return Reader(at.host.tree.find(request.device).path if request.device is not None else None)
+
+
 async def _wait(at: Running, request: _Wait) -> Answer:
     host = at.host
 
@@ -258,5 +289,6 @@ _VERBS: Final[dict[str, tuple[type, Callable[[Running, Any], Awaitable[Answer]]]
     "unplug": (_Unplug, _unplug),
     "act": (_Act, _act),
     "wait": (_Wait, _wait),
+    "trace": (_Trace, _trace),
     "reload": (_Nothing, _reload),
 }

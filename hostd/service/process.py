@@ -22,7 +22,7 @@ from ..calls.overrun import guard
 from ..machine.file import Machine
 from ..machine.host import Host
 from ..machine.reload import Reloads
-from .serve import running, serve
+from .serve import running
 from .sockets import handed_over
 from .systemd import Notifier
 
@@ -33,10 +33,11 @@ _SIGNALLED = 128
 _WORKER_SECONDS = 5.0  # at the end: a flush, say, that was begun
 
 
-def serve_forever(file: Path, runtime_dir: Path | None, ready_fd: int | None, verbose: bool) -> int:
+def serve_forever(file: Path, runtime_dir: Path | None, ready_fd: int | None, verbose: bool,
+                  trace: Path | None = None) -> int:  # fmt: skip
     """Serve the machine of *file* until SIGTERM or SIGINT; 0.  SIGHUP reads the file again.
 
-    Raises MachineError, WrongSocket, AlreadyServed or OSError.
+    What happens goes to the file *trace*, if given.  Raises MachineError, WrongSocket, AlreadyServed or OSError.
     """
     _log(logging.INFO if verbose else logging.WARNING)
     notifier = Notifier(os.environ)
@@ -52,7 +53,7 @@ def serve_forever(file: Path, runtime_dir: Path | None, ready_fd: int | None, ve
         loop.add_signal_handler(signal.SIGINT, stop.set)
         loop.add_signal_handler(signal.SIGTERM, stop.set)
         loop.add_signal_handler(signal.SIGHUP, hung_up)
-        async with running(machine, directory, given=given, notifier=notifier) as (host, reloads):
+        async with running(machine, directory, given=given, notifier=notifier, trace=trace) as (host, reloads):
             _warn_of_few_files(host)
             reloading = loop.create_task(_reload_on(again, reloads))
             say("hostd", f"serving {machine.name!r}, {counted(len(machine.devices), 'device')}, at {host.socket}")
@@ -98,14 +99,17 @@ async def _reload_on(again: asyncio.Event, reloads: Reloads) -> None:
             await reloads.begin()
 
 
-def run_captive(file: Path, command: list[str]) -> int:
-    """Serve the machine of *file* while *command* runs with HOSTD_SOCKET set; its exit status, as a shell has it."""
+def run_captive(file: Path, command: list[str], trace: Path | None = None) -> int:
+    """Serve the machine of *file* while *command* runs with HOSTD_SOCKET set; its exit status, as a shell has it.
+
+    What happens goes to the file *trace*, if given.  Raises as `serve_forever`.
+    """
     _log(logging.WARNING)
     machine = Machine.load(file)
     _may_open_files()
 
     async def main() -> int:
-        async with serve(machine) as host:
+        async with running(machine, trace=trace) as (host, _):
             _warn_of_few_files(host)
             loop, terminated = asyncio.get_running_loop(), asyncio.Event()
             loop.add_signal_handler(signal.SIGTERM, terminated.set)

@@ -17,6 +17,7 @@ from ..machine.host import Host
 from ..machine.identity import Identity
 from ..machine.reload import Reloads, Running
 from .control import Control
+from .following import opened, recorded
 from .sockets import listeners
 from .systemd import Notifier
 
@@ -48,8 +49,12 @@ async def running(
     given: Mapping[str, socket.socket] | None = None,
     notifier: Notifier | None = None,
     saved: Saved | None = None,
+    trace: Path | None = None,
 ) -> AsyncIterator[Running]:
-    """As `serve`; *given* are sockets that are there already (`listeners`), *notifier* hears of reloads."""
+    """As `serve`; *given* are sockets that are there already (`listeners`), *notifier* hears of reloads.
+
+    All that happens goes to the file *trace*, from the first guest to the last.
+    """
     if not isinstance(machine, Machine):
         machine = Machine.load(machine)
     async with contextlib.AsyncExitStack() as stack:
@@ -58,7 +63,10 @@ async def running(
         bound = stack.enter_context(listeners(Path(runtime_dir), given))
         guests_at = Path(bound[GUEST_SOCKET].getsockname())
         identity = identity or (Identity.heir(saved) if saved is not None else Identity())
+        fd = opened(trace) if trace is not None else None
         host = Host(machine, clock or LoopClock(), guests_at, identity)
+        if trace is not None and fd is not None:
+            await stack.enter_async_context(recorded(host.trace, fd, str(trace), host.clock))
         stack.push_async_callback(host.close)
         for spec in sorted(machine.devices, key=lambda spec: spec.path.count("/")):  # what stands above comes first
             host.plug(spec)

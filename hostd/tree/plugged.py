@@ -224,9 +224,12 @@ class Plugged:
 
     def name_of(self, number: int) -> str:
         """What *number* calls, for people."""
-        if number in numbers.CORE:
-            return numbers.CORE[number]
-        return next((f"{name}()" for name, called in self.calls.items() if called == number), f"call {number:#x}")
+        return f"{self.names[number]}()" if number in self.names else numbers.CORE.get(number, f"call {number:#x}")
+
+    @cached_property
+    def names(self) -> dict[int, str]:
+        """The names of its calls, by hypercall number."""
+        return {number: name for name, number in self.calls.items()}
 
     @cached_property
     def calls(self) -> dict[str, int]:

@@ -1,0 +1,85 @@
+"""A trace on its way out: to whoever follows it by the control socket, or into a file by a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+from hcall.clock import Clock, timeout
+
+from ..filters.reader import Reader
+from ..filters.trace import Trace
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS: Final = 0.5  # how often a client that waits is looked after
+STANDARD_OUTPUT: Final = Path("-")
+_EVENTS: Final = 1 << 20  # that wait for a file, which is to have all of them
+_SIZE: Final = 64 << 20
+_LAST_SECONDS: Final = 5.0  # for what waits at the end
+
+
+async def follow(reader: Reader, writer: asyncio.StreamWriter, gone: Callable[[], bool], clock: Clock) -> None:
+    """Write all that *reader* has, until the client is *gone*.  Raises ConnectionError."""
+    while not gone():
+        with contextlib.suppress(TimeoutError):
+            async with timeout(clock, LOOK_SECONDS):
+                await reader.ready.wait()
+        writer.write(reader.take())
+        await writer.drain()
+
+
+def opened(path: Path) -> int:
+    """The file at *path* to write a trace to; `-` is standard output.  Raises OSError, for a pipe that nobody reads,
+    too."""
+    if path == STANDARD_OUTPUT:
+        return os.dup(1)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK, 0o666)
+    os.set_blocking(fd, True)
+    return fd
+
+
+@contextlib.asynccontextmanager
+async def recorded(trace: Trace, fd: int, name: str, clock: Clock) -> AsyncIterator[None]:
+    """All that *trace* sees meanwhile goes to the file *fd*, which is closed then; *name* is for people."""
+    reader = Reader(None, _EVENTS, _SIZE)
+    leave = trace.follow(reader)
+    thread = ThreadPoolExecutor(1, "trace")
+    ended = False
+
+    async def write() -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while not ended or reader.ready.is_set():
+                await reader.ready.wait()
+                await loop.run_in_executor(thread, _write, fd, reader.take())
+        except OSError as error:
+            leave()
+            log.error("the trace ends, %s cannot be written: %s", name, error.strerror)
+
+    writing = asyncio.create_task(write())
+    try:
+        yield
+    finally:
+        leave()
+        ended = True
+        reader.ready.set()
+        try:
+            async with timeout(clock, _LAST_SECONDS):
+                await writing
+        except TimeoutError:
+            log.error("the trace is not complete: %s takes no more", name)
+        thread.submit(os.close, fd)
+        thread.shutdown(wait=False)
+
+
+def _write(fd: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
