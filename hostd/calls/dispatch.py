@@ -6,17 +6,18 @@ For every carrier: one argument check, one failure path, one place to filter or 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, cast
 
 from hcall.errors import BadArea, BadArgument, NoSuchCall
 from hcall.messages import Areas, Args
 from hcall.numbers import CLASS_SHIFT
 
-from ..model.areas import Data, InlineRoom, Room
+from ..model.areas import InlineRoom
 from ..model.later import Later
 from ..tree.plugged import DATA, NO_AREA, ROOM
 from .account import Account
 from .core import CORE
+from .memory import ReadyAreas
 from .outcome import OK, failed, finished
 from .pending import Pending
 
@@ -28,20 +29,7 @@ class Deferred(Protocol):
         """Give (status, value) to *answer*: now, or when there is one.  Called once."""
 
 
-class Ready(Protocol):
-    """Areas that a lane had checked and keeps; like `Memory` it gives what a call takes, or raises BadArea."""
-
-    def room(self, areas: Any) -> Room:
-        """The one Room that they are."""
-
-    def data(self, areas: Any) -> Data:
-        """The one Data that they are."""
-
-    def both(self, areas: Any) -> tuple[Room, Data]:
-        """Both."""
-
-
-WireOrReady: TypeAlias = Areas | Ready
+WireOrReady: TypeAlias = Areas | ReadyAreas
 
 
 class Dispatch(Protocol):
@@ -50,7 +38,7 @@ class Dispatch(Protocol):
     def __call__(self, number: int, handle: int, args: Args, areas: WireOrReady, /) -> tuple[int, object] | Deferred:
         """The answer, (status, value), or one that comes later.  Never raises, never waits.
 
-        *areas* are as on the wire, or ready: looked at before, and not again.
+        *areas* are as on the wire, or ready: looked at before, and not again.  Either are released with the answer.
         """
 
 
@@ -89,7 +77,7 @@ class Dispatcher:
                         args = _fitting(args, kinds)
                 elif (*map(type, args),) != kinds:
                     args = _fitting(args, kinds)
-                memory: Ready = self._memory if type(areas) is tuple else areas  # type: ignore[assignment]  # just seen
+                memory = self._memory if type(areas) is tuple else cast(ReadyAreas, areas)
                 if takes == ROOM:
                     room = memory.room(areas)
                     # A call with * in it is not inlined by the interpreter: 0.1 us.

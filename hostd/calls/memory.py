@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import mmap
+import operator
 import os
 import stat
-from typing import Final, TypeAlias, cast
+from typing import Final, NamedTuple, TypeAlias, cast
 
 from hcall.errors import BadArea, Busy
 from hcall.kernel import memfd
@@ -57,6 +59,35 @@ class Region:
         self.views = (view.toreadonly(), view)  # by Direction
 
 
+class ReadyAreas(NamedTuple):
+    """Areas of one call that were checked when a lane took them; it gives what the call takes, as `Memory` does."""
+
+    into: Scattered | None
+    out: Scattered | None
+
+    def room(self, areas: object) -> Room:
+        """The one Room that they are.  Raises BadArea."""
+        if self.into is None or self.out is not None:
+            raise BadArea("this call takes room, and nothing else")
+        return cast(Room, self.into)
+
+    def data(self, areas: object) -> Data:
+        """The one Data that they are.  Raises BadArea."""
+        if self.out is None or self.into is not None:
+            raise BadArea("this call takes data, and nothing else")
+        return cast(Data, self.out)
+
+    def both(self, areas: object) -> tuple[Room, Data]:
+        """The Room and the Data that they are.  Raises BadArea."""
+        if self.into is None or self.out is None:
+            raise BadArea("this call takes room and data")
+        return cast(Room, self.into), cast(Data, self.out)
+
+    def again(self) -> ReadyAreas:
+        """The same for one more call, for a lane that keeps this; good as long as `Memory.version` is what it was."""
+        return ReadyAreas(*(each and each.again() for each in self))
+
+
 class Memory:
     """The regions of one guest."""
 
@@ -106,11 +137,15 @@ class Memory:
 
     def both(self, areas: Areas) -> tuple[Room, Data]:
         """The Room and the Data that *areas* are, each in its order.  Raises BadArea."""
-        into: list[object] = []
-        rest: list[object] = []
-        for area in areas:
-            (into if type(area) is tuple and area[2:] == (TO_GUEST,) else rest).append(area)
-        return self.room(tuple(into)), self.data(tuple(rest))
+        into, rest = _by_direction(areas)
+        return self.room(into), self.data(rest)
+
+    def ready(self, areas: Areas) -> ReadyAreas:
+        """*areas*, of guest memory, for a lane that looks at them once.  Raises BadArea."""
+        into, rest = _by_direction(areas)
+        return ReadyAreas(
+            self._scattered(into, TO_GUEST) if into else None, self._scattered(rest, TO_DEVICE) if rest else None
+        )
 
     def _scattered(self, areas: Areas, direction: int) -> Scattered:
         scattered = Scattered()
@@ -150,3 +185,9 @@ class Memory:
             pieces.append(region.views[direction][at - region.start : end - region.start])
             at = region.end
         return pieces
+
+
+def _by_direction(areas: Areas) -> tuple[Areas, Areas]:
+    """Those that the device fills, and the others."""
+    into = [type(area) is tuple and area[2:] == (TO_GUEST,) for area in areas]
+    return tuple(itertools.compress(areas, into)), tuple(itertools.compress(areas, map(operator.not_, into)))

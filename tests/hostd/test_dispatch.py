@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from hcall import numbers
-from hcall.errors import BadArgument, Status, WouldBlock
+from hcall.errors import BadArea, BadArgument, Status, WouldBlock
 from raw import ADDRESS, PAGE, attached, bystander, served, settled
 
 import hostd
@@ -359,3 +359,24 @@ async def test_handles_of_one_guest_are_limited_and_nobody_elses(host: hostd.Hos
         assert await guest.core(numbers.POLL, 0, opened[2]) == ((opened[3], ()),)
         await guest.core(numbers.CLOSE, opened[1])
         await guest.open("/rng")
+
+
+async def test_a_lane_may_hand_in_areas_that_it_had_checked_before(host: hostd.Host) -> None:
+    async with attached(host, regions=1) as guest:
+        handle, calls = await guest.open("/bench")
+        (inside,) = host.guests.by_token.values()
+        memory, dispatch = inside.account.memory, inside.dispatch
+        room, data = memory.ready(((ADDRESS, 3, 1),)), memory.ready(((ADDRESS, 3, 0),))
+        both = memory.ready(((ADDRESS + 8, 3, 1), (ADDRESS, 3, 0)))
+        for _ in range(2):  # each is one call's
+            assert dispatch(calls["read"], handle, (3,), room.again()) == (0, 3)
+            assert dispatch(calls["write"], handle, (0,), data.again()) == (0, 3)
+            assert dispatch(calls["swap"], handle, (), both.again()) == (0, 3)
+        assert bench(host).log[-2:] == ["xxx", "xxx"]
+        for call, wrong in (("read", data), ("read", both), ("write", room), ("swap", room), ("swap", data)):
+            answer = dispatch(calls[call], handle, () if call == "swap" else (0,), wrong.again())
+            assert isinstance(answer, tuple) and answer[0] == Status.BAD_AREA
+        answer = dispatch(calls["typed"], handle, (1, True, "", b"", 1.0), room.again())
+        assert isinstance(answer, tuple) and answer[0] == Status.BAD_AREA
+        with pytest.raises(BadArea):
+            memory.ready(((ADDRESS, PAGE + 1, 1),))
