@@ -1,1 +1,1 @@
-"""A machine as a process: its sockets, its control, its service manager."""
+"""A machine as a process: its sockets, its control, its front panel, its service manager."""

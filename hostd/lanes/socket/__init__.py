@@ -1,1 +1,1 @@
-"""The lane of a Unix stream socket: the greeting, the link, and its session."""
+"""The lane of a Unix stream socket: `listener`, `greeting`, `link`, and the `lane` that outlives its links."""
