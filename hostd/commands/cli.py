@@ -19,7 +19,7 @@ app = new_program("hostd", "Standard virtual devices as ordinary processes: the 
 
 TraceFile = Annotated[
     Path | None,
-    Parameter(metavar="FILE", help="write all that happens there, as `hostd trace --json` does; - is standard output"),
+    Parameter(metavar="FILE", help="write all that happens to it, as `hostd trace --json` prints it"),
 ]
 MachineFile = Annotated[Path, Parameter(name="MACHINE.toml", help="the machine file")]
 RuntimeDir = Annotated[Path | None, Parameter(metavar="DIR", help="where the sockets are: guest.sock and control.sock")]

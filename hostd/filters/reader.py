@@ -17,7 +17,7 @@ class Reader:
         self.device, self._events, self._most = device, events, size
         self._lines: list[bytes] = []
         self._size = 0
-        self._lost = 0  # since the last line
+        self.lost = 0  # events since the last line; then none fits until all is taken
         self.ready = asyncio.Event()  # there is something to take, or `end`
 
     def wants(self, device: str | None) -> bool:
@@ -26,10 +26,10 @@ class Reader:
         return own is None or (device is not None and (device == own or device.startswith(f"{own.rstrip('/')}/")))
 
     def put(self, line: bytes) -> None:
-        """One more line, if there is room: when one did not fit, none does until what waits is taken."""
+        """One more line, if there is room."""
         size = self._size + len(line)
-        if self._lost or len(self._lines) >= self._events or size > self._most:
-            self._lost += 1
+        if self.lost or len(self._lines) >= self._events or size > self._most:
+            self.lost += 1
         else:
             self._lines.append(line)
             self._size = size
@@ -38,9 +38,9 @@ class Reader:
 
     def take(self) -> bytes:
         """All that waits; after it, how many lines there were that it had no room for."""
-        if self._lost:
-            self._lines.append(b'{"event":"lost","count":%d}' % self._lost)
+        if self.lost:
+            self._lines.append(b'{"event":"lost","count":%d}' % self.lost)
         taken = b"\n".join(self._lines) + b"\n" if self._lines else b""
-        self._lines, self._size, self._lost = [], 0, 0
+        self._lines, self._size, self.lost = [], 0, 0
         self.ready.clear()
         return taken

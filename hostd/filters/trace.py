@@ -11,10 +11,11 @@ import msgspec
 from hcall import numbers
 from hcall.clock import Clock
 from hcall.errors import Status
-from hcall.messages import Args, Direction
+from hcall.messages import Args
 
 from ..calls.dispatch import Deferred, Dispatch, WireOrReady
 from ..calls.filters import Hint
+from ..calls.memory import TO_GUEST
 from ..guests.guest import Guest
 from ..guests.guests import Came, Guests
 from ..tree.node import Node
@@ -38,7 +39,7 @@ class Trace:
     def __init__(self, guests: Guests, tree: Tree, clock: Clock) -> None:
         self._guests, self.tree, self.clock = guests, tree, clock
         self.began = clock.time()
-        self._readers: list[Reader] = []
+        self.readers: list[Reader] = []
         self._for: dict[str | None, tuple[Reader, ...]] = {}  # by device
         self._take_out: Callable[[], None] | None = None
         self.ids = itertools.count(1)
@@ -51,7 +52,7 @@ class Trace:
 
     def follow(self, reader: Reader) -> Callable[[], None]:
         """Let *reader* have what happens from now on; what ends that."""
-        self._readers.append(reader)
+        self.readers.append(reader)
         self._for.clear()
         if self._take_out is None:
             self._take_out = self._guests.put(lambda guest: _Filter(self, guest))
@@ -59,11 +60,11 @@ class Trace:
             self._guests.watchers[self] = self._came
 
         def leave() -> None:
-            if reader not in self._readers:
+            if reader not in self.readers:
                 return
-            self._readers.remove(reader)
+            self.readers.remove(reader)
             self._for.clear()
-            if not self._readers and self._take_out is not None:
+            if not self.readers and self._take_out is not None:
                 self._take_out()
                 self._take_out = None
                 del self.tree.watchers[self], self._guests.watchers[self]
@@ -74,8 +75,18 @@ class Trace:
         """Those who want to know what happens at that path."""
         readers = self._for.get(device)
         if readers is None:
-            readers = self._for[device] = tuple(reader for reader in self._readers if reader.wants(device))
+            readers = self._for[device] = tuple(reader for reader in self.readers if reader.wants(device))
         return readers
+
+    def is_lost(self, device: str | None) -> bool:
+        """Whether nobody has room for what happens there: then it is counted, and need not be written down."""
+        readers = self.wanted(device)
+        for reader in readers:
+            if not reader.lost:
+                return False
+        for reader in readers:
+            reader.lost += 1
+        return True
 
     def note(self, device: str | None, event: msgspec.Struct) -> None:
         """*event* happened at the path *device*."""
@@ -118,9 +129,12 @@ class _Filter:
             return go_on(number, handle, args, areas)
         name = name or numbers.CORE.get(number) or f"{number:#x}"
         data, room = _sizes(areas) if areas else (0, 0)
-        short = brief(args) if args else ()
+        # Most often it is a verb, with one number: half the time.
+        short = args if not args or (len(args) == 1 and type(args[0]) is int) else brief(args)
         begun = self._time()
         answer = go_on(number, handle, args, areas)
+        if type(answer) is tuple and trace.is_lost(device):
+            return answer
         call = events.Call(micro(begun - trace.began), next(trace.ids), self._name, device, name, short, data, room)
         if isinstance(answer, tuple):
             status, value = answer
@@ -182,7 +196,7 @@ def _sizes(areas: Any) -> tuple[int, int]:
         elif type(area) is int:
             room += area
         elif type(area) is tuple and len(area) == 3 and type(area[1]) is int:
-            if area[2] == Direction.TO_GUEST:
+            if area[2] == TO_GUEST:
                 room += area[1]
             else:
                 data += area[1]

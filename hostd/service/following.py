@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from hcall.clock import Clock, timeout
+from hcall.clock import Clock, Timer, timeout
 
 from ..filters.reader import Reader
 from ..filters.trace import Trace
@@ -19,36 +19,49 @@ from ..filters.trace import Trace
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 0.5  # how often a client that waits is looked after
-STANDARD_OUTPUT: Final = Path("-")
-_EVENTS: Final = 1 << 20  # that wait for a file, which is to have all of them
-_SIZE: Final = 64 << 20
+EVENTS: Final = 1 << 20  # that wait for a file, which is to have all of them
+SIZE: Final = 64 << 20
 _LAST_SECONDS: Final = 5.0  # for what waits at the end
 
 
 async def follow(reader: Reader, writer: asyncio.StreamWriter, gone: Callable[[], bool], clock: Clock) -> None:
     """Write all that *reader* has, until the client is *gone*.  Raises ConnectionError."""
-    while not gone():
-        with contextlib.suppress(TimeoutError):
-            async with timeout(clock, LOOK_SECONDS):
-                await reader.ready.wait()
-        writer.write(reader.take())
-        await writer.drain()
+
+    timer: Timer
+
+    def look() -> None:
+        nonlocal timer
+        reader.ready.set()  # though there may be nothing to take
+        timer = clock.call_later(LOOK_SECONDS, look)
+
+    look()
+    try:
+        while True:
+            await reader.ready.wait()
+            lines = reader.take()
+            if lines:
+                writer.write(lines)
+                await writer.drain()
+            elif gone():
+                return
+    finally:
+        timer.cancel()
 
 
 def opened(path: Path) -> int:
-    """The file at *path* to write a trace to; `-` is standard output.  Raises OSError, for a pipe that nobody reads,
-    too."""
-    if path == STANDARD_OUTPUT:
-        return os.dup(1)
+    """The file at *path*, emptied, to write a trace to.  Raises OSError, for a pipe that nobody reads, too."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK, 0o666)
     os.set_blocking(fd, True)
     return fd
 
 
 @contextlib.asynccontextmanager
-async def recorded(trace: Trace, fd: int, name: str, clock: Clock) -> AsyncIterator[None]:
-    """All that *trace* sees meanwhile goes to the file *fd*, which is closed then; *name* is for people."""
-    reader = Reader(None, _EVENTS, _SIZE)
+async def recorded(trace: Trace, fd: int, name: str, events: int = EVENTS, size: int = SIZE) -> AsyncIterator[None]:
+    """All that *trace* sees meanwhile goes to the file *fd*, which is closed then; *name* is for people.
+
+    At most *events* of *size* bytes wait for it.
+    """
+    reader = Reader(None, events, size)
     leave = trace.follow(reader)
     thread = ThreadPoolExecutor(1, "trace")
     ended = False
@@ -71,7 +84,7 @@ async def recorded(trace: Trace, fd: int, name: str, clock: Clock) -> AsyncItera
         ended = True
         reader.ready.set()
         try:
-            async with timeout(clock, _LAST_SECONDS):
+            async with timeout(trace.clock, _LAST_SECONDS):
                 await writing
         except TimeoutError:
             log.error("the trace is not complete: %s takes no more", name)

@@ -66,7 +66,7 @@ async def running(
         fd = opened(trace) if trace is not None else None
         host = Host(machine, clock or LoopClock(), guests_at, identity)
         if trace is not None and fd is not None:
-            await stack.enter_async_context(recorded(host.trace, fd, str(trace), host.clock))
+            await stack.enter_async_context(recorded(host.trace, fd, str(trace)))
         stack.push_async_callback(host.close)
         for spec in sorted(machine.devices, key=lambda spec: spec.path.count("/")):  # what stands above comes first
             host.plug(spec)
