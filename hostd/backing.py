@@ -5,11 +5,13 @@ backings/ has them, backings/named.py the texts that name them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from hcall.clock import Clock
 from hcall.errors import NoSuchCall
+from hcall.saved import Saved
 
 
 class Port(Protocol):
@@ -34,7 +36,29 @@ class Port(Protocol):
         """The backing is gone."""
 
 
-class Backing:
+class Carried:
+    """What stands behind a device, and can go on behind another one: with what it knows, and with its descriptors.
+
+    Of two that have the same terminal, or peer, only one may go on: the other one has to `cede`.
+    """
+
+    def save(self) -> tuple[Saved, Sequence[int]]:
+        """What another one of this sort needs to go on as this one, and the descriptors, which stay this one's."""
+        return {}, ()
+
+    def adopt(self, saved: Saved, fds: Sequence[int]) -> None:
+        """Before `start`, which begins nothing anew then: what was *saved*, and its *fds*, are this one's now.
+
+        Raises ValueError, and has not taken them.  `stop` lets go of them, whether it was started or not.
+        """
+        if fds:
+            raise ValueError(f"a {type(self).__name__} has no descriptors")
+
+    def cede(self) -> None:
+        """Another one has what was saved: let go of the descriptors, and leave all else as it is; `stop` may follow."""
+
+
+class Backing(Carried):
     """Base: takes bytes and gives none.  Made of what follows the scheme, and the folder that paths are relative to."""
 
     endpoint: str  # for people: where the other end is, once it is started

@@ -26,7 +26,20 @@ from .model.site import Ender, Nowhere, Site
 from .model.state import State
 from .model.workers import Workers
 
-__all__ = ["Config", "Data", "Device", "Feature", "Irq", "Later", "Property", "Room", "State", "action", "call"]
+__all__ = [
+    "Config",
+    "Data",
+    "Device",
+    "Feature",
+    "Irq",
+    "Later",
+    "Property",
+    "Room",
+    "Saved",
+    "State",
+    "action",
+    "call",
+]
 
 _VERSION: Final = 1  # of what is saved
 T = TypeVar("T")

@@ -17,8 +17,8 @@ import contextlib
 import ipaddress
 import logging
 import os
-import select
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -26,141 +26,56 @@ from hcall.clock import timeout
 from hcall.kernel.claims import remove_stale
 from hcall.programs.command import explain
 from hcall.programs.endpoint import host_and_port
+from hcall.saved import Saved
 
-from hostd.backing import Backing, Port
+from hostd.backing import Port
+
+from .parts.line import Line, socket_of
 
 log = logging.getLogger(__name__)
 
-_CHUNK: Final = 64 * 1024
-_KEPT: Final = 64 * 1024  # bytes that wait for a peer
-_DROP_READS: Final = 128  # more than a socket holds (tcp(7): 6 MiB); a peer that never stops is not waited for
 _BACKLOG: Final = 8
 _UNIX_PATH: Final = 107  # bytes, unix(7): sun_path has 108, the last is a zero
 _CONNECT_SECONDS: Final = 10
-_KEEPALIVE: Final = {socket.TCP_KEEPIDLE: 30, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 3}  # gone after a minute
 
 
-class _Line(Backing):
-    """A peer, or none, and what is kept for one."""
-
-    _peer: socket.socket | None = None
-    _reading = False
-    _listens = True  # the peer, to what is sent to it
-
-    def start(self, port: Port) -> None:
-        self._port, self._loop = port, asyncio.get_running_loop()
-        self._kept = bytearray()
-
-    def stop(self) -> None:
-        self._leave()
-
-    def write(self, data: bytes) -> int:
-        done = 0
-        while taken := data[done : done + _KEPT - len(self._kept)]:
-            self._kept += taken
-            self._send()
-            done += len(taken)
-        return done
-
-    def resume(self) -> None:
-        if self._peer is not None and not self._reading and self._port.space:
-            self._reading = True
-            self._loop.add_reader(self._peer, self._readable)
-
-    def reset(self) -> None:
-        """What was typed for one guest is not for the next.  What a guest wrote is for the host, and stays."""
-        for _ in range(_DROP_READS):
-            if not self._receive(_CHUNK):
-                return
-
-    def _join(self, peer: socket.socket) -> None:
-        """Somebody is there."""
-        peer.setblocking(False)
-        if peer.family != socket.AF_UNIX:
-            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for option, value in _KEEPALIVE.items():
-                peer.setsockopt(socket.IPPROTO_TCP, option, value)
-        self._peer, self._reading, self._listens = peer, False, True
-        self.resume()
-        self._writable()
-
-    def _leave(self) -> None:
-        if self._peer is not None:
-            self._loop.remove_reader(self._peer)
-            self._loop.remove_writer(self._peer)
-            self._peer.close()
-            self._peer = None
-
-    def _send(self) -> None:
-        """Give the peer what it takes."""
-        if self._peer is None or not self._listens:
-            return
-        try:
-            while self._kept:
-                del self._kept[: self._peer.send(self._kept[:_CHUNK])]
-        except BlockingIOError:
-            self._loop.add_writer(self._peer, self._writable)
-        except OSError:  # it has gone, but what it said before may still wait to be read
-            self._listens = False
-            self._loop.remove_writer(self._peer)
-
-    def _writable(self) -> None:
-        assert self._peer is not None
-        self._loop.remove_writer(self._peer)
-        self._send()
-        self._port.transmit()
-
-    def _readable(self) -> None:
-        assert self._peer is not None
-        if not (space := self._port.space):  # the guest does not read: leave it in the socket, which stops the peer
-            self._reading = False
-            self._loop.remove_reader(self._peer)
-        elif data := self._receive(min(space, _CHUNK)):
-            self._port.send(data)
-            if _has_failed(self._peer):  # uvloop tells that once, though there is more
-                self._reading = False
-                self._loop.remove_reader(self._peer)
-                self._loop.remove_writer(self._peer)
-                self.resume()
-
-    def _receive(self, count: int) -> bytes:
-        """What the peer has sent; nothing if nothing waits, or if it has gone, and then there is none any more."""
-        if self._peer is None:
-            return b""
-        try:
-            data = self._peer.recv(count)
-        except BlockingIOError:
-            return b""
-        except OSError as error:  # such as ECONNRESET, or ETIMEDOUT
-            log.info("%s: %s", self.endpoint, error)
-            data = b""
-        if not data:
-            self._leave()
-            self._port.parted()
-        return data
-
-
-class _Listener(_Line):
+class _Listener(Line):
     """Whoever connects first is the peer; the next one is accepted when that has gone."""
+
+    _socket: socket.socket | None = None
 
     def start(self, port: Port) -> None:
         super().start(port)
-        self._socket = self._listen()
-        self._socket.setblocking(False)
+        if self._socket is None:
+            self._socket = self._listen()
+            self._socket.setblocking(False)
         self.tick()
 
     def stop(self) -> None:
+        listener, self._socket = self._socket, None
         super().stop()
-        self._loop.remove_reader(self._socket)
-        self._socket.close()
+        if listener is not None:
+            self._loop.remove_reader(listener)
+            listener.close()
+
+    def save(self) -> tuple[Saved, Sequence[int]]:
+        assert self._socket is not None
+        saved, fds = super().save()
+        return saved, (self._socket.fileno(), *fds)
+
+    def adopt(self, saved: Saved, fds: Sequence[int]) -> None:
+        super().adopt(saved, fds[1:])
+        self._socket = socket_of(fds[0])
+
+    def cede(self) -> None:
+        _Listener.stop(self)
 
     def tick(self) -> None:
-        if self._peer is None:
+        if self._peer is None and self._socket is not None:
             self._loop.add_reader(self._socket, self._accept)
 
-    def _leave(self) -> None:
-        super()._leave()
+    def _part(self) -> None:
+        super()._part()
         self.tick()
 
     def _listen(self) -> socket.socket:
@@ -168,6 +83,7 @@ class _Listener(_Line):
         raise NotImplementedError
 
     def _accept(self) -> None:
+        assert self._socket is not None
         try:
             peer, _ = self._socket.accept()
         except (BlockingIOError, ConnectionAbortedError):
@@ -182,7 +98,10 @@ class _Listener(_Line):
 class UnixListener(_Listener):
     """Listens at a path, for this user only."""
 
+    _made: tuple[int, int] | None = None  # what is at the path, if it is to go with this
+
     def __init__(self, rest: str, folder: Path) -> None:
+        super().__init__()
         self._path = _unix_path(rest, folder)
         self.endpoint = f"unix:{self._path}"
 
@@ -191,6 +110,18 @@ class UnixListener(_Listener):
         with contextlib.suppress(OSError):
             if _identity(self._path) == self._made:  # else it is somebody else's by now
                 self._path.unlink()
+
+    def save(self) -> tuple[Saved, Sequence[int]]:
+        saved, fds = super().save()
+        return {**saved, "made": self._made}, fds
+
+    def adopt(self, saved: Saved, fds: Sequence[int]) -> None:
+        super().adopt(saved, fds)
+        self._made = tuple(saved["made"])
+
+    def cede(self) -> None:
+        super().cede()
+        self._made = None
 
     def _listen(self) -> socket.socket:
         listener = socket.socket(socket.AF_UNIX)
@@ -210,24 +141,28 @@ class TcpListener(_Listener):
     """Listens at an address."""
 
     def __init__(self, rest: str, folder: Path) -> None:
+        super().__init__()
         host, self._number = host_and_port(rest)
         try:  # no names: to look one up may take long, and nothing else would go on meanwhile
             self._address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
         except ValueError:
             raise ValueError(f"{host!r} is no address of this host, such as 127.0.0.1, [::1] or localhost") from None
 
+    def start(self, port: Port) -> None:
+        super().start(port)
+        assert self._socket is not None
+        self.endpoint = _tcp(str(self._address), self._socket.getsockname()[1])
+
     def _listen(self) -> socket.socket:
         host = str(self._address)
         family = socket.AF_INET6 if self._address.version == 6 else socket.AF_INET
         try:
-            listener = socket.create_server((host, self._number), family=family, backlog=_BACKLOG)
+            return socket.create_server((host, self._number), family=family, backlog=_BACKLOG)
         except OSError as error:
             raise OSError(error.errno, os.strerror(error.errno or 0), _tcp(host, self._number)) from None
-        self.endpoint = _tcp(host, listener.getsockname()[1])
-        return listener
 
 
-class _Connection(_Line):
+class _Connection(Line):
     """Connects, and again when the peer has gone."""
 
     _connecting: asyncio.Task[None] | None = None
@@ -241,6 +176,9 @@ class _Connection(_Line):
         if self._connecting is not None:
             self._connecting.cancel()
         super().stop()
+
+    def cede(self) -> None:
+        self.stop()
 
     def tick(self) -> None:
         if self._peer is None and self._connecting is None:
@@ -268,6 +206,7 @@ class UnixConnection(_Connection):
     """Connects to a path."""
 
     def __init__(self, rest: str, folder: Path) -> None:
+        super().__init__()
         self._path = _unix_path(rest, folder)
         self.endpoint = f"unix:{self._path}"
 
@@ -286,6 +225,7 @@ class TcpConnection(_Connection):
     """Connects to a port of some host, by name or address."""
 
     def __init__(self, rest: str, folder: Path) -> None:
+        super().__init__()
         self._host, self._number = host_and_port(rest)
         self.endpoint = _tcp(self._host, self._number)
 
@@ -308,13 +248,6 @@ class TcpConnection(_Connection):
                 peer.close()
                 raise
         raise failed
-
-
-def _has_failed(peer: socket.socket) -> bool:
-    """Whether the connection was reset, say; what came before can still be read."""
-    poll = select.poll()
-    poll.register(peer, 0)
-    return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def _tcp(host: str, port: int) -> str:

@@ -22,11 +22,13 @@ import subprocess
 import termios
 import threading
 import tty
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from hcall.errors import IoError
 from hcall.kernel.claims import claim, link_terminal, unlink_terminal
+from hcall.saved import Saved
 
 from hostd.backing import Backing, Port
 
@@ -50,20 +52,44 @@ class _Terminal(Backing):
 
     _master = _slave = -1  # while there is none: the number of a closed one is soon somebody else's
 
+    _reading = _hung_up = False
+    _before: tuple[int, int] | None = None  # the size that it had when a guest changed it
+
     def start(self, port: Port) -> None:
         self._port = port
         self._loop = asyncio.get_running_loop()
-        self._master, self._slave = pty.openpty()
-        os.set_blocking(self._master, False)
+        if self._master < 0:
+            self._master, self._slave = pty.openpty()
+            os.set_blocking(self._master, False)
+            self._hung_up, self._before = False, None
+            self._set_up()
+        else:  # that of the one that was saved, for which something may wait
+            self._loop.add_writer(self._master, self._writable)
         self.endpoint = os.ttyname(self._slave)
-        self._reading, self._hung_up = True, False
-        self._loop.add_reader(self._master, self._readable)
+        self._reading = not self._hung_up
+        if self._reading:
+            self._loop.add_reader(self._master, self._readable)
+
+    def _set_up(self) -> None:
+        """It is new."""
+
+    def save(self) -> tuple[Saved, Sequence[int]]:
+        fds = () if self._master < 0 else (self._master, self._slave)
+        return {"hung_up": self._hung_up, "before": self._before}, fds
+
+    def adopt(self, saved: Saved, fds: Sequence[int]) -> None:
+        self._hung_up, self._before = saved["hung_up"], saved["before"] and tuple(saved["before"])
+        self._master, self._slave = fds or (-1, -1)
+
+    def cede(self) -> None:
+        _Terminal.stop(self)
 
     def stop(self) -> None:
         if self._master < 0:
             return
-        self._loop.remove_reader(self._master)
-        self._loop.remove_writer(self._master)
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._master)
+        loop.remove_writer(self._master)
         os.close(self._master)
         os.close(self._slave)
         self._master = self._slave = -1
@@ -120,6 +146,10 @@ class _Terminal(Backing):
 
     def set_winsize(self, columns: int, rows: int) -> None:
         self._check_there()
+        self._before = self._before or self.winsize()
+        self._resize(columns, rows)
+
+    def _resize(self, columns: int, rows: int) -> None:
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, _WINSIZE.pack(rows, columns, 0, 0))
 
     def set_speed(self, baud: int) -> None:
@@ -147,10 +177,12 @@ class Pty(_Terminal):
         self._link = folder / rest if rest else None
         self._claim: socket.socket | None = None  # of the link
 
+    def _set_up(self) -> None:
+        tty.setraw(self._slave)
+
     def start(self, port: Port) -> None:
         super().start(port)
-        tty.setraw(self._slave)
-        if self._link is not None:
+        if self._link is not None and self._claim is None:
             try:
                 self._claim = claim(self._link)
                 link_terminal(self._link, self.endpoint)
@@ -163,16 +195,36 @@ class Pty(_Terminal):
         if self._hung_up:
             self._again()
             return
+        if self._before is not None:
+            self._resize(*self._before)
+            self._before = None
         with contextlib.suppress(BlockingIOError):
             for _ in range(_DRAIN_READS):
                 os.read(self._master, _CHUNK)
 
+    def save(self) -> tuple[Saved, Sequence[int]]:
+        saved, fds = super().save()
+        return saved, fds if self._claim is None else (*fds, self._claim.fileno())
+
+    def adopt(self, saved: Saved, fds: Sequence[int]) -> None:
+        super().adopt(saved, fds[:2])
+        if len(fds) > 2:
+            self._claim = socket.socket(fileno=fds[2])
+
+    def cede(self) -> None:
+        self._disclaim()
+        super().cede()
+
     def stop(self) -> None:
         if self._link is not None and self._claim is not None:
             unlink_terminal(self._link, self.endpoint)
+        self._disclaim()
+        super().stop()
+
+    def _disclaim(self) -> None:
+        if self._claim is not None:
             self._claim.close()
             self._claim = None
-        super().stop()
 
 
 class Command(_Terminal):
@@ -180,43 +232,72 @@ class Command(_Terminal):
 
     def __init__(self, rest: str, folder: Path) -> None:
         self._command, self._folder = rest, folder
-        self._pidfd: int | None = None
+        self._pid, self._pidfd = 0, -1  # of the command, while it runs
 
     def start(self, port: Port) -> None:
+        is_adopted = self._master >= 0
         super().start(port)
-        self.set_winsize(80, 24)
+        if not is_adopted:
+            self._run()
+        if self._pidfd >= 0:
+            self._loop.add_reader(self._pidfd, self._exited)
+        else:
+            self._loop.call_soon(self.resume)  # it had ended, and what it wrote last may not have been read
+        self.endpoint = f"pid {self._pid}: {self._command}"
+
+    def save(self) -> tuple[Saved, Sequence[int]]:
+        """The command runs on: it is told nothing."""
+        saved, fds = super().save()
+        return {**saved, "pid": self._pid}, fds if self._pidfd < 0 else (*fds, self._pidfd)
+
+    def adopt(self, saved: Saved, fds: Sequence[int]) -> None:
+        super().adopt(saved, fds[:2])
+        self._pid = saved["pid"]
+        if len(fds) > 2:
+            self._pidfd = fds[2]
+
+    def cede(self) -> None:
+        if self._pidfd >= 0:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+        super().cede()
+
+    def _set_up(self) -> None:
+        self._resize(80, 24)
+
+    def _run(self) -> None:
         # A session leader that opens a terminal gets it as its controlling one: nothing of ours runs in the child.
         script = 'exec <"$0" >"$0" 2>&1; exec /bin/sh -c "$1"'
         try:
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 ["/bin/sh", "-c", script, self.endpoint, self._command],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 start_new_session=True, cwd=self._folder, env={**os.environ, "TERM": os.environ.get("TERM", "xterm")},
             )  # fmt: skip
-            self._pidfd = os.pidfd_open(self._process.pid)
+            self._pid, process.returncode = process.pid, 0  # it may be another's to wait for
+            self._pidfd = os.pidfd_open(self._pid)
         except OSError:
             super().stop()  # hangs up on the command, if it runs
             raise
-        self._loop.add_reader(self._pidfd, self._exited)
-        self.endpoint = f"pid {self._process.pid}: {self._command}"
 
     def stop(self) -> None:
-        if self._pidfd is not None:
-            _kill_session(self._process.pid)
-            self._loop.remove_reader(self._pidfd)  # to die may take its time, which is nobody else's
-            threading.Thread(target=_bury, args=(self._process, self._pidfd, self.endpoint), name="cmd:").start()
-            self._pidfd = None
+        if self._pidfd >= 0:
+            _kill_session(self._pid)
+            asyncio.get_running_loop().remove_reader(self._pidfd)  # to die may take its time, which is nobody else's
+            said = f"pid {self._pid}: {self._command}"
+            threading.Thread(target=_bury, args=(self._pid, self._pidfd, said), name="cmd:").start()
+            self._pidfd = -1
         super().stop()  # whatever else runs in the terminal's session is hung up on
 
     def reset(self) -> None:
         self._again()
 
     def _exited(self) -> None:
-        _kill_session(self._process.pid)  # what it left running in the background
-        assert self._pidfd is not None
+        _kill_session(self._pid)  # what it left running in the background
         self._loop.remove_reader(self._pidfd)
-        _bury(self._process, self._pidfd, self.endpoint)
-        self._pidfd = None
+        _bury(self._pid, self._pidfd, self.endpoint)
+        self._pidfd = -1
         self._drain()
 
     def _drain(self) -> None:
@@ -232,18 +313,19 @@ class Command(_Terminal):
     def resume(self) -> None:
         if self._master < 0:
             return
-        if self._pidfd is None:
+        if self._pidfd < 0:
             self._drain()
         else:
             super().resume()
 
 
-def _bury(process: subprocess.Popen[bytes], pidfd: int, said: str) -> None:
+def _bury(pid: int, pidfd: int, said: str) -> None:
     """Wait for the end of a process that was killed, or has ended."""
     gone = select.poll()
     gone.register(pidfd, select.POLLIN)
     if gone.poll(_KILL_MS):
-        process.wait()
+        with contextlib.suppress(ChildProcessError):  # it was another process that began it
+            os.waitpid(pid, 0)
     else:
         log.error("%s does not die", said)
     os.close(pidfd)

@@ -3,7 +3,7 @@
 from hcall.errors import BadArgument
 
 from hostd.backings.stream import BackedStream
-from hostd.device import Irq, call
+from hostd.device import Irq, State, call
 
 
 class Console(BackedStream):
@@ -11,6 +11,7 @@ class Console(BackedStream):
 
     compatible, ids = "hostd,console", (0x1AF4, 0x1043)
     resized = Irq()
+    _size = State(tuple[int, int], (0, 0))  # that the guest knows
 
     def start(self) -> None:
         super().start()

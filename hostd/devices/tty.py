@@ -3,7 +3,7 @@
 from hcall.errors import BadArgument
 
 from hostd.backings.stream import BackedStream
-from hostd.device import Config, Irq, Property, action, call
+from hostd.device import Config, Irq, Property, Saved, State, action, call
 
 _MAX_BAUD = 4_000_000  # the highest that Linux has a name for, B4000000
 
@@ -17,25 +17,31 @@ class Tty(BackedStream):
     label = Property(str)  # the key `name`
     current_speed = Property(int)  # Devicetree Specification 0.4, 4.2.1.2
     break_received = Irq()
+    _speed = State(int, lambda tty: tty.baud)
 
     def start(self) -> None:
         super().start()
         self.label = self.name
-        self._run_at(self.baud)
+        self._run()
 
     def reset(self) -> None:
-        self._run_at(self.baud)
+        self._run()
 
-    def _run_at(self, baud: int) -> None:
-        self.backing.set_speed(baud)
-        self.current_speed = baud
+    def load(self, saved: Saved) -> None:
+        super().load(saved)
+        self._run()
+
+    def _run(self) -> None:
+        self.backing.set_speed(self._speed)
+        self.current_speed = self._speed
 
     @call
     def set_baud(self, baud: int) -> None:
         """Change the speed, 1 to 4,000,000, until the next guest: a terminal behind the port shows it."""
         if not 0 < baud <= _MAX_BAUD:
             raise BadArgument(f"{baud} is no speed: 1 to {_MAX_BAUD}")
-        self._run_at(baud)
+        self._speed = baud
+        self._run()
 
     @action
     def receive_break(self) -> None:

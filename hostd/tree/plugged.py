@@ -9,7 +9,7 @@ import contextlib
 import functools
 import logging
 import operator
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property, partial
 from typing import Any, Final, Protocol, TypeVar
 from weakref import WeakValueDictionary
@@ -17,12 +17,14 @@ from weakref import WeakValueDictionary
 from hcall import numbers
 from hcall.clock import Clock, Timer
 from hcall.errors import HcallError, Internal
+from hcall.saved import Saved
 
 from ..device import Data, Device, Room
 from ..model.blame import Misbehaved, blame
 from ..model.handlers import Entry, Handler
 from ..model.later import Later
 from ..model.site import Ender
+from . import behind
 from .complaints import Complaints
 
 log = logging.getLogger(__name__)
@@ -123,11 +125,15 @@ class Plugged:
         try:
             self.invoke(self.device.start, may=(OSError, ValueError))
         except BaseException:
-            try:
-                self.device.close()
-            except BaseException as error:  # most often for want of what start did not come to
-                log.debug("%s: stop() after a start that failed", self.path, exc_info=error)
+            self._let_go()
             raise
+
+    def _let_go(self) -> None:
+        """Of what a start that failed had taken."""
+        try:
+            self.device.close()
+        except BaseException as error:  # most often for want of what start did not come to
+            log.debug("%s: stop() after a start that failed", self.path, exc_info=error)
 
     def ready(self) -> None:
         """A driver has set the device up.  Raises HcallError or OSError."""
@@ -191,6 +197,41 @@ class Plugged:
                 hold.break_down()
             return False
         return True
+
+    # In another process, or another life of this one.
+
+    def save(self) -> tuple[Saved, list[int]]:
+        """What `load` needs, and the descriptors that go with it, which stay this one's.  Raises Internal."""
+        backings, fds = behind.save(self.device, self.invoke)
+        device = self.invoke(self.device.save)
+        return {
+            "version": behind.VERSION,
+            "used": self.used,
+            "failed": self.failed,
+            "device": device,
+            "behind": backings,
+        }, fds
+
+    def load(self, saved: Saved, fds: Sequence[int]) -> None:
+        """Instead of `start`: go on where *saved* was taken; *fds* are the device's from now on, whatever comes.
+
+        The holds of its guests are restored after that.  Raises as `start` does; ValueError for another sort of device.
+        """
+        try:
+            behind.adopt(self.device, saved, fds, self.invoke)
+            self.invoke(self.device.start, may=(OSError, ValueError))
+            self.invoke(self.device.load, saved["device"], may=(OSError, ValueError))
+        except BaseException:
+            self._let_go()
+            raise
+        self.used, self.failed = saved["used"], saved["failed"]
+
+    def cede(self) -> None:
+        """Another one goes on with what was saved: this one is no more, and all behind it stays as it is."""
+        for carried in behind.behind(self.device).values():
+            self.invoke(carried.cede)
+        self.gone, self.live = True, []
+        self._stop_if_idle()
 
     # Its holds.
 
