@@ -1,4 +1,4 @@
-"""What a trace has lines of.  A line is one of these as JSON, with its name as `event`; README says what they mean."""
+"""What a trace has lines of: each of these as JSON, with its name as `event`.  docs/trace.md says what they mean."""
 
 from __future__ import annotations
 
