@@ -180,6 +180,11 @@ class Ram:
         """Allocate from *region*, too."""
         self._regions.append(region)
 
+    def drop(self, region: Region) -> None:
+        """Allocate from *region* no more, if it was added."""
+        if region in self._regions:
+            self._regions.remove(region)
+
     def alloc(self, size: int) -> Buffer:
         """A buffer of *size* bytes, not cleared.  Raises MemoryError: free some, or add memory."""
         if size < 0:

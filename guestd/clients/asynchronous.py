@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from functools import partial
 from pathlib import Path
+from threading import get_ident
 from typing import Any, TypeAlias, TypeVar, Unpack, cast
 
 from hcall import numbers
@@ -39,7 +40,7 @@ class AsyncGuest(Guest[Waiter]):
         self, path: str | Path | None = None, *, clock: Clock | None = None, **options: Unpack[Options]
     ) -> None:
         super().__init__(path, **options)
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._thread = asyncio.get_running_loop(), get_ident()
         self.clock = DriverClock(clock or LoopClock(self._loop))
         self._link: _Link | None = None
         self._eager = True  # nothing is in flight: a call is written at once, there is no batch to wait for
@@ -89,6 +90,8 @@ class AsyncGuest(Guest[Waiter]):
 
     def call(self, handle: int, number: int, args: Args = (), areas: Areas = ()) -> Waiter:
         """Make a call.  Raises the HcallError of its status, LinkLost when the session is over."""
+        if self._thread != get_ident():
+            raise RuntimeError("this guest is of another thread's event loop: asyncio.run_coroutine_threadsafe(...)")
         if self._lost is not None:
             raise self._lost
         future = self._loop.create_future()
@@ -115,12 +118,12 @@ class AsyncGuest(Guest[Waiter]):
         return shielded
 
     async def claim(
-        self, lost: Callable[[Any], object], handle: int, number: int, args: Args = (), areas: Areas = ()
-    ) -> Any:
+        self, keep: Callable[[Any], object], lost: Callable[[Any], object], handle: int, number: int, args: Args = ()
+    ) -> None:
         """As in the base class; a call that is cancelled before it went out is not made."""
         if self._claims.orphans:
             await self._claims.settle(handle)
-        return await self._claims.take(self.call(handle, number, args, areas), lost, handle)
+        keep(await self._claims.take(self.call(handle, number, args), lost, handle))
 
     async def interrupt(self, device: OpenDevice, vector: int) -> None:
         """Until *vector* of *device* has been raised since it was last asked for."""

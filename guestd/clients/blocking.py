@@ -105,19 +105,21 @@ class BlockingGuest(Guest[Pending]):
         return self.call(handle, number, args)
 
     async def claim(
-        self, lost: Callable[[Any], object], handle: int, number: int, args: Args = (), areas: Areas = ()
-    ) -> Any:
+        self, keep: Callable[[Any], object], lost: Callable[[Any], object], handle: int, number: int, args: Args = ()
+    ) -> None:
         """As in the base class."""
         for before in [pending for pending, (of, _) in self._claims.items() if of == handle]:
             await Unbounded(before)
         pending = Pending(self)
         try:
-            self.call(handle, number, args, areas, pending)
-            return await pending
+            self.call(handle, number, args, (), pending)
+            keep(await pending)
         except HcallError:
             raise
         except BaseException as error:
-            if pending.status == 0:  # it had come, and was not taken
+            if self._at:
+                self._enter()
+            if pending.status == 0:  # it had come, and was not kept yet, or not wholly
                 lost(pending.value)
             elif pending.status < 0 and not self.session.withdraw(pending):
                 self._claims[pending] = handle, lost
@@ -254,7 +256,7 @@ class BlockingGuest(Guest[Pending]):
         session = self.session
         answers, interrupts = session.receive(data)
         for pending, status, value in answers:
-            pending.status, pending.value = status, value
+            pending.value, pending.status = value, status  # in this order: see `result`
             task = pending.task
             if task is not None:
                 if task.awaits is pending:
@@ -271,7 +273,7 @@ class BlockingGuest(Guest[Pending]):
         answers.clear()
 
     def _answer(self, pending: Pending, status: int, value: object) -> None:
-        pending.status, pending.value = status, value
+        pending.value, pending.status = value, status
         if pending.task is not None:
             pending.wake()
 
@@ -284,8 +286,9 @@ class BlockingGuest(Guest[Pending]):
 
     def _connect(self) -> None:
         """Connect, send HELLO and take WELCOME.  Raises OSError; ConnectionResetError if the host hangs up."""
-        link = BlockingLink(self.path)
+        link: BlockingLink | None = None
         try:
+            link = BlockingLink(self.path)
             hello, fds = self._hello()
             link.greet(self.session.greet(hello), fds)
             over: list[bool] = []
@@ -306,7 +309,8 @@ class BlockingGuest(Guest[Pending]):
             finally:
                 timer.cancel()
         except BaseException as error:
-            link.close()
+            if link is not None:
+                link.close()
             self._hang_up()
             if isinstance(error, OSError):
                 self._at = _IDLE
@@ -349,6 +353,9 @@ class BlockingGuest(Guest[Pending]):
     def _forked(self) -> None:
         super()._forked()
         self._thread, self._at = get_ident(), _IDLE
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
 
     def _sockets(self) -> list[int]:
         return [self._link.fileno()] if self._link is not None else []

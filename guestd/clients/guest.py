@@ -105,9 +105,9 @@ class Guest(Generic[W]):
         raise NotImplementedError
 
     def claim(
-        self, lost: Callable[[Any], object], handle: int, number: int, args: Args = (), areas: Areas = ()
-    ) -> Awaitable[Any]:
-        """As `call`, for an answer that must not be lost: if nobody waits for it any more, it is given to *lost*.
+        self, keep: Callable[[Any], object], lost: Callable[[Any], object], handle: int, number: int, args: Args = ()
+    ) -> Awaitable[None]:
+        """As `call`, for an answer that must not be lost: it is given to *keep*, or to *lost* if nobody waits any more.
 
         Whoever is cancelled meanwhile waits for that, so that all that comes later on this *handle* comes after it.
         """
@@ -151,13 +151,17 @@ class Guest(Generic[W]):
     async def grow(self, size: int) -> None:
         """Lend the host *size* more bytes of memory, for larger buffers."""
         region = self.ram.region(size)
+
+        def give_back(_: object) -> None:
+            self.ram.drop(region)
+            self.post(0, numbers.REMOVE_MEMORY, (region.start,))
+
         try:
-            await self.claim(lambda _: self.post(0, numbers.REMOVE_MEMORY, (region.start,)), 0, numbers.ADD_MEMORY,
-                             self._sent(region))  # fmt: skip
+            await self.claim(lambda _: self.ram.add(region), give_back, 0, numbers.ADD_MEMORY, self._sent(region))
         except BaseException:
+            self.ram.drop(region)
             region.close()
             raise
-        self.ram.add(region)
 
     # Devices.
 
@@ -166,25 +170,24 @@ class Guest(Generic[W]):
 
         Errors: NoMatch without a device or a driver, Busy, and the driver's.
         """
-        path = "/" + path.strip("/")
-        node = await self.core(0, numbers.FIND, path)
-        info = self.post(node, numbers.INFO)
-        device: OpenDevice | HcallError
+        path, cookie = "/" + path.strip("/"), next(self._cookies)
         try:
-            device = await self._open(Found(node, path, path.rpartition("/")[2], (), (0, 0)))
-        except HcallError as error:  # why there is no driver counts more
-            device = error
-        try:
+            node = await self.core(0, numbers.FIND, path)
+            info = self.post(node, numbers.INFO)
+            refused = None
+            try:
+                await self._open(Found(node, path, path.rpartition("/")[2], (), (0, 0)), cookie)
+            except HcallError as error:  # why there is no driver counts more
+                refused = error
             found = Found(node, path, *checked(numbers.INFO, await info))
             driver_class = self._driver_for(found)
+            if refused is not None:
+                raise refused
+            self.devices[cookie].found = found
+            return await self._bring_up(cookie, driver_class, driver_class.wants)
         except BaseException:
-            if isinstance(device, OpenDevice):
-                await self._close(device)
+            await self._undo(cookie)
             raise
-        if isinstance(device, HcallError):
-            raise device
-        device.found = found
-        return await self._bring_up(device, driver_class, driver_class.wants)
 
     async def bind_found(self, found: Found) -> Driver:
         """Open the device of *found* and bind its driver.  Errors: NoMatch without a driver, Busy, and the driver's."""
@@ -193,7 +196,13 @@ class Guest(Generic[W]):
 
     async def bind_as(self, found: Found, driver_class: type[Driver], wants: Iterable[str] | None = None) -> Driver:
         """The same for a driver that somebody chose, with the features *wants*, or all that the device offers."""
-        return await self._bring_up(await self._open(found), driver_class, wants)
+        cookie = next(self._cookies)
+        try:
+            await self._open(found, cookie)
+            return await self._bring_up(cookie, driver_class, wants)
+        except BaseException:
+            await self._undo(cookie)
+            raise
 
     def _driver_for(self, found: Found) -> type[Driver]:
         driver_class = match(found, self.known)
@@ -204,37 +213,36 @@ class Guest(Generic[W]):
             raise NoMatch(f"{found.path}: no driver for {wanted}: name one with --driver, or in $GUESTD_DRIVERS")
         return driver_class
 
-    async def _open(self, found: Found) -> OpenDevice:
+    async def _open(self, found: Found, cookie: int) -> None:
         """Open the device of *found*; whoever is cancelled meanwhile has closed it again."""
-        cookie = next(self._cookies)
+
+        def keep(reply: object) -> None:
+            self.devices[cookie] = OpenDevice(self, found, checked(numbers.OPEN, reply))
 
         def close(reply: object) -> None:
             with contextlib.suppress(HcallError):
                 self.post(checked(numbers.OPEN, reply)[0], numbers.CLOSE)
 
-        reply: object = None
-        try:
-            reply = await self.claim(close, found.node, numbers.OPEN, (cookie,))
-            device = self.devices[cookie] = OpenDevice(self, found, checked(numbers.OPEN, reply))
-        except BaseException:
-            if reply is not None:
-                close(reply)
-            raise
-        return device
+        await self.claim(keep, close, found.node, numbers.OPEN, (cookie,))
 
-    async def _bring_up(self, device: OpenDevice, driver_class: type[Driver], wants: Iterable[str] | None) -> Driver:
-        """Negotiate with *device*, which was just opened, and bind its driver; if that fails it is closed again."""
-        try:
-            await device.negotiate(device.offered if wants is None else wants)
-            driver = driver_class(device)
-            await driver.probe()
-            if device.leaving:
-                raise StaleHandle(f"{device.found.path} is being unplugged")
-            self.drivers[device.found.path] = driver
-        except BaseException:
-            await self._close(device)
-            raise
+    async def _bring_up(self, cookie: int, driver_class: type[Driver], wants: Iterable[str] | None) -> Driver:
+        """Negotiate with the device of *cookie*, which was just opened, and bind its driver."""
+        device = self.devices[cookie]
+        await device.negotiate(device.offered if wants is None else wants)
+        driver = driver_class(device)
+        await driver.probe()
+        if device.leaving:
+            raise StaleHandle(f"{device.found.path} is being unplugged")
+        self.drivers[device.found.path] = driver
         return driver
+
+    async def _undo(self, cookie: int) -> None:
+        """The bind of *cookie* failed, wherever that was: the device is closed, and the next one is not concerned."""
+        device = self.devices.get(cookie)
+        if device is not None:
+            for path in [path for path, driver in self.drivers.items() if driver.dev is device]:
+                del self.drivers[path]
+            await self._close(device)
 
     async def bind_all(self) -> dict[str, Driver | Exception]:
         """Bind every device there is, and has a driver, and is free; by path the driver, or why there is none."""

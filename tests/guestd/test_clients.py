@@ -311,7 +311,7 @@ async def test_what_is_claimed_is_not_lost_with_the_task_and_comes_first(host: h
         late, handle = driver.number("late"), driver.dev.handle
 
         async def claims() -> None:
-            order.append(await guest.claim(order.append, handle, late))
+            await guest.claim(order.append, order.append, handle, late)
 
         first = asyncio.create_task(claims())
         await settled(other)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from types import CoroutineType, TracebackType
 from typing import Any, TypeVar
 
@@ -42,7 +42,7 @@ class Task:
 
     __slots__ = ("awaits", "coroutine", "error", "expired", "over", "ready", "throw", "value")
 
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], ready: deque[Task]) -> None:
+    def __init__(self, coroutine: CoroutineType[Any, Any, Any], ready: deque[Task]) -> None:
         self.coroutine = coroutine
         self.ready = ready  # of its own `Tasks.run`: an answer may come after that was interrupted
         self.awaits: Awaited | None = None
@@ -70,23 +70,19 @@ class Tasks:
 
     def run(self, work: Awaitable[T]) -> T:
         """Run *work* to its end, as `run_all` does, in half the time."""
-        coroutine = work if type(work) is CoroutineType else _as_coroutine(work)
+        coroutine = _coroutine(work)
         ready: deque[Task] = deque()
         task, outer = Task(coroutine, ready), self.current
-        self.current = task
         stopped: BaseException | None = None
-        try:
-            while True:
-                try:
-                    try:
-                        if task.throw is None:
-                            awaited = coroutine.send(None)
-                        else:
-                            thrown, task.throw = task.throw, None
-                            awaited = coroutine.throw(thrown)
-                    except BaseException:
-                        task.over = True
-                        raise
+        while True:
+            try:
+                self.current = task
+                while True:
+                    if task.throw is None:
+                        awaited = coroutine.send(None)
+                    else:
+                        thrown, task.throw = task.throw, None
+                        awaited = coroutine.throw(thrown)
                     try:
                         if awaited.task is None and not task.expired:  # most often
                             awaited.task = task
@@ -97,20 +93,21 @@ class Tasks:
                         self._park(task, awaited)
                     while not ready:
                         self._pump()
-                except StopIteration as stop:
-                    if stopped is not None:
-                        raise stopped from None
-                    return stop.value  # type: ignore[no-any-return]
-                except BaseException as error:
-                    if task.over:
-                        raise
-                    if not isinstance(error, LinkLost):
-                        stopped = stopped or error
-                    if stopped or not ready:  # else it has an answer, and hears of the end by itself
-                        task.awaits, task.throw = None, error
+                    ready.clear()
+            except StopIteration as stop:
+                if stopped is not None:
+                    raise stopped from None
+                return stop.value  # type: ignore[no-any-return]
+            except BaseException as error:
+                if coroutine.cr_frame is None:  # it has ended, and by that
+                    raise
+                if not isinstance(error, LinkLost):
+                    stopped = stopped or error
+                if stopped or not ready:  # else it has an answer, and hears of the end by itself
+                    task.awaits, task.throw = None, error
                 ready.clear()
-        finally:
-            self.current = outer
+            finally:
+                self.current = outer
 
     def run_all(self, work: Iterable[Awaitable[Any]]) -> list[Task]:
         """Run all of *work* to its end.
@@ -119,39 +116,14 @@ class Tasks:
         in the end here: they may clean up as in any `finally`, and wait for that.
         """
         ready: deque[Task] = deque()
-        tasks = [Task(each if type(each) is CoroutineType else _as_coroutine(each), ready) for each in work]
+        tasks = [Task(_coroutine(each), ready) for each in work]
         ready.extend(tasks)
-        outer, left, pump = self.current, len(tasks), self._pump
+        outer, left = self.current, len(tasks)
         stopped: BaseException | None = None
         while left:
             try:
-                while ready:
-                    self.current = task = ready.popleft()
-                    try:
-                        if task.throw is None:
-                            awaited = task.coroutine.send(None)
-                        else:
-                            thrown, task.throw = task.throw, None
-                            awaited = task.coroutine.throw(thrown)
-                    except StopIteration as stop:
-                        task.over, task.value = True, stop.value
-                        left -= 1
-                    except BaseException as error:
-                        task.over, task.error = True, error
-                        if not isinstance(error, Exception):
-                            raise
-                        left -= 1
-                    else:
-                        try:
-                            if awaited.task is None and not task.expired:  # most often
-                                awaited.task = task
-                                task.awaits = awaited
-                            else:
-                                self._park(task, awaited)
-                        except AttributeError:
-                            self._park(task, awaited)
-                if left:
-                    pump()
+                self._run(ready, left)
+                left = 0
             except BaseException as error:
                 if not isinstance(error, LinkLost):
                     stopped = stopped or error
@@ -168,6 +140,41 @@ class Tasks:
             raise stopped
         return tasks
 
+    def _run(self, ready: deque[Task], left: int) -> None:
+        """Until *left* tasks have ended."""
+        pump = self._pump
+        while True:
+            while ready:
+                self.current = task = ready.popleft()
+                try:
+                    if task.throw is None:
+                        awaited = task.coroutine.send(None)
+                    else:
+                        thrown, task.throw = task.throw, None
+                        awaited = task.coroutine.throw(thrown)
+                except StopIteration as stop:
+                    task.over, task.value = True, stop.value
+                    left -= 1
+                except BaseException as error:
+                    if task.coroutine.cr_frame is not None:  # no: what interrupts all of them
+                        raise
+                    task.over, task.error = True, error
+                    if not isinstance(error, Exception):
+                        raise
+                    left -= 1
+                else:
+                    try:
+                        if awaited.task is None and not task.expired:  # most often
+                            awaited.task = task
+                            task.awaits = awaited
+                        else:
+                            self._park(task, awaited)
+                    except AttributeError:
+                        self._park(task, awaited)
+            if not left:
+                return
+            pump()
+
     def _park(self, task: Task, awaited: object) -> None:
         """*task* waits for *awaited*, unless its time was over while it ran."""
         if task.expired:
@@ -181,7 +188,11 @@ class Tasks:
             task.awaits = awaited
 
 
-async def _as_coroutine(work: Awaitable[T]) -> T:
+def _coroutine(work: Awaitable[T]) -> CoroutineType[Any, Any, T]:
+    return work if type(work) is CoroutineType else _wait(work)  # type: ignore[return-value]  # `async def` makes them
+
+
+async def _wait(work: Awaitable[T]) -> T:
     return await work
 
 
