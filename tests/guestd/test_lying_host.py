@@ -269,34 +269,6 @@ def test_a_folder_that_never_ends_is_noticed(tmp_path: Path) -> None:
         asyncio.run(LyingFolder(listing).copy(tmp_path, tmp_path / "target"))
 
 
-@CLIENTS
-async def test_a_host_that_does_not_answer_detach_is_left_all_the_same(
-    tmp_path: Path, client: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def nothing(guest: Guest[Any]) -> None:
-        pass
-
-    monkeypatch.setattr(f"guestd.clients.{'asynchronous' if client == 'asyncio' else 'blocking'}.DETACH_SECONDS", 0.05)
-    with lying(tmp_path, {numbers.DETACH: bytearray()}) as host:
-        await within(host.path, client, nothing)
-
-
-@CLIENTS
-async def test_a_guest_that_comes_back_to_a_host_that_says_nothing_gives_up(
-    tmp_path: Path, client: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def scenario(guest: Guest[Any]) -> None:
-        guest.patience = 0.1
-        host.mute = True
-        host.cut()
-        with pytest.raises(LinkLost, match="did not answer"):
-            await guest.call(0, numbers.NOP)
-
-    monkeypatch.setattr(f"guestd.clients.{'asynchronous' if client == 'asyncio' else 'blocking'}.WELCOME_SECONDS", 0.2)
-    with lying(tmp_path, {}) as host:
-        await within(host.path, client, scenario)
-
-
 async def test_a_flood_of_hints_makes_one_task_not_one_for_each(tmp_path: Path) -> None:
     asked = 0
 
