@@ -169,7 +169,7 @@ def test_lines_fit_the_terminal(columns: int) -> None:
     wide = CALL | {"guest": "客人" * 10, "device": "/" + "x" * 50, "args": ["漢" * 60]}
     from rich.cells import cell_len
 
-    least = 8 + 2 + 7 + 2 + 8 + 2 + 8 + 2 + 20  # below that lines break
+    least = 8 + 2 + 7 + 2 + 10 + 2 + 10 + 2 + 20  # below that lines break
     assert all(cell_len(printer.line(event)) <= max(columns, least) for event in (CALL, wide, CALL))
     assert printer.line(CALL).index("/disk") == printer.line(CALL | {"guest": "x"}).index("/disk")
 

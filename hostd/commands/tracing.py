@@ -133,7 +133,7 @@ class Printer:
         self._guest, self._device = max(self._guest, len(guest)), max(self._device, len(device))
 
     def _row(self, time: str, took: str, guest: str, device: str, what: str) -> str:
-        most = 8 if self._narrow else 16 if self.columns is not None else 64
+        most = 10 if self._narrow else 16 if self.columns is not None else 64
         names = (_fit(text, min(width, most)) for text, width in ((guest, self._guest), (device, self._device)))
         start = "  ".join((f"{time:>{8 if self._narrow else 12}}", f"{took:>{_TOOK}}", *names, ""))
         if self.columns is not None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from hcall.text import cut
+
 TEXT: Final = 64  # characters of a text
 BYTES: Final = 16  # of bytes, the first ones
 ITEMS: Final = 8  # of an array or a map
@@ -43,9 +45,7 @@ def _array(items: Sequence[object], levels: int) -> object:
 
 
 def _text(text: str) -> str:
-    if len(text) > TEXT:
-        text = f"{text[:TEXT]}..."
-    return text if text.isascii() else text.encode(errors="replace").decode()  # a model may have made up half a pair
+    return cut(text) if len(text) <= TEXT else f"{cut(text[:TEXT])}..."
 
 
 def _map(value: dict[object, object], levels: int) -> object:

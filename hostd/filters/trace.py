@@ -12,6 +12,7 @@ from hcall import numbers
 from hcall.clock import Clock
 from hcall.errors import Status
 from hcall.messages import Args
+from hcall.text import cut
 
 from ..calls.dispatch import Deferred, Dispatch, WireOrReady
 from ..calls.filters import Hint
@@ -98,10 +99,10 @@ class Trace:
 
     def _changed(self, what: int, node: Node, parent: Node) -> None:
         self._for.clear()  # of paths that may not come again
-        self.note(node.path, events.Device(_CHANGES[what], self.now, node.path, node.compatible))
+        self.note(node.path, events.Device(_CHANGES[what], self.now, node.path, tuple(map(cut, node.compatible))))
 
     def _came(self, what: Came, guest: Guest, why: str) -> None:
-        self.note(None, events.Guest(what.value, self.now, guest.name, why or None))
+        self.note(None, events.Guest(what.value, self.now, guest.name, cut(why) or None))
 
 
 class _Filter:
@@ -139,7 +140,7 @@ class _Filter:
         if isinstance(answer, tuple):
             status, value = answer
             call.seconds = micro(self._time() - begun)
-            call.status, call.answer = _STATUSES.get(status), brief(value)
+            call.status, call.answer = _STATUSES.get(status), _said(status, value)
             trace.note(device, call)
             return answer
         trace.note(device, call)
@@ -148,8 +149,8 @@ class _Filter:
     def _answered(self, call: events.Call, begun: float, status: int, value: object) -> None:
         now, trace = self._time(), self._trace
         answer = events.Answer(
-            micro(now - trace.began), call.id, call.guest, call.device, call.call, _STATUSES.get(status), brief(value),
-            micro(now - begun),
+            micro(now - trace.began), call.id, call.guest, call.device, call.call,
+            _STATUSES.get(status), _said(status, value), micro(now - begun),
         )  # fmt: skip
         trace.note(call.device, answer)
 
@@ -185,6 +186,11 @@ class _Late:
             answer(status, value)
 
         self._answer.then(noted)
+
+
+def _said(status: int, value: object) -> object:
+    """What an answer shows: its value in short, or the whole sentence of a failure."""
+    return cut(value) if status and type(value) is str else brief(value)
 
 
 def _sizes(areas: Any) -> tuple[int, int]:

@@ -64,5 +64,7 @@ def harmless(text: str, keep: str = "\n\t") -> str:
 
 
 def cut(text: str) -> str:
-    """*text*, as much as one string of the wire holds."""
-    return text if len(text) * 4 <= MAX_TEXT else text.encode(errors="replace")[:MAX_TEXT].decode(errors="ignore")
+    """*text*, as much as one string of the wire holds, with "?" for what UTF-8 has not: half of a surrogate pair."""
+    if text.isascii():
+        return text[:MAX_TEXT]
+    return text.encode(errors="replace")[:MAX_TEXT].decode(errors="ignore")

@@ -47,5 +47,6 @@ def test_what_is_cut_is_a_head_that_fits_the_wire(text: str) -> None:
     assert said == text or len((said + text[len(said)]).encode()) > MAX_TEXT
 
 
-def test_a_surrogate_is_cut_too() -> None:
+def test_a_surrogate_is_cut_too_or_said_otherwise() -> None:
     assert cut("x" * MAX_TEXT + "\udc80") == "x" * MAX_TEXT
+    assert cut("half \udc80") == "half ?"  # it is short, but no UTF-8

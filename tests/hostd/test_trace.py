@@ -313,6 +313,22 @@ async def test_whatever_a_guest_sends_is_a_line_of_json(bench: tuple[hostd.Host,
     assert shown[9] == [[0, 1, 2, 3, 4, 5, 6, 7, "..."]] and shown[11] == [0, 1, 2, 3, 4, 5, 6, 7, "..."]
 
 
+async def test_a_sentence_is_whole_and_what_a_model_says_at_the_end_of_a_guest_is_a_line_of_json(
+    bench: tuple[hostd.Host, ManualClock],
+) -> None:
+    host, _ = bench
+    async with attached(host) as guest:
+        with traced(host) as reader:
+            _, sentence = await guest.call(
+                numbers.FIND, 0, "no/such/path/and/a/rather/long/one/so/that/it/would/be/cut"
+            )
+            (ours,) = host.guests.by_token.values()
+            host.guests.end(ours, Status.RESET, "half a pair: \udc80")
+            call, end = reader.events
+    assert call["answer"] == sentence and len(sentence) > 64
+    assert (end["event"], end["why"]) == ("end", "half a pair: ?")
+
+
 async def test_a_guest_that_has_ended_is_let_go_of_while_the_trace_goes_on(host: hostd.Host) -> None:
     with traced(host):
         for _ in range(3):

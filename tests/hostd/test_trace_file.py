@@ -19,6 +19,7 @@ from hcall.clock import ManualClock
 from probe import PROBE, probe
 from raw import RNG, RawGuest, attached, settled
 
+import guestd
 import hostd
 from hostd import Machine
 from hostd.service.following import opened, recorded
@@ -109,6 +110,21 @@ async def test_a_full_disk_ends_the_trace_and_nothing_else(tmp_path: Path, caplo
             await guest.core(numbers.NOP)
         await busy(guest, 50)
     assert caplog.text.count("the trace ends, /dev/full cannot be written: No space left on device") == 1
+
+
+async def test_a_guest_of_another_life_of_the_host_is_seen_too(tmp_path: Path) -> None:
+    file = tmp_path / "trace"
+    async with served(tmp_path) as old, guestd.attach(old.socket, name="survivor") as guest:
+        await old.drain()
+        machine = Machine(devices=(RNG, PROBE))
+        async with running(machine, tmp_path / "new", saved=old.save(), trace=file) as (host, _):
+            host.socket.rename(old.socket)
+            for link in list(old.guests.links):
+                link.abort()
+            await guest.nop()
+            assert guest.resumed == 1
+    told = [(event["event"], event.get("call")) for event in read(file) if event.get("guest") == "survivor"]
+    assert told[:2] == [("resume", None), ("call", "NOP")]
 
 
 def test_what_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
