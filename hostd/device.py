@@ -30,6 +30,7 @@ __all__ = [
     "Config",
     "Data",
     "Device",
+    "Ender",
     "Feature",
     "Irq",
     "Later",
@@ -140,9 +141,12 @@ class Device:
         """Whether a driver has set the device up: only then an interrupt reaches somebody."""
         return self.site.in_use
 
-    def ender(self) -> Ender:
-        """What ends the sessions of the guests that have the device open now: a watchdog resets its guest, say."""
-        return self.site.ender()
+    def ender(self, guests: Iterable[int] | None = None) -> Ender:
+        """What ends the sessions of the guests that have the device open now: a watchdog resets its guest, say.
+
+        *guests* are those of one that was saved, `Ender.guests`.
+        """
+        return self.site.ender(guests)
 
     def complain(self, text: str) -> None:
         """*text*, about this device, is for the log: once, and then a count, however often a guest makes it happen."""

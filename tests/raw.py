@@ -260,13 +260,10 @@ def plugged(device: Device, path: str = "/device", clock: Clock | None = None) -
 class Nobody:
     """The owner of an account who hears of nothing."""
 
-    name, sees = "nobody", None
+    name, number, sees = "nobody", 0, None
 
     def __init__(self) -> None:
         self.complaints = Complaints("nobody", ManualClock())
-
-    def expel(self, text: str) -> None:
-        """It has no session."""
 
     def hint(self, tag: int, vector: int, count: int) -> None:
         """It takes no interrupt."""

@@ -35,8 +35,8 @@ class Owner(Protocol):
         """What went wrong for it that no device did."""
 
     @property
-    def expel(self) -> Callable[[str], None]:
-        """Ends its session, with a sentence; may be kept long after that, and compares equal for one guest."""
+    def number(self) -> int:
+        """No other guest of the host has it, however long this one is gone."""
 
     def hint(self, tag: int, vector: int, count: int) -> None:
         """Tell it of an interrupt."""
@@ -64,9 +64,9 @@ class Account:
         self.watched: dict[int, Vectors] = {}  # by node handle: changes among its children
 
     @property
-    def expel(self) -> Callable[[str], None]:
-        """Ends the guest's session, with a sentence."""
-        return self.owner.expel
+    def number(self) -> int:
+        """The guest's."""
+        return self.owner.number
 
     @property
     def name(self) -> str:

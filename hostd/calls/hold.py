@@ -24,8 +24,8 @@ class Keeper(Protocol):
         """The guest's, for people."""
 
     @property
-    def expel(self) -> Callable[[str], None]:
-        """Ends the guest's session, with a sentence."""
+    def number(self) -> int:
+        """The guest's, which no other has."""
 
     def hint(self, tag: int, vector: int, count: int) -> None:
         """Tell the guest of an interrupt."""
@@ -50,9 +50,9 @@ class Hold:
         plugged.holds.append(self)
 
     @property
-    def expel(self) -> Callable[[str], None]:
-        """Ends the guest's session, with a sentence."""
-        return self._keeper.expel
+    def guest(self) -> int:
+        """The number of its guest."""
+        return self._keeper.number
 
     def complain(self, number: int, error: BaseException, *, is_expected: bool = False) -> None:
         """See `Caller`."""

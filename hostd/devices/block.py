@@ -18,7 +18,7 @@ from typing import TypeAlias
 from hcall.errors import BadArgument, IoError, ReadOnly
 
 from hostd.backings.parts.filesystem import TMPFS, filesystem
-from hostd.device import Config, Data, Device, Feature, Irq, Later, Property, Room, call
+from hostd.device import Config, Data, Device, Feature, Irq, Later, Property, Room, Saved, State, call
 
 _SECTOR = 512
 _READ_NOW = 1 << 20  # bytes: copied in 85 us; more would hold up the other guests
@@ -55,6 +55,7 @@ class Block(Device):
     sector_size = Property(int)
     RO, FLUSH, DISCARD, WRITE_ZEROES = Feature(5), Feature(9), Feature(13), Feature(14)  # virtio 1.2, 5.2.3
     resized = Irq()
+    _failed = State(bool, kept=True)  # a flush
     _fd = -1
 
     def start(self) -> None:
@@ -75,7 +76,6 @@ class Block(Device):
         self.sector_size = _SECTOR
         self.capacity = self._size()
         self._now: int | None = os.RWF_NOWAIT
-        self._failed = False
         self._flushing = threading.Lock()
         writing = self.FLUSH.mask | self.DISCARD.mask | self.WRITE_ZEROES.mask
         self.offered &= ~(writing if self.read_only else self.RO.mask)
@@ -84,6 +84,13 @@ class Block(Device):
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def save(self) -> Saved:
+        return {**super().save(), "capacity": self.capacity}
+
+    def load(self, saved: Saved) -> None:
+        super().load(saved)
+        self.capacity = saved["capacity"]  # as the guest knows it: what has changed meanwhile, `tick` tells
 
     def tick(self) -> None:
         """Whoever owns the image may make it longer or shorter."""

@@ -15,7 +15,7 @@ from hcall.formats.keycodes import AXES, BUTTONS, KEYS, LEDS, WHEEL_NOTCH, typed
 from hostd.backings.named import AnyBacking
 from hostd.backings.parts.event_queue import EventQueue
 from hostd.backings.recording import Recording
-from hostd.device import Config, Device, Irq, Property, Room, action, call
+from hostd.device import Config, Device, Irq, Property, Room, Saved, State, action, call
 
 _TYPED: Final = typed()
 
@@ -54,34 +54,34 @@ class Hid(Device):
     timed = Config(bool, True, help="the replay takes as long as the recording; false: as fast as the guest reads")
     endpoint = Property(str)
     rx_ready = Irq()
+    _queue = State(EventQueue)
+    _played = State(int)  # packets of the recording
+    _lit = State(set[int], kept=True)  # a reset switches them off
+    _changed = State(set[int], kept=True)  # LEDs that the backing has not been told of
+    _unsent, _gone = State(bytes, kept=True), State(bool, kept=True)
+    _arriving, _quiet = State(evdev.Packets, kept=True), State(bool, kept=True)
+    _held = State(set[int], kept=True)  # keys that the backing's peer holds down
 
     def start(self) -> None:
         self._recording = Recording(self.replay)
         self._next: Packet | None = None  # of the recording
         self._cancel: Callable[[], object] | None = None  # the timer until that is due
-        self._lit: set[int] = set()
-        self._changed: set[int] = set()  # LEDs that the backing has not been told of
-        self._unsent = b""
-        self._gone = False
-        self._arriving, self._quiet = evdev.Packets(), False
-        self._held: set[int] = set()  # keys that the backing's peer holds down
-        self._clear()
         self.events.start(self)
         self.endpoint = self.events.endpoint
 
     def stop(self) -> None:
-        self._clear()
+        self._forget()
         self._recording.close()
         self.events.stop()
 
     def ready(self) -> None:
         self._next = self._recording.rewind()
-        self._due = self.clock.time()
+        self._played, self._due = 0, self.clock.time()
         self._play()
 
     def reset(self) -> None:
         """All keys up, all LEDs off; the backing is told.  One that is gone gets another chance."""
-        self._clear()
+        self._forget()
         if self._gone:
             self._gone = False
             self.events.reset()
@@ -97,8 +97,23 @@ class Hid(Device):
             self._arriving = evdev.Packets()
         self._quiet = True
 
-    def _clear(self) -> None:
-        self._queue = EventQueue()
+    def save(self) -> Saved:
+        due = None if self._next is None else self._due - self.clock.time()
+        return {**super().save(), "due": due}
+
+    def load(self, saved: Saved) -> None:
+        super().load(saved)
+        if saved["due"] is not None:
+            self._next = self._recording.rewind()
+            for _ in range(self._played):
+                self._next = self._recording.next()
+            self._due = self.clock.time() + saved["due"]
+            if self.timed:
+                self._cancel = self.clock.call_later(max(0.0, saved["due"]), self._play).cancel
+        self.transmit()
+
+    def _forget(self) -> None:
+        """The recording."""
         self._next = None
         if self._cancel is not None:
             self._cancel()
@@ -129,6 +144,7 @@ class Hid(Device):
             if not self.timed and self._queue.room <= len(self._next.events):
                 return  # `read` goes on
             packet, self._next = self._next, self._recording.next()
+            self._played += 1
             self._put(packet, merge=self.timed)
             if self._next is not None:
                 self._due += max(self._next.at - packet.at, 0) / 1_000_000

@@ -13,7 +13,7 @@ from hcall.formats import frames
 
 from hostd.backings.parts.switch import Switch
 from hostd.backings.tap import Tap, TapName
-from hostd.device import Config, Data, Device, Irq, Property, Room, action, call
+from hostd.device import Config, Data, Device, Irq, Property, Room, Saved, State, action, call
 
 _QUEUE = 8 << 20  # bytes that wait for a guest to read them
 _WARM = 16 << 20  # bytes, see `start`
@@ -42,18 +42,23 @@ class Net(Device):
     max_frame_size = Property(int)  # bytes: the MTU, a header and a VLAN tag
     link_up = Property(bool)
     rx_ready, link_changed = Irq(), Irq()
+    _driven = State(bool)
+    _queue = State(deque[bytes])
+    _done = State(int)  # bytes of the first one that were read
+    _waiting = State(int)  # bytes, of all
+    _received, _received_bytes, _dropped = State(int), State(int), State(int)
+    _sent, _sent_bytes, _lost = State(int), State(int), State(int)
 
     def start(self) -> None:
         self.mac_address = frames.format_mac(self.mac or _local_address(self.site.random(6)))
         self.max_frame_size = self.mtu + frames.OVERHEAD
-        self.link_up, self._driven = True, False
+        self.link_up = True
         switch: Switch = self.common.setdefault(("switch", self.switch), Switch(self.clock))
         self._tap = Tap(self.tap, switch) if self.tap else None
         self._port = switch.join(self._deliver)
         # malloc gives freed memory back to the kernel beyond twice the largest block that it has ever mapped and freed
         # (mallopt(3), M_MMAP_THRESHOLD).  To fault a batch in again takes longer than to copy it thrice.
         bytes(_WARM)
-        self.reset()
 
     def stop(self) -> None:
         self._port.leave()
@@ -65,11 +70,15 @@ class Net(Device):
         self._port.up = self.link_up
 
     def reset(self) -> None:
-        self._port.up = self._driven = False
-        self._queue: deque[bytes] = deque()
-        self._done = 0  # bytes of the first one that were read
-        self._waiting = 0  # bytes, of all
-        self._received = self._received_bytes = self._dropped = self._sent = self._sent_bytes = self._lost = 0
+        self._port.up = False
+
+    def save(self) -> Saved:
+        return {**super().save(), "mac": self.mac_address, "link_up": self.link_up}
+
+    def load(self, saved: Saved) -> None:
+        super().load(saved)
+        self.mac_address, self.link_up = saved["mac"], saved["link_up"]
+        self._port.up = self.link_up and self._driven
 
     def write(self, data: Data, at: int) -> int:
         """Send a batch, all of it.  Errors: BadArgument for a wrong length in it, and nothing of it is sent."""

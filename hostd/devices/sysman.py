@@ -32,7 +32,7 @@ from hcall.formats.sysmgmt import (
     messages,
 )
 
-from hostd.device import Config, Property, State, action, call
+from hostd.device import Config, Property, Saved, State, action, call
 from hostd.stream import Stream
 
 _BUTTONS: Final = {
@@ -87,12 +87,13 @@ class Sysman(Stream):
     _next = State(int, None)  # operation
     _commanded = State(_Order, None)
     _lights = State(dict[str, str], dict.fromkeys(_LEDS, _STATES[0]))
-    _pressed = State(dict[str, float], kept=True)  # since when
     _hot = State(set[int], kept=True)
 
     def start(self) -> None:
         super().start()
         self._began = self.clock.time()
+        self._pressed: dict[str, float] = {}  # since when
+        self._end = self.ender()
         self._show_lights()
 
     def ready(self) -> None:
@@ -100,6 +101,19 @@ class Sysman(Stream):
         self._end = self.ender()
 
     def reset(self) -> None:
+        self._show_lights()
+
+    def save(self) -> Saved:
+        now = self.clock.time()
+        pressed = {button: now - since for button, since in self._pressed.items()}
+        return {**super().save(), "age": now - self._began, "pressed": pressed, "guests": list(self._end.guests)}
+
+    def load(self, saved: Saved) -> None:
+        super().load(saved)
+        now = self.clock.time()
+        self._began = now - saved["age"]
+        self._pressed = {button: now - seconds for button, seconds in saved["pressed"].items()}
+        self._end = self.ender(saved["guests"])
         self._show_lights()
 
     def _show_lights(self) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 
 from hcall.errors import BadArgument, NotAllowed
 
-from hostd.device import Config, Data, Device, Irq, Property, call
+from hostd.device import Config, Data, Device, Ender, Irq, Property, Saved, State, call
 
 # linux/watchdog.h
 CARDRESET: Final = 0x0020
@@ -34,6 +34,8 @@ class Watchdog(Device):
     identity = Property(str)
     options = Property(int)  # what it can do: flags of linux/watchdog.h
     pretimeout = Irq()
+    _fired = State(bool, kept=True)  # since a guest opened it last
+    _boot_status = State(int, kept=True)
 
     def check_keys(self) -> None:
         if not 0 < self.min_timeout <= self.timeout <= self.max_timeout:
@@ -42,10 +44,8 @@ class Watchdog(Device):
     def start(self) -> None:
         self.identity = "hostd watchdog"
         self.options = CARDRESET | SETTIMEOUT | MAGICCLOSE | PRETIMEOUT | KEEPALIVEPING
-        self._fired = False  # since a guest opened it last
-        self._boot_status = 0
         self._running: _Countdown | None = None  # of the guest that has the device open
-        self._left: dict[Callable[[str], None], _Countdown] = {}  # by `expel`: closed, and still running
+        self._left: dict[Ender, _Countdown] = {}  # by `expel`: closed, and still running
 
     def ready(self) -> None:
         expel = self.ender()  # the same for every handle of one guest, so it stands for it
@@ -68,6 +68,17 @@ class Watchdog(Device):
         self._left[running.expel] = running
         if len(self._left) > _LEFT:
             next(iter(self._left.values())).expire()
+
+    def save(self) -> Saved:
+        left = [countdown.save() for countdown in self._left.values()]
+        return {**super().save(), "running": self._running and self._running.save(), "left": left}
+
+    def load(self, saved: Saved) -> None:
+        super().load(saved)
+        if saved["running"] is not None:
+            self._running = _Countdown.load(self, saved["running"])
+        for countdown in (_Countdown.load(self, each) for each in saved["left"]):
+            self._left[countdown.expel] = countdown
 
     def stop(self) -> None:
         for countdown in [*self._left.values(), *filter(None, [self._running])]:
@@ -148,12 +159,31 @@ class Watchdog(Device):
 class _Countdown:
     """What runs for one guest, whose session *expel* ends."""
 
-    def __init__(self, device: Watchdog, expel: Callable[[str], None]) -> None:
+    def __init__(self, device: Watchdog, expel: Ender) -> None:
         self.expel, self.timeout, self.pretimeout = expel, device.timeout, 0
         self.is_magic = self.is_over = False
         self._device = device
         self._cancels: list[Callable[[], None]] = []  # of the timers
         self.ping()
+
+    def save(self) -> Saved:
+        """What `load` needs; no deadline means anything to another clock."""
+        return {
+            "guests": list(self.expel.guests), "timeout": self.timeout, "pretimeout": self.pretimeout,
+            "magic": self.is_magic, "over": self.is_over, "left": self.left,
+        }  # fmt: skip
+
+    @classmethod
+    def load(cls, device: Watchdog, saved: Saved) -> "_Countdown":
+        """Count on."""
+        countdown = cls(device, device.ender(saved["guests"]))
+        countdown.timeout, countdown.pretimeout = saved["timeout"], saved["pretimeout"]
+        countdown.is_magic = saved["magic"]
+        countdown._deadline = device.clock.time() + saved["left"]
+        countdown.arm()
+        if saved["over"]:
+            countdown.stop()
+        return countdown
 
     @property
     def left(self) -> float:

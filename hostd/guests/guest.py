@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
-from weakref import ref
 
 from hcall.clock import Clock
 from hcall.errors import Status
@@ -35,15 +34,15 @@ class Guest:
     """The owner of an account, whose lanes take turns."""
 
     __slots__ = ("__weakref__", "_filters", "_time", "_waiting", "_way_in", "account", "acknowledge", "complaints",
-                 "dispatch", "expel", "hint", "identity", "lane", "name", "sees", "token", "uid")  # fmt: skip
+                 "dispatch", "hint", "identity", "lane", "name", "number", "sees", "token", "uid")  # fmt: skip
 
-    def __init__(self, name: str, token: bytes, uid: int, session: HostSession, tree: Tree, limits: Limits,
-                 expel: Callable[[ref[Guest], str], None], clock: Clock) -> None:  # fmt: skip
-        """*expel*(guest, text) ends its session, for a device that resets it, and may keep that long after its end."""
+    def __init__(self, number: int, name: str, token: bytes, uid: int, session: HostSession, tree: Tree, limits: Limits,
+                 clock: Clock) -> None:  # fmt: skip
+        """No other guest of the host, in all its lives, has the *number*."""
+        self.number = number
         self.name = "".join(letter if letter.isprintable() else "?" for letter in name)  # it goes to terminals
         self.token, self.uid, self._time = token, uid, clock.time
         self.identity: set[Identity] = set()  # the memory of its HELLO
-        self.expel = partial(expel, ref(self))
         self.sees: Callable[[str], bool] | None = None
         self.complaints = Complaints(f"guest {self.name!r}", clock)
         self.account = Account(tree, limits, self)
@@ -60,18 +59,17 @@ class Guest:
     def save(self) -> Saved:
         """What `restore` needs, when no call is under way."""
         return {
-            "version": 1, "name": self.name, "token": self.token, "uid": self.uid,
+            "version": 1, "number": self.number, "name": self.name, "token": self.token, "uid": self.uid,
             "identity": [list(each) for each in self.identity], "session": self.lane.session.save(),
             "account": self.account.save(),
         }  # fmt: skip
 
     @classmethod
-    def restore(cls, saved: Saved, tree: Tree, limits: Limits, expel: Callable[[ref[Guest], str], None],
-                clock: Clock) -> Guest:  # fmt: skip
+    def restore(cls, saved: Saved, tree: Tree, limits: Limits, clock: Clock) -> Guest:
         """The guest as it was, without a link and its memory, which it brings again.  Raises ValueError."""
         check(saved, 1)
         session = HostSession.restore(saved["session"])
-        guest = cls(saved["name"], saved["token"], saved["uid"], session, tree, limits, expel, clock)
+        guest = cls(saved["number"], saved["name"], saved["token"], saved["uid"], session, tree, limits, clock)
         guest.identity = {tuple(each) for each in saved["identity"]}
         guest.account.restore(saved["account"])
         guest.lane.lost_at = clock.time()

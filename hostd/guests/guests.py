@@ -9,12 +9,11 @@ import logging
 import socket
 from collections.abc import Callable
 from typing import Final, NamedTuple, TypeAlias
-from weakref import ref
 
 from hcall.clock import Clock, timeout
 from hcall.errors import Busy, NotAllowed, Status
 from hcall.messages import Hello
-from hcall.saved import Saved
+from hcall.saved import Saved, check
 from hcall.session.host import HostSession
 from hcall.text import cut
 
@@ -65,6 +64,7 @@ class Guests:
         self.tree, self.limits, self.clock, self.epoch = tree, limits, clock, epoch
         self.loop = asyncio.get_running_loop()
         self.by_token: dict[bytes, Guest] = {}
+        self._last = 0  # number of a guest
         self.links: set[Link] = set()
         self.greetings: set[Greeting] = set()
         self.changed = asyncio.Event()  # somebody came or went
@@ -115,7 +115,8 @@ class Guests:
             return guest, True
         if len(self.by_token) >= self.limits.guests:
             raise Busy(f"this host serves at most {self.limits.guests} guests")
-        guest = Guest(hello.name, hello.token, uid, session, self.tree, self.limits, self._expel, self.clock)
+        guest = Guest(self._last + 1, hello.name, hello.token, uid, session, self.tree, self.limits, self.clock)
+        self._last += 1
         self._lend(guest, hello, fds)
         guest.identity = guest.account.memory.identity
         for put in self._put:
@@ -142,14 +143,16 @@ class Guests:
             memory.regions.clear()  # see Guest.end
             raise
 
-    def save(self) -> list[Saved]:
+    def save(self) -> Saved:
         """What `restore` needs, when no call is under way."""
-        return [guest.save() for guest in self.by_token.values()]
+        return {"version": 1, "last": self._last, "guests": [guest.save() for guest in self.by_token.values()]}
 
-    def restore(self, saved: list[Saved]) -> None:
+    def restore(self, saved: Saved) -> None:
         """The guests of another life of the host are away, and may come back.  Raises ValueError."""
-        for each in saved:
-            guest = Guest.restore(each, self.tree, self.limits, self._expel, self.clock)
+        check(saved, 1)
+        self._last = saved["last"]
+        for each in saved["guests"]:
+            guest = Guest.restore(each, self.tree, self.limits, self.clock)
             self.by_token[guest.token] = guest
             for put in self._put:
                 put.on(guest)
@@ -208,10 +211,9 @@ class Guests:
         self._tell(Came.ENDED, guest, text)
         self.changed.set()
 
-    def _expel(self, reference: ref[Guest], text: str) -> None:
-        """A device wants a guest reset: soon, since a call of it may be under way."""
-        guest = reference()
-        if guest is not None and self.by_token.get(guest.token) is guest:  # else it has gone before
+    def expel(self, number: int, text: str) -> None:
+        """A device wants a guest reset: soon, since a call of it may be under way.  It may be long gone."""
+        for guest in [guest for guest in self.by_token.values() if guest.number == number]:
             log.warning("guest %r is reset: %s", guest.name, text)
             self.loop.call_soon(self.end, guest, Status.RESET, text)
 

@@ -88,7 +88,8 @@ class Host:
         try:
             self.tree.check(spec.path)
             path = f"/{spec.path}"
-            plugged = Plugged(self._made(spec), path, self.clock, self.identity.source(path), self._common)
+            random, expel = self.identity.source(path), self.guests.expel
+            plugged = Plugged(self._made(spec), path, self.clock, random, self._common, expel)
             plugged.start()
         except (OSError, ValueError) as error:
             busy = isinstance(error, InUse) or (isinstance(error, OSError) and error.errno == errno.EBUSY)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
@@ -12,14 +12,18 @@ from hcall.clock import Clock
 
 @dataclass(frozen=True)
 class Ender:
-    """Ends sessions of guests, now or when these have closed the device; two for the same guests are equal."""
+    """Ends sessions of guests, now or when these have closed the device; two for the same guests are equal.
 
-    expels: tuple[Callable[[str], None], ...]
+    `guests` are their numbers, which can be saved: another life of the host has the same guests.
+    """
+
+    guests: tuple[int, ...]
+    expel: Callable[[int, str], None] = field(compare=False, repr=False)
 
     def __call__(self, text: str) -> None:
         """End them, with a sentence to each."""
-        for expel in self.expels:
-            expel(text)
+        for guest in self.guests:
+            self.expel(guest, text)
 
 
 class Site(Protocol):
@@ -46,8 +50,8 @@ class Site(Protocol):
     def signal(self, vector: int) -> None:
         """Raise an interrupt on every handle that is set up."""
 
-    def ender(self) -> Ender:
-        """What ends the sessions of the guests that have the device open now."""
+    def ender(self, guests: Iterable[int] | None = None) -> Ender:
+        """What ends the sessions of those *guests*, or of those that have the device open now."""
 
     def complain(self, text: str) -> None:
         """*text*, about this device, is for the log: once, and then a count."""
@@ -73,9 +77,13 @@ class Nowhere:
     def signal(self, vector: int) -> None:
         """Nobody is there."""
 
-    def ender(self) -> Ender:
+    def ender(self, guests: Iterable[int] | None = None) -> Ender:
         """Ends nobody's session."""
-        return Ender(())
+        return Ender((), _nobody)
 
     def complain(self, text: str) -> None:
         """Nobody hears it."""
+
+
+def _nobody(guest: int, text: str) -> None:
+    """There are no guests."""

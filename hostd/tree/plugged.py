@@ -9,7 +9,7 @@ import contextlib
 import functools
 import logging
 import operator
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import cached_property, partial
 from typing import Any, Final, Protocol, TypeVar
 from weakref import WeakValueDictionary
@@ -55,8 +55,8 @@ class Holder(Protocol):
     pending: set[Any]  # of Waiting
 
     @property
-    def expel(self) -> Callable[[str], None]:
-        """Ends the guest's session, with a sentence."""
+    def guest(self) -> int:
+        """The guest's number, which no other has."""
 
     def close(self, then: Callable[[], None] | None = None) -> object:
         """Give the device back."""
@@ -71,9 +71,13 @@ class Plugged:
     def __init__(
         self, device: Device, path: str, clock: Clock, random: Callable[[int], bytes],
         common: WeakValueDictionary[Hashable, Any] | None = None,
+        expel: Callable[[int, str], None] = lambda guest, text: None,
     ) -> None:  # fmt: skip
-        """*path* begins with a slash, *random*(count) is chance; *common* is what the devices of one host share."""
-        self.device, self.path, self.random = device, path, random
+        """*path* begins with a slash, *random*(count) is chance; *common* is what the devices of one host share.
+
+        *expel*(guest, text) ends the session of the guest with that number, if it is still there.
+        """
+        self.device, self.path, self.random, self._expel = device, path, random, expel
         self.clock: Clock = _ModelClock(clock, self)
         self.common: WeakValueDictionary[Hashable, Any] = WeakValueDictionary() if common is None else common
         self.class_id = 0  # the tree gives one
@@ -100,9 +104,10 @@ class Plugged:
         for vectors in self.live:
             vectors.fire(vector)
 
-    def ender(self) -> Ender:
-        """What ends the sessions of the guests that have the device open now."""
-        return Ender(tuple(hold.expel for hold in self.holds))
+    def ender(self, guests: Iterable[int] | None = None) -> Ender:
+        """What ends the sessions of those *guests*, or of those that have the device open now."""
+        found = {hold.guest for hold in self.holds} if guests is None else guests
+        return Ender(tuple(sorted(found)), self._expel)
 
     def complain(self, text: str) -> None:
         """*text*, about this device, is for the log: once, and then a count."""

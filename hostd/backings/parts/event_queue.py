@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass, field
 from typing import Final
 
 from hcall.errors import BadArgument, WouldBlock
@@ -11,6 +12,7 @@ from hcall.formats.input import DROPPED, EV_KEY, EV_MSC, EV_REL, INT32, REPEATED
 QUEUE: Final = 4096  # events, each SYN_REPORT counted
 
 
+@dataclass
 class EventQueue:
     """What the guest has not read yet, and the keys that are down: as of now, and as the guest knows them.
 
@@ -18,12 +20,11 @@ class EventQueue:
     SYN_DROPPED, as the kernel's does (drivers/input/evdev.c): then the guest knows no key, and asks.
     """
 
-    def __init__(self) -> None:
-        self.known: set[int] = set()  # keys that are down after what the guest has read
-        self._down: set[int] = set()  # after all that came
-        self._packets: deque[Packet] = deque()
-        self._events = 0
-        self._lost: tuple[int, frozenset[int]] | None = None  # since when, and what was down then
+    known: set[int] = field(default_factory=set)  # keys that are down after what the guest has read
+    _down: set[int] = field(default_factory=set)  # after all that came
+    _packets: deque[Packet] = field(default_factory=deque)
+    _events: int = 0
+    _lost: tuple[int, frozenset[int]] | None = None  # since when, and what was down then
 
     @property
     def room(self) -> int:

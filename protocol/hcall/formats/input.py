@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 # linux/input-event-codes.h: types, and some codes; the names of keys are in keycodes.py.
@@ -64,13 +65,13 @@ class Packet(NamedTuple):
             raise ValueError(f"no event of evdev: {error}") from None
 
 
+@dataclass
 class Packets:
     """Makes packets of a stream of records, however it was cut."""
 
-    def __init__(self) -> None:
-        self._rest = b""  # of a record
-        self._events: list[Event] = []
-        self._dropping = False
+    _rest: bytes = b""  # of a record
+    _events: list[Event] = field(default_factory=list)
+    _dropping: bool = False
 
     def feed(self, data: bytes) -> list[Packet]:
         """The packets that *data* completes.
