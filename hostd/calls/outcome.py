@@ -10,10 +10,10 @@ from typing import Any, Final, Protocol
 
 import msgspec
 from hcall.errors import HcallError, IoError, LinkLost, NoSpace, NotAllowed, ReadOnly, Status
-from hcall.text import cut
+from hcall.text import cut, reason
 
 from ..model.areas import InlineRoom
-from ..model.blame import Misbehaved, blame
+from ..model.blame import Misbehaved, blame, number_of
 from ..model.handlers import type_name
 
 OK: Final = int(Status.OK)
@@ -75,13 +75,13 @@ def failed(error: BaseException, room: Any, data: Any, caller: Caller, number: i
         if area is not None and type(area) is not InlineRoom:
             with contextlib.suppress(BufferError):  # the model kept a piece: that is its failure, and no other's
                 area.release()
-    if isinstance(error, OSError):
-        caller.complain(number, error, is_expected=True)
-        return _OS_ERRORS.get(error.errno, IoError).status, cut(error.strerror or "the backing failed")
     if isinstance(error, HcallError) and not isinstance(error, LinkLost):  # which is a guest's own word
         try:
             return type(error).status, cut(str(error))
-        except Exception as mistake:  # of a class of the model's own
+        except BaseException as mistake:  # of a class of the model's own
             error = mistake
+    elif isinstance(error, OSError):
+        caller.complain(number, error, is_expected=True)
+        return _OS_ERRORS.get(number_of(error), IoError).status, cut(reason(error) or "the backing failed")
     caller.complain(number, error)
     return Status.INTERNAL, blame(error)

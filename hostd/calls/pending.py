@@ -55,7 +55,7 @@ class Pending:
 
     def _settle(self, outcome: object) -> None:
         try:
-            if isinstance(outcome, Exception):
+            if isinstance(outcome, BaseException):
                 raise outcome
             answer = finished(outcome, self._room, self._data, self._expected)
         except BaseException as error:  # an Overrun, if the model is what gives the answer

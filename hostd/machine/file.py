@@ -25,7 +25,7 @@ from typing import Any
 import msgspec
 from hcall.programs.mistakes import BadConfiguration, InUse
 from hcall.programs.plugins import PluginError
-from hcall.text import MAX_TEXT, suggest
+from hcall.text import MAX_TEXT, named, sentence, suggest
 
 from ..calls.limits import FILE_BOUNDS, Limits
 from ..device import Config, Device
@@ -62,11 +62,11 @@ class DeviceSpec:
             vars(device).update(defaults | copy.deepcopy(self.config))
             device.check_keys()
         except ValueError as error:
-            raise ValueError(str(error) or "the model does not take these keys") from None
+            raise ValueError(sentence(error) or "the model does not take these keys") from None
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a model may do anything: sys.exit(), too
-            raise ValueError(f"the model failed in check_keys(): {type(error).__name__}: {error}") from error
+            raise ValueError(f"the model failed in check_keys(): {named(error)}") from error
 
     def make(self) -> Device:
         """The device, not started.  Raises ValueError for keys that do not go together."""
@@ -203,11 +203,11 @@ class _Checker:
             try:
                 config[key] = declared.convert(table.get(key, declared.default), self._folder)
             except ValueError as error:
-                self.wrong(f"{place}.{key}", str(error) or "the model cannot read it")
+                self.wrong(f"{place}.{key}", sentence(error) or "the model cannot read it")
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # of the model's own parse, which may do anything: sys.exit(), too
-                self.wrong(f"{place}.{key}", f"the model cannot read it: {type(error).__name__}: {error}")
+                self.wrong(f"{place}.{key}", f"the model cannot read it: {named(error)}")
         if len(self.mistakes) > before:
             return None
         spec = DeviceSpec(path, model, device, config, table, self._folder)

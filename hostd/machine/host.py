@@ -17,12 +17,13 @@ from hcall.errors import BadArgument, Busy, Internal, NoMatch
 from hcall.programs.command import explain
 from hcall.programs.mistakes import InUse
 from hcall.saved import Saved, check
+from hcall.text import named
 
 from ..calls.limits import Limits
 from ..device import Device
 from ..filters.trace import Trace
 from ..guests.guests import Guests
-from ..model.blame import Misbehaved
+from ..model.blame import Misbehaved, number_of
 from ..tree.node import Node
 from ..tree.plugged import Plugged
 from ..tree.tree import Tree
@@ -92,11 +93,10 @@ class Host:
             plugged = Plugged(self._made(spec), path, self.clock, random, self._common, expel)
             plugged.start()
         except (OSError, ValueError) as error:
-            busy = isinstance(error, InUse) or (isinstance(error, OSError) and error.errno == errno.EBUSY)
+            busy = isinstance(error, InUse) or number_of(error) == errno.EBUSY
             raise (DeviceInUse if busy else MachineError)([f"{where}: {explain(error)[0]}"]) from error
         except Internal as error:  # logged where it was
-            cause = error.__cause__
-            raise MachineError([f"{where}: the model failed to start: {type(cause).__name__}: {cause}"]) from error
+            raise MachineError([f"{where}: the model failed to start: {named(error.__cause__ or error)}"]) from error
         node = self.tree.plug(spec.path, plugged)
         self._specs[node.handle] = spec
         self._notify()

@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 from hcall.clock import timeout
 from hcall.errors import NoMatch
+from hcall.text import named
 
 from ..tree.node import Node
 from .file import DeviceSpec, Machine, MachineError
@@ -84,7 +85,7 @@ class Reloads:
                 failed = error.lines
                 raise
             except Exception as error:
-                failed = [f"{type(error).__name__}: {error}"]
+                failed = [named(error)]
                 log.exception("a reload failed")
                 raise
             finally:

@@ -8,6 +8,8 @@ import typing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from hcall.text import named, sentence
+
 from .declared import Declared
 
 T = TypeVar("T")
@@ -80,7 +82,7 @@ class Config(Declared[T]):
             if not self.required:
                 self.convert(self.default, Path())
         except Exception as error:  # of the author's own parse
-            return f"its default {error if isinstance(error, ValueError) else f'{type(error).__name__}: {error}'}"
+            return f"its default {sentence(error) if isinstance(error, ValueError) else named(error)}"
         return None
 
     def _can_have(self, bounds: object) -> bool:
@@ -100,7 +102,7 @@ class Config(Declared[T]):
             try:
                 items.append(self._convert(self.item, each, folder))
             except ValueError as error:
-                raise ValueError(f"item {n} of it {error}") from None
+                raise ValueError(f"item {n} of it {sentence(error) or 'cannot be read'}") from None
         return typing.cast(T, items)
 
     def _convert(self, kind: Any, value: object, folder: Path) -> object:

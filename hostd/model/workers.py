@@ -35,7 +35,7 @@ class Workers:
             if error is None:
                 later.done(future.result())
             else:
-                later.fail(error if isinstance(error, Exception) else RuntimeError(repr(error)))
+                later.settle(error)
 
         def finished(_: object) -> None:
             if not future.cancelled() and not loop.is_closed():

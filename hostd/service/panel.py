@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from hcall.errors import HcallError, Internal
 from hcall.programs.mistakes import BadRequest
-from hcall.text import suggest
+from hcall.text import named, suggest
 
 from ..model.blame import Misbehaved
 from ..model.handlers import Handler
@@ -43,7 +43,7 @@ async def act(node: Node, name: str, args: list[Any]) -> object:
         return outcome
     except Internal as error:  # the host's user may know what it was
         cause = error.__cause__ or error
-        raise Misbehaved(f"{node.path}: the model failed: {type(cause).__name__}: {cause}") from error
+        raise Misbehaved(f"{node.path}: the model failed: {named(cause)}") from error
 
 
 async def _settled(later: Later[Any]) -> object:
@@ -54,7 +54,7 @@ async def _settled(later: Later[Any]) -> object:
 
 
 def _checked(outcome: object) -> object:
-    if isinstance(outcome, Exception):
+    if isinstance(outcome, BaseException):
         raise outcome
     return outcome
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from hcall.clock import Clock
-from hcall.text import harmless
+from hcall.text import harmless, named, reason, sentence
 
-from ..model.blame import Misbehaved, Overrun
+from ..model.blame import Misbehaved, Overrun, number_of
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,8 @@ class Complaints:
 
         The first of its sort is told at once: with its traceback, unless it is an error that *is_expected*.
         """
-        sort = what, type(error), error.errno if isinstance(error, OSError) else _place(error)
+        number = number_of(error)
+        sort = what, type(error), _place(error) if number is None else number
         text = said(error, is_expected)
         if self._is_new(sort, _Known(f"{what} failed", text, [guest])):
             level = logging.WARNING if is_expected else logging.ERROR
@@ -100,15 +101,11 @@ class Complaints:
 
 def said(error: BaseException, is_expected: bool = False) -> str:
     """*error* in one line for the log."""
-    try:
-        text = " ".join(str(error).split())
-    except Exception:  # of a class of the model's own
-        text = "?"
     if is_expected:
-        text = (error.strerror if isinstance(error, OSError) else text) or text or type(error).__name__
-    elif not isinstance(error, Misbehaved | Overrun):
-        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return harmless(text[:_TEXT], "")
+        text = (isinstance(error, OSError) and reason(error)) or sentence(error) or type(error).__name__
+    else:
+        text = sentence(error) if isinstance(error, Misbehaved | Overrun) else named(error)
+    return harmless(" ".join(text[:_TEXT].split()), "")
 
 
 def _for(guest: str) -> str:

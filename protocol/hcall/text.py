@@ -68,3 +68,25 @@ def cut(text: str) -> str:
     if text.isascii():
         return text[:MAX_TEXT]
     return text.encode(errors="replace")[:MAX_TEXT].decode(errors="ignore")
+
+
+def sentence(error: BaseException) -> str:
+    """`str()` of *error*; nothing if its class, which may be an author's own, cannot say it."""
+    try:
+        return str(error)
+    except BaseException:  # it may do anything: sys.exit(), too
+        return ""
+
+
+def reason(error: OSError) -> str:
+    """Its `strerror`, without a file; nothing if it has none, or its class cannot say it."""
+    try:
+        text: object = error.strerror
+    except BaseException:
+        return ""
+    return text if isinstance(text, str) else ""
+
+
+def named(error: BaseException) -> str:
+    """`ValueError: what it says`."""
+    return f"{type(error).__name__}: {sentence(error)}".removesuffix(": ")

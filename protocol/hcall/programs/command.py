@@ -15,7 +15,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from ..errors import Busy, HcallError, LinkLost, NoHost, NoMatch, StaleHandle
-from ..text import nearest, plain, shown
+from ..text import nearest, plain, reason, sentence, shown
 from .mistakes import BadConfiguration, BadRequest, InUse
 
 if TYPE_CHECKING:
@@ -87,12 +87,12 @@ def _sentence(error: BaseException, code: int) -> str:
         start = "start one with `hostd serve MACHINE.toml`, or name it with --socket"
         return f"no hostd answers at {error.filename}: {start}"
     if isinstance(error, TimeoutError):
-        return error.strerror or str(error) or "timed out"
+        return reason(error) or sentence(error) or "timed out"
     if isinstance(error, HcallError) and code == Exit.FAILED:
-        return f"{error} ({error.status.name})"
-    if isinstance(error, OSError) and error.strerror:
-        return f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}"
-    return str(error) or type(error).__name__
+        return f"{sentence(error)} ({error.status.name})".lstrip()
+    if isinstance(error, OSError) and reason(error):
+        return f"{f'{error.filename}: ' if error.filename else ''}{reason(error)}"
+    return sentence(error) or type(error).__name__
 
 
 def run(app: App, program: str, arguments: Sequence[str]) -> int:

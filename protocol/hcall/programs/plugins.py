@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
 
-from ..text import suggest
+from ..text import named, suggest
 from .mistakes import BadConfiguration
 
 T = TypeVar("T")
@@ -166,7 +166,7 @@ def _told(error: BaseException, file: str | None = None, shown: str = "") -> lis
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
     frame = ([frame for frame in frames if frame.filename == file] or frames)[-1]
     at = f"{shown}:{frame.lineno}" if frame.filename == file else shown or f"{frame.filename}:{frame.lineno}"
-    return [f"{at}: {type(error).__name__}: {' '.join(str(error).split())}"]
+    return [f"{at}: {' '.join(named(error).split())}"]
 
 
 def _by_line(error: Mistakes, source: bytes, shown: str) -> list[str]:
