@@ -127,7 +127,8 @@ class Router(Echo):
         self._links[link.remote] = link
 
     def stop(self) -> None:
-        del self._links[self._link.remote]
+        if self._links.get(self._link.remote) is self._link:  # else it is another's, and this one was refused
+            del self._links[self._link.remote]
 
     def write(self, packet: bytes) -> None:
         source, destination = packet[12:16], packet[16:20]

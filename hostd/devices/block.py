@@ -60,8 +60,7 @@ class Block(Device):
 
     def start(self) -> None:
         if self.create and not self.path.exists():
-            with self.path.open("xb") as image:
-                image.truncate(self.create)
+            self._make()
         try:
             self._fd = os.open(self.path, (os.O_RDONLY if self.read_only else os.O_RDWR) | _OPEN)
         except FileNotFoundError as error:
@@ -79,6 +78,14 @@ class Block(Device):
         self._flushing = threading.Lock()
         writing = self.FLUSH.mask | self.DISCARD.mask | self.WRITE_ZEROES.mask
         self.offered &= ~(writing if self.read_only else self.RO.mask)
+
+    def _make(self) -> None:
+        with self.path.open("xb") as image:
+            try:
+                image.truncate(self.create)
+            except OSError as error:  # too much for the filesystem
+                self.path.unlink()
+                raise OSError(error.errno, error.strerror, str(self.path)) from None
 
     def stop(self) -> None:
         if self._fd >= 0:

@@ -63,10 +63,24 @@ def mistakes(cls: Any, own: Mapping[str, object], base: type) -> Iterator[tuple[
     for name in (*(handler.name for handler in has.handlers), *has.irqs, *has.features, *has.properties):
         if len(name) > _MAX_NAME or not name.isascii():
             yield name, f"{cls.__name__}.{name[:_MAX_NAME]}: a name has {_MAX_NAME} letters of ASCII at most"
-    compatible = getattr(cls, "compatible", ())
+    for name, wrong in unfit(cls):
+        yield name, f"{cls.__name__}: {wrong}"
+
+
+def unfit(model: Any) -> Iterator[tuple[str, str]]:
+    """What is wrong with how *model*, a class or a device that has started, says what it is and has.
+
+    Yields (attribute, sentence).
+    """
+    compatible = getattr(model, "compatible", ())
     strings = (compatible,) if isinstance(compatible, str) else compatible
     if not isinstance(strings, tuple) or len(strings) > _MAX_COMPATIBLE or not all(map(_is_compatible, strings)):
-        yield "compatible", f'{cls.__name__}: compatible is "vendor,name", or a tuple of such, most specific first'
-    ids: object = cls.ids
+        yield "compatible", 'compatible is "vendor,name", or a tuple of such, most specific first'
+    ids: object = model.ids
     if not isinstance(ids, tuple) or len(ids) != 2 or not all(type(n) is int and 0 <= n < 1 << 16 for n in ids):
-        yield "ids", f"{cls.__name__}: ids are two numbers of 16 bits, vendor and device"
+        yield "ids", "ids are two numbers of 16 bits, vendor and device"
+    if isinstance(model, type):
+        return
+    offered, bits = model.offered, sum(1 << bit for bit in model.declares.features.values())
+    if not isinstance(offered, int) or offered & ~bits:
+        yield "offered", "offered are bits of its features"

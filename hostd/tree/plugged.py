@@ -23,6 +23,7 @@ from ..device import Data, Device, Room
 from ..model.blame import Misbehaved, blame
 from ..model.handlers import Entry, Handler
 from ..model.later import Later
+from ..model.mistakes import unfit
 from ..model.site import Ender
 from . import behind
 from .complaints import Complaints
@@ -86,7 +87,7 @@ class Plugged:
         self.failed = False  # the device is of no use until a reset of it succeeds
         self.used = False  # since the last reset: see Site, and `_noting`
         self.complaints = Complaints(path, clock)
-        self.gone = self._stopped = False
+        self.gone = self.stopped = False
         self._acting: set[Later[Any]] = set()  # actions that are answered later
         self.when_free: list[Callable[[], None]] = []  # called once, when the last hold is given back
         self._tables: dict[int | None, dict[int, Entry]] = {}  # by accepted features that matter, the last few
@@ -122,19 +123,25 @@ class Plugged:
         except may:
             raise
         except BaseException as error:  # a model may do anything: sys.exit(), too
-            self.complaints.note(what or f"{hook.__name__}()", error)
+            self.complaints.note(what or f"{getattr(hook, '__name__', 'a hook')}()", error)
             raise Internal(blame(error)) from error
 
     def start(self) -> None:
         """Take hold of the backing.  Raises OSError, ValueError or Internal, when what it had taken is let go."""
         try:
-            self.invoke(self.device.start, may=(OSError, ValueError))
+            self._begin()
         except BaseException:
             self._let_go()
             raise
 
+    def _begin(self) -> None:
+        self.invoke(self.device.start, may=(OSError, ValueError))
+        for _, wrong in unfit(self.device):
+            raise ValueError(wrong)
+
     def _let_go(self) -> None:
         """Of what a start that failed had taken."""
+        self.gone = self.stopped = True
         try:
             self.device.close()
         except BaseException as error:  # most often for want of what start did not come to
@@ -157,7 +164,8 @@ class Plugged:
 
     def act(self, action: Handler, *args: object) -> object:
         """Do what the host's user asked for; what it returns, which may be Later.  Raises HcallError or OSError."""
-        outcome = self.invoke(getattr(self.device, action.name), *args, may=(HcallError, OSError))
+        method, what = getattr(self.device, action.name), f"{action.name}()"
+        outcome = self.invoke(method, *args, may=(HcallError, OSError), what=what)
         if not isinstance(outcome, Later):
             return outcome
         told: Later[object] = Later()
@@ -185,9 +193,9 @@ class Plugged:
 
     def _stop_if_idle(self) -> None:
         """When it is gone, and nobody has his hands on it any more."""
-        if self._stopped or not self.gone or self.holds or self._acting:
+        if self.stopped or not self.gone or self.holds or self._acting:
             return
-        self._stopped = True
+        self.stopped = True
         with contextlib.suppress(Internal):  # it is logged, and nobody else has to know
             self.invoke(self.device.close, what="stop()")
         self.complaints.settle(last=True)
@@ -224,7 +232,7 @@ class Plugged:
         """
         try:
             behind.adopt(self.device, saved, fds, self.invoke)
-            self.invoke(self.device.start, may=(OSError, ValueError))
+            self._begin()
             self.invoke(self.device.load, saved["device"], may=(OSError, ValueError))
         except BaseException:
             self._let_go()
@@ -336,7 +344,7 @@ class Plugged:
 
 
 class _ModelClock:
-    """The clock of a model, whose callbacks may raise what they like."""
+    """The clock of a model, whose callbacks may raise what they like; none is made once the device is stopped."""
 
     def __init__(self, clock: Clock, plugged: Plugged) -> None:
         self._clock, self._plugged = clock, plugged
@@ -347,5 +355,6 @@ class _ModelClock:
         return self._clock.call_later(delay, partial(self._call, callback))
 
     def _call(self, callback: Callable[[], object]) -> None:
-        with contextlib.suppress(Internal):  # it is logged
-            self._plugged.invoke(callback, what="a callback of its clock")
+        if not self._plugged.stopped:
+            with contextlib.suppress(Internal):  # it is logged
+                self._plugged.invoke(callback, what="a callback of its clock")
