@@ -116,12 +116,11 @@ class Account:
         return node
 
     def _changed(self, what: int, node: Node, parent: Node) -> None:
-        """Hint that the children of *parent* changed: vector 0 of that node."""
-        if not self.sees(node):
-            return
-        for gone in self.watched.keys() - self.tree.nodes.keys():
-            del self.watched[gone]
-        self._watch(parent.handle).fire(0)
+        """Hint that the children of *parent* changed: vector 0 of that node, unless it has gone with them."""
+        if what == numbers.REMOVED:
+            self.watched.pop(node.handle, None)
+        if not parent.gone and self.sees(node):
+            self._watch(parent.handle).fire(0)
 
     def _watch(self, handle: int) -> Vectors:
         """The interrupt of a node whose children change."""
@@ -186,7 +185,8 @@ class Account:
         if saved["watches"]:
             self.tree.watchers.setdefault(self, self._changed)
         for handle, vectors in saved["watched"]:
-            self._watch(handle).restore(vectors)
+            if handle in self.tree.nodes:
+                self._watch(handle).restore(vectors)
         there = {node.path: node.plugged for node in self.tree.root.walk()}
         for each in saved["holds"]:
             plugged = there.get(each["path"])
