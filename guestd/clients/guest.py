@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Generic, TypedDict, TypeVar, Unpack
 
 from hcall import numbers, rendezvous
-from hcall.errors import HcallError, IoError, LinkLost, NoMatch, StaleHandle
+from hcall.errors import HcallError, IoError, LinkLost, NoMatch, NotAllowed, StaleHandle
 from hcall.messages import FD_LANE, HELLO, MAGIC, TOKEN_BYTES, VERSION, Areas, Args, Hello
 from hcall.session.guest import GuestSession
 from hcall.session.states import Message
@@ -149,7 +149,9 @@ class Guest(Generic[W]):
         return [found async for found in tree.probe(self.core)]
 
     async def grow(self, size: int) -> None:
-        """Lend the host *size* more bytes of memory, for larger buffers."""
+        """Lend the host *size* more bytes of memory, for larger buffers.  Errors: NotAllowed if it takes no more."""
+        if not self.session.features & FD_LANE:
+            raise NotAllowed("this host takes no memory after the start: attach with as much as is needed")
         region = self.ram.region(size)
 
         def give_back(_: object) -> None:
@@ -300,7 +302,7 @@ class Guest(Generic[W]):
     def _came_back(self) -> None:
         """The session goes on.  A host that was started anew with it has none of the descriptors that came later."""
         self.resumed += 1
-        for region in self.ram.added if self.session.moved else ():
+        for region in self.ram.added if self.session.moved and self.session.features & FD_LANE else ():
             self.post(0, numbers.ADD_MEMORY, self._sent(region))
 
     def _hello(self) -> tuple[Hello, list[int]]:
@@ -313,7 +315,7 @@ class Guest(Generic[W]):
         for _, tag, vector, count in interrupts:
             device = self.devices.get(tag)
             if device is None:
-                self.hotplug.hints[tag] = count
+                self.hotplug.hinted(tag, vector, count)
             elif count > device.counts.get(vector, count):
                 device.counts[vector] = count
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from hcall import numbers
 from hcall.errors import IoError, NoMatch, StaleHandle
@@ -13,6 +13,7 @@ from ..bus.device import OpenDevice
 from ..driver import Driver
 
 log = logging.getLogger(__name__)
+_MAX_HINTS: Final = 4096  # of different nodes between two looks: a host that makes tags up fills no memory
 
 
 class Holder(Protocol):
@@ -45,6 +46,11 @@ class Hotplug:
     async def begin(self) -> None:
         """Hear of what changes from now on."""
         self._since, _ = await self._holder.core(0, numbers.CHANGES, 0)
+
+    def hinted(self, tag: int, vector: int, count: int) -> None:
+        """What is below the node *tag* has changed, if it is one: it may be a device that was closed meanwhile."""
+        if vector == 0 and (tag in self.hints or len(self.hints) < _MAX_HINTS):
+            self.hints[tag] = count
 
     async def follow(self) -> list[tuple[int, str]]:
         """Take up what changed since the last time, see `Guest.follow`."""

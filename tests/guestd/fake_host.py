@@ -10,7 +10,7 @@ from threading import Thread
 from typing import Any, Final
 
 from hcall import numbers
-from hcall.messages import REPLY, VERSION, WELCOME, Welcome
+from hcall.messages import FD_LANE, REPLY, VERSION, WELCOME, Welcome
 from hcall.wire import Decoder, encode
 
 ROOT, NODE, OPEN = 1, 2, 3  # the handles of its tree, which has one device, and of that
@@ -43,7 +43,7 @@ class FakeHost:
         self._lies = lies
         self.batches: list[list[tuple[Any, ...]]] = []  # what came at once: (number, *args) of each call
         self.mute = False  # takes HELLO, and says nothing
-        self.welcome = Welcome(WELCOME, VERSION, 0, 1, 64, False)
+        self.welcome = Welcome(WELCOME, VERSION, FD_LANE, 1, 64, False)
         self._token = b""  # of the guest that came last
         self._answers: dict[int, bytes] = {}  # to it, by seq
         self.hellos: list[bytes] = []

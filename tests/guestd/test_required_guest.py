@@ -237,3 +237,50 @@ async def test_memory_that_was_added_is_sent_again_to_another_life_of_the_host(
         assert len(added) == epoch and len(set(added)) == 1
         seqs = [message[2] for message in host.came if message[0] == CALL]
         assert seqs == sorted(seqs)
+
+
+@CLIENTS
+@pytest.mark.spec("F-4")
+async def test_a_lane_that_the_host_does_not_confirm_is_not_used(tmp_path: Path, client: str) -> None:
+    async def scenario(guest: Guest[Any]) -> None:
+        with pytest.raises(NotAllowed, match="no memory after the start"):
+            await guest.grow(4096)
+        with pytest.raises(BlockingIOError):
+            guest._lane_of_host.recv(8, socket.MSG_DONTWAIT)
+
+    with lying(tmp_path, {}) as host:
+        host.welcome = host.welcome._replace(features=0)
+        await within(host.path, client, scenario)
+        assert not calls(host, numbers.ADD_MEMORY)
+
+
+@CLIENTS
+@pytest.mark.spec("R-12", "F-4")
+async def test_another_life_of_the_host_may_confirm_less(tmp_path: Path, client: str) -> None:
+    async def scenario(guest: Guest[Any]) -> None:
+        await guest.grow(4096)
+        host.welcome = host.welcome._replace(epoch=2, resumed=True, features=0)
+        host.cut()
+        await guest.call(0, numbers.NOP)
+        await guest.call(0, numbers.NOP)
+
+    with lying(tmp_path, {}) as host:
+        await within(host.path, client, scenario)
+        assert len(calls(host, numbers.ADD_MEMORY)) == 1
+
+
+@CLIENTS
+@pytest.mark.spec("I-9")
+async def test_tags_that_a_host_makes_up_fill_no_memory(tmp_path: Path, client: str) -> None:
+    """Those of other vectors than 0 are of devices, and none is known: nothing follows from them."""
+
+    async def scenario(guest: Guest[Any]) -> None:
+        guest._raised([(IRQ, 1000, 1, 1), (IRQ, 1001, 31, 1)])
+        assert not guest.hotplug.hints
+        guest._raised([(IRQ, tag, 0, 1) for tag in range(1000, 11_000)])
+        assert 0 < len(guest.hotplug.hints) < 10_000
+        guest._raised([(IRQ, 1000, 0, 2)])
+        assert guest.hotplug.hints[1000] == 2
+
+    with lying(tmp_path, {}) as host:
+        await within(host.path, client, scenario)

@@ -30,8 +30,8 @@ def _possible(value: object, areas: Areas) -> bool:
 class GuestSession(Session, Generic[W]):
     """The guest's end: puts calls into slots and keeps each, with its waiter, until it is answered."""
 
-    __slots__ = ("_answers", "_backlog", "_epoch", "_free", "_given_up", "_new", "_sent", "_seq", "_slots", "last",
-                 "moved")  # fmt: skip
+    __slots__ = ("_answers", "_backlog", "_epoch", "_free", "_given_up", "_new", "_sent", "_seq", "_slots", "features",
+                 "last", "moved")  # fmt: skip
     MOVES = GUEST_MOVES
 
     def __init__(self, given_up: Callable[[W], bool] = lambda waiter: False) -> None:
@@ -41,6 +41,7 @@ class GuestSession(Session, Generic[W]):
         self.last: End | None = None  # the host's last word
         self._new = True  # no WELCOME yet
         self._epoch = 0
+        self.features = 0  # those of HELLO that the last WELCOME has confirmed: no other is used
         self.moved = False  # the last WELCOME was of another life of the host, which had saved the session
         self._seq = 0
         self._slots = 0
@@ -200,5 +201,5 @@ class GuestSession(Session, Generic[W]):
             raise ProtocolViolation("the host no longer knows this session")
         else:
             self.moved = welcome.epoch != self._epoch
-        self._epoch = welcome.epoch
+        self._epoch, self.features = welcome.epoch, welcome.features
         self.out += [call[1] for call in self._sent.values()]
