@@ -73,7 +73,12 @@ class Guests:
         self._listener: Listener | None = None
         self._put: list[_Put] = []  # filters in front of everybody
         self.watchers: dict[object, GuestWatcher] = {}
+        self._swept, self._stood_still = clock.time(), 0.0
         self._sweeper = clock.call_later(SWEEP_SECONDS, self._sweep)
+
+    def time(self) -> float:
+        """The clock's, less what the host stood still for: the time that guests have had."""
+        return self.clock.time() - self._stood_still
 
     def listen(self, listener: socket.socket) -> None:
         """Let guests in by *listener*, which is closed at the end."""
@@ -179,7 +184,7 @@ class Guests:
     def lost(self, guest: Guest) -> None:
         """The link of *guest* broke.  Unless it is gone for good, it may come back."""
         lane = guest.lane
-        lane.lose(self.clock.time())
+        lane.lose(self.time())
         if lane.detached or lane.is_dead():
             self.end(guest, Status.RESET, "the guest is gone")
             return
@@ -222,10 +227,15 @@ class Guests:
         self.changed.set()
 
     def _sweep(self) -> None:
-        now = self.clock.time()
+        # What a guest sent meanwhile lies in its socket, and timers come first: it has no fault in that.
+        late, self._swept = self.clock.time() - self._swept - SWEEP_SECONDS, self.clock.time()
+        if late > SWEEP_SECONDS:
+            self._stood_still += late
+        now = self.time()
         for greeting in [greeting for greeting in self.greetings if now - greeting.since > HELLO_SECONDS]:
             greeting.refuse(Status.BAD_ARGUMENT, f"no HELLO within {HELLO_SECONDS:.0f} s")
         for link in list(self.links):
+            link.look()
             if link.closing_since is not None and now - link.closing_since > CLOSE_SECONDS:
                 link.abort()
             if link.full_since is not None and now - link.full_since > UNREAD_SECONDS:

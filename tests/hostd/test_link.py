@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 from collections.abc import AsyncIterator
@@ -11,7 +12,7 @@ import pytest
 from hcall import numbers
 from hcall.clock import ManualClock
 from hcall.errors import Status
-from hcall.messages import ACK, CALL, END, HELLO, REPLY
+from hcall.messages import ACK, CALL, END, HELLO, REPLY, WELCOME
 from hcall.wire import encode
 from probe import PROBE, probe
 from raw import RawGuest, attached, bystander, connected, hello, served, settled, until
@@ -161,6 +162,78 @@ async def test_a_guest_that_does_not_read_is_cut_off_after_ten_seconds(host: hos
         assert 16 < len(answers) < guest.seq and all(answer[0] == REPLY for answer in answers)
         with connected(host) as again:  # the link was cut, not the session
             assert (await again.greet(hello(token=token)))[-1] is True
+
+
+@pytest.mark.spec("T-4")
+async def test_a_guest_that_reads_slowly_is_not_cut_off(host: hostd.Host, clock: ManualClock) -> None:
+    token = os.urandom(16)
+    async with bystander(host) as other, attached(host, token=token) as guest:
+        await fill(guest, other)
+        link, asked, answered = host.guests.by_token[token].lane.link, guest.seq, 0
+        for _ in range(3):
+            clock.turn(8)
+            for _ in range(20):
+                answered += (await guest.receive())[0] == REPLY  # type: ignore[index]  # it would be None at the end
+            await settled(other)
+        assert host.guests.by_token[token].lane.link is link and answered < asked
+        clock.turn(13)  # and then not at all
+        await settled(other)
+        assert host.guests.by_token[token].lane.link is None
+
+
+@pytest.mark.parametrize("slots", [64, 4096])
+@pytest.mark.parametrize("queued", [1 << 18, 1 << 20])
+@pytest.mark.spec("T-4")
+async def test_what_all_slots_can_ask_for_may_wait(tmp_path: Path, slots: int, queued: int) -> None:
+    """A guest that writes all its calls, and reads then, has done nothing wrong."""
+    async with served(tmp_path, PROBE, slots=slots, queued=queued) as host, bystander(host), attached(host) as guest:
+        handle, calls = await guest.open("/probe")
+        many = b"".join(guest.next_call(calls["read"], handle, (0,), (4096,), slot) for slot in range(slots))
+        await asyncio.get_running_loop().sock_sendall(guest.sock, many)
+        for _ in range(slots):
+            status, data = await guest.reply()
+            assert status == 0 and len(data) == 4096
+
+
+class Stopped(ManualClock):
+    """Time that goes by while nothing runs: what fell due is made when it is over."""
+
+    def stand_still(self, seconds: float) -> None:
+        now = self._now = self._now + seconds
+        self._timers = sorted((max(at, now), order, timer) for at, order, timer in self._timers)
+        self.turn(0)
+
+
+@pytest.mark.spec("T-1", "T-2", "T-4", "T-6")
+async def test_time_in_which_the_host_stood_still_is_nobodys(tmp_path: Path) -> None:
+    """What guests sent meanwhile lies in their sockets: whoever looks at the clock before these must not blame them."""
+    clock = Stopped()
+    token = os.urandom(16)
+    async with served(tmp_path, PROBE, clock=clock) as host, bystander(host) as other:
+        with connected(host) as away:
+            await away.greet(hello(token=token))
+        await until(host, lambda: host.guests.by_token[token].lane.link is None)
+        async with attached(host) as guest, attached(host) as lazy:
+            await fill(lazy, other)
+            with connected(host) as newcomer:
+                first = hello()
+                newcomer.send(first[:9])
+                data = guest.next_call(numbers.NOP)
+                guest.send(data[:4])
+                await settled(other)
+                for _ in range(2):
+                    clock.stand_still(60)
+                    clock.turn(1)
+                guest.send(data[4:])
+                assert await guest.reply() == (0, None)
+                assert (await newcomer.greet(first[9:]))[0] == WELCOME
+                assert len(host.guests.links) == 4  # other, guest, lazy, newcomer
+            with connected(host) as away:
+                assert (await away.greet(hello(token=token)))[-1] is True
+                clock.turn(6)
+                assert len(host.guests.links) == 4
+            await until(host, lambda: host.guests.by_token[token].lane.link is None)
+        clock.turn(32)
 
 
 @pytest.mark.spec("T-3")

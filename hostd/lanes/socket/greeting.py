@@ -33,7 +33,7 @@ class Greeting:
         self._session = HostSession(guests.limits.slots)
         self._fds: list[int] = []  # no more than the largest HELLO has
         self._came = 0  # how many there were
-        self.since = guests.clock.time()
+        self.since = guests.time()
         guests.greetings.add(self)
         guests.loop.add_reader(sock, self._readable)
 

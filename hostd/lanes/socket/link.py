@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import logging
+import struct
+import termios
 from typing import Final, cast
 
 from hcall.errors import Status
+from hcall.wire import MAX_MESSAGE
 
 from .reception import Reception, Visitor
 
@@ -14,13 +19,14 @@ log = logging.getLogger(__name__)
 
 HIGH_WATER: Final = 256 * 1024  # bytes that wait for a guest: nothing more is read from it
 _LOW_WATER: Final = 64 * 1024  # and reading goes on
+_INT: Final = struct.Struct("i")
 
 
 class Link(asyncio.Protocol):
     """Between a socket and a `SocketLane`."""
 
-    __slots__ = ("_guest", "_guests", "_held", "_lane", "_reads", "_receive", "_transport", "_welcome",
-                 "closing_since", "full_since", "partial_since")  # fmt: skip
+    __slots__ = ("_guest", "_guests", "_held", "_lane", "_most", "_reads", "_receive", "_transport", "_unread",
+                 "_welcome", "closing_since", "full_since", "partial_since")  # fmt: skip
 
     def __init__(self, guests: Reception, guest: Visitor, welcome: bytes) -> None:
         self._guests, self._guest, self._welcome = guests, guest, welcome
@@ -28,9 +34,12 @@ class Link(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._held = False  # the lane wants no more for now
         self._reads = True
+        #: Bytes that may wait for the guest: a reply in each slot is what it may ask for before it reads any.
+        self._most = max(guests.limits.queued, guest.lane.session.slots * MAX_MESSAGE)
+        self._unread = 0  # bytes, when that was looked at last
         #: When a message began that has not ended; None, too, while nothing is read: that is not the guest's time.
         self.partial_since: float | None = None
-        self.full_since: float | None = None  # when the guest stopped reading
+        self.full_since: float | None = None  # when the guest stopped reading, or has read the last of it
         self.closing_since: float | None = None
 
     def connection_made(self, given: asyncio.BaseTransport) -> None:
@@ -55,7 +64,7 @@ class Link(asyncio.Protocol):
         elif not session.partial:
             self.partial_since = None
         elif (self.partial_since is None or session.partial_is_new) and self._reads:
-            self.partial_since = self._guests.clock.time()
+            self.partial_since = self._guests.time()
 
     def write(self, out: list[bytes]) -> None:
         """Send all of *out*, in one write, and empty it."""
@@ -64,7 +73,7 @@ class Link(asyncio.Protocol):
             return
         transport.write(out[0] if len(out) == 1 else b"".join(out))
         out.clear()
-        if self.full_since is not None and transport.get_write_buffer_size() > self._guests.limits.queued:
+        if self.full_since is not None and transport.get_write_buffer_size() > self._most:
             log.warning("guest %r does not read: its link is cut", self._guest.name)
             transport.abort()
 
@@ -74,12 +83,28 @@ class Link(asyncio.Protocol):
         self._read_or_not()
 
     def pause_writing(self) -> None:
-        self.full_since = self._guests.clock.time()
+        self.full_since, self._unread = self._guests.time(), self._waiting()
         self._read_or_not()
 
     def resume_writing(self) -> None:
         self.full_since = None
         self._read_or_not()
+
+    def look(self) -> None:
+        """Whether the guest reads, if slowly: its time to do so begins anew."""
+        if self.full_since is not None and self._transport is not None:
+            before, self._unread = self._unread, self._waiting()
+            if self._unread < before:
+                self.full_since = self._guests.time()
+
+    def _waiting(self) -> int:
+        """Bytes that the guest has not read, here and in its socket, as the kernel counts them."""
+        assert self._transport is not None
+        count = 0
+        with contextlib.suppress(OSError, ValueError):  # it is closed
+            fd = self._transport.get_extra_info("socket").fileno()
+            (count,) = _INT.unpack(fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(_INT.size)))
+        return self._transport.get_write_buffer_size() + count
 
     def _read_or_not(self) -> None:
         reads, transport = not self._held and self.full_since is None, self._transport
@@ -88,7 +113,7 @@ class Link(asyncio.Protocol):
         self._reads = reads
         if reads:
             transport.resume_reading()
-            self.partial_since = self._guests.clock.time() if self._lane.session.partial else None
+            self.partial_since = self._guests.time() if self._lane.session.partial else None
         else:
             transport.pause_reading()
             self.partial_since = None
@@ -100,7 +125,7 @@ class Link(asyncio.Protocol):
 
     def close(self) -> None:
         """Close when what was written has gone out; the sweep cuts it if that does not end."""
-        self.closing_since = self._guests.clock.time()
+        self.closing_since = self._guests.time()
         if self._transport is not None:
             self._transport.close()
 

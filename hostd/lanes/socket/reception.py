@@ -6,7 +6,6 @@ import asyncio
 import socket
 from typing import Any, Protocol
 
-from hcall.clock import Clock
 from hcall.errors import Status
 from hcall.messages import Hello
 from hcall.session.host import HostSession
@@ -26,11 +25,13 @@ class Reception(Protocol):
     """Who lets guests in, and hears of their links."""
 
     limits: Limits
-    clock: Clock
     epoch: int
     loop: asyncio.AbstractEventLoop
     links: set[Any]
     greetings: set[Any]
+
+    def time(self) -> float:
+        """The clock's, less what the host stood still for: the time that guests have had."""
 
     def admit(self, hello: Hello, session: HostSession, uid: int, fds: list[int]) -> tuple[Visitor, bool]:
         """The guest of *hello*, new, or known by its token; and whether it was known."""
