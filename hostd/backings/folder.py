@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
 from hcall.errors import BadArgument, BadHandle, Busy, HcallError, IoError, NoMatch, NoSpace, NotAllowed, StaleHandle
 from hcall.formats.folder import MAX_PATH, ROOT, shown
+from hcall.saved import Saved
 
 from .parts import beneath
 from .parts.beneath import knows_cached, reach
@@ -66,6 +68,17 @@ class File:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def save(self, root: str) -> Saved | None:
+        """Which file it is, below *root*, and how it is open; None for one that has no name any more."""
+        with self as fd:
+            name = _name(fd)
+            inside = name == root or name.startswith(f"{root.rstrip('/')}/")
+            if not inside or not os.fstat(fd).st_nlink:
+                return None
+            flags = fcntl.fcntl(fd, fcntl.F_GETFL) & (os.O_ACCMODE | os.O_DIRECTORY | os.O_NONBLOCK)
+            at = os.fsencode(name)[len(os.fsencode(root)) :].strip(b"/") or b"."
+            return {"path": self.path, "at": at, "file": list(_identity(os.fstat(fd))), "flags": flags}
+
     def close(self) -> None:
         """One user less."""
         with self._lock:
@@ -99,6 +112,31 @@ class Tree:
         self._lock = threading.Lock()  # of what follows: workers walk and rename
         self._nodes: dict[int, _Node] = {}
         self._last = 0  # number of a node: none is given twice
+
+    def save(self, files: Mapping[int, File]) -> Saved:
+        """What `load` needs, and of open *files* what `reopened` does."""
+        root = _name(self._root)
+        nodes = [[number, node.path, list(node.file)] for number, node in self._nodes.items()]
+        opened = [[number, known] for number, file in files.items() if (known := file.save(root)) is not None]
+        return {"last": self._last, "nodes": nodes, "files": opened}
+
+    def load(self, saved: Saved) -> dict[int, File]:
+        """Its nodes, and the open files, those that are still there."""
+        self._last = saved["last"]
+        self._nodes = {number: _Node(path, tuple(file)) for number, path, file in saved["nodes"]}
+        files = ((number, self._reopened(known)) for number, known in saved["files"])
+        return {number: file for number, file in files if file is not None}
+
+    def _reopened(self, known: Saved) -> File | None:
+        """The very file that was saved, or none."""
+        try:
+            fd = beneath.openat2(self._root, known["at"], known["flags"], 0, 0)
+        except OSError:
+            return None
+        if list(_identity(os.fstat(fd))) == known["file"]:
+            return File(fd, known["path"])
+        os.close(fd)
+        return None
 
     def renew(self) -> None:
         """Forget all nodes, and look what is at the path now; while there is nothing, calls say so."""
@@ -236,6 +274,11 @@ def told(work: Callable[[], T], *paths: bytes) -> T:
 
 def _either(paths: Sequence[bytes]) -> str:
     return " or ".join(map(shown, filter(None, paths))) or "it"
+
+
+def _name(fd: int) -> str:
+    """Where *fd* is found now."""
+    return str(Path(beneath.itself(fd)).readlink())
 
 
 def _identity(info: os.stat_result) -> tuple[int, int]:

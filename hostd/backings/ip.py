@@ -15,7 +15,7 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Hashable, MutableMapping
+from collections.abc import Hashable, MutableMapping, Sequence
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -23,6 +23,9 @@ from typing import Any, Final, Protocol
 from hcall.formats import ipv4
 from hcall.kernel.tap import check_name, open_tun
 from hcall.programs.endpoint import Kind, split
+from hcall.saved import Saved
+
+from hostd.backing import Carried
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +67,7 @@ class Link(Protocol):
         """What stands behind it is gone."""
 
 
-class Network:
+class Network(Carried):
     """Base of what takes the guest's packets."""
 
     endpoint: str  # for people
@@ -146,10 +149,15 @@ class Tun(Network):
 
     def __init__(self, name: str) -> None:
         self._name, self.endpoint = name, f"tun:{name}"
-        self._fd = -1
+        self._fd, self._reading = -1, False
 
     def start(self, link: Link) -> None:
         self._link, self._loop = link, asyncio.get_running_loop()
+        if self._fd < 0:
+            self._open(link)
+        self.resume()
+
+    def _open(self, link: Link) -> None:
         self._fd = open_tun(self._name)
         try:
             _set_up(self._name, link)
@@ -157,14 +165,23 @@ class Tun(Network):
             if error.errno != errno.EPERM:  # else it is somebody else's to set up
                 self._close()
                 raise OSError(error.errno, error.strerror, self._name) from None
-        self._reading = False
-        self.resume()
 
     def stop(self) -> None:
         if self._fd >= 0:
             if self._reading:
                 self._loop.remove_reader(self._fd)
+                self._reading = False
             self._close()
+
+    def save(self) -> tuple[Saved, Sequence[int]]:
+        """The interface goes with its descriptor, unless somebody made it to stay."""
+        return {}, () if self._fd < 0 else (self._fd,)
+
+    def adopt(self, saved: Saved, fds: Sequence[int]) -> None:
+        (self._fd,) = fds or (-1,)
+
+    def cede(self) -> None:
+        self.stop()
 
     def write(self, packet: bytes) -> None:
         if not _is_ipv4(packet):

@@ -18,16 +18,21 @@ import struct
 import tempfile
 import termios
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Final, Protocol, cast
 
 from hcall.clock import Clock
 from hcall.programs.endpoint import Kind, host_and_port, split
+from hcall.saved import Saved
+
+from hostd.backing import Carried
 
 _FOLDER: Final = Kind("spool:", "FOLDER")
 _QUEUE: Final = Kind("socket://", "HOST:PORT")
 _CHUNK: Final = 64 * 1024
 _STALL_SECONDS: Final = 300  # that a print queue may take nothing, as one does that is out of paper
+_LOST: Final = "the host was restarted while the job was on its way: it may have been printed, or not"
 _INT: Final = struct.Struct("i")
 _RESET: Final = struct.pack("ii", 1, 0)  # struct linger: a close tells the peer that not all has come
 
@@ -41,8 +46,8 @@ class Printer(Protocol):
         """The job that was finished is where it belongs, or *error* says why not."""
 
 
-class Spool:
-    """Base: the job that is being written."""
+class Spool(Carried):
+    """Base: the job that is being written, which is carried over with its file."""
 
     endpoint: str  # for people
     _file: IO[bytes] | None = None
@@ -61,6 +66,16 @@ class Spool:
     def start(self, printer: Printer) -> None:
         """Raises OSError."""
         self._printer = printer
+
+    def save(self) -> tuple[Saved, Sequence[int]]:
+        return {}, () if self._file is None else (self._file.fileno(),)
+
+    def adopt(self, saved: Saved, fds: Sequence[int]) -> None:
+        for fd in fds:
+            self._file = os.fdopen(fd, "r+b", buffering=0)
+
+    def cede(self) -> None:
+        Spool.drop(self)
 
     def begin(self) -> None:
         """A job begins.  Raises OSError."""
@@ -98,9 +113,18 @@ class Folder(Spool):
         taken = [path.name[4:] for path in self._folder.glob("job-*")]
         self._next = 1 + max((int(number) for number in taken if number.isdecimal()), default=0)
 
+    def save(self) -> tuple[Saved, Sequence[int]]:
+        saved, fds = super().save()
+        return {**saved, "part": self._part.name} if fds else saved, fds
+
+    def adopt(self, saved: Saved, fds: Sequence[int]) -> None:
+        super().adopt(saved, fds)
+        if fds:
+            self._part = self._folder / saved["part"]
+
     def begin(self) -> None:
         part = self._folder / f".hostd-{uuid.uuid4().hex}.part"
-        self._file = part.open("xb", buffering=0)
+        self._file = part.open("x+b", buffering=0)
         self._part = part
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # somebody is at it
 
@@ -138,10 +162,28 @@ class Queue(Spool):
     """A connection for each job."""
 
     _delivery: _Delivery | None = None
+    _lost = False  # the one of the spool that was saved
 
     def __init__(self, host: str, port: int) -> None:
         self._address = host, port
         self.endpoint = f"{host}:{port}"
+
+    def save(self) -> tuple[Saved, Sequence[int]]:
+        """A job that is on its way cannot be taken over: half of it may be there, and none is sent twice."""
+        saved, fds = super().save()
+        return ({**saved, "lost": True}, ()) if self._delivery is not None else (saved, fds)
+
+    def adopt(self, saved: Saved, fds: Sequence[int]) -> None:
+        super().adopt(saved, fds)
+        self._lost = "lost" in saved
+
+    def start(self, printer: Printer) -> None:
+        super().start(printer)
+        if self._lost:
+            asyncio.get_running_loop().call_soon(self._printer.ended, OSError(errno.EINTR, _LOST))
+
+    def cede(self) -> None:
+        self.drop()
 
     def begin(self) -> None:
         self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # until the job has ended

@@ -21,7 +21,7 @@ from hcall.formats.folder import MAX_ENTRY, Access, Kind, check_path, shown
 from hostd.backings.folder import File, Tree, missing, told
 from hostd.backings.parts import beneath
 from hostd.backings.parts.beneath import CACHED
-from hostd.device import Config, Data, Device, Feature, Later, Property, Room, call
+from hostd.device import Config, Data, Device, Feature, Later, Property, Room, Saved, State, call
 
 T = TypeVar("T")
 _Opened: TypeAlias = tuple[int, int, int]  # number, size, permissions
@@ -55,6 +55,7 @@ class Folder(Device):
     create = Config(bool, False, help="make the folder if there is none")
     mount_tag = Property(str)
     RO = Feature(5)
+    _last = State(int, kept=True)  # number of a file: none is given twice
 
     def start(self) -> None:
         if self.tag and ("tag", self.tag) in self.common:
@@ -67,7 +68,6 @@ class Folder(Device):
             raise OSError(error.errno, f"{error.strerror}; create = true would make it", str(self.path)) from None
         self._lock = threading.Lock()  # workers open files, too
         self._files: dict[int, File | None] = {}  # by number; None while it is being opened
-        self._last = 0  # number of a file: none is given twice
         if self.tag:
             self.mount_tag = str(self.tag)
             self.common["tag", self.tag] = self  # until it is stopped: a guest mounts by it
@@ -78,6 +78,15 @@ class Folder(Device):
         """All files are closed.  A folder that was removed, and is there again, is used from now on."""
         self._close_all()
         self._tree.renew()
+
+    def save(self) -> Saved:
+        """An open file is found again by its name; one that has none any more, or another, is closed."""
+        opened = {number: file for number, file in self._files.items() if file is not None}
+        return {**super().save(), **self._tree.save(opened)}
+
+    def load(self, saved: Saved) -> None:
+        super().load(saved)
+        self._files = dict(self._tree.load(saved))
 
     def stop(self) -> None:
         if self.common.get(("tag", self.tag)) is self:

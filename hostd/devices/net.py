@@ -12,7 +12,7 @@ from hcall.errors import BadArgument, WouldBlock
 from hcall.formats import frames
 
 from hostd.backings.parts.switch import Switch
-from hostd.backings.tap import Tap, TapName
+from hostd.backings.tap import Tap
 from hostd.device import Config, Data, Device, Irq, Property, Room, Saved, State, action, call
 
 _QUEUE = 8 << 20  # bytes that wait for a guest to read them
@@ -37,7 +37,7 @@ class Net(Device):
     switch = Config(str, "lan", help="the name of the switch")
     mac = Config(Mac, "", help="such as 02:00:5e:10:00:01; a local one at random if not given")
     mtu = Config(int, 1500, bounds=range(_MIN_MTU, 1 << 16))
-    tap = Config(TapName, "", help="an interface of the host's that becomes another port of the switch")
+    tap = Config(Tap, "", help="an interface of the host's that becomes another port of the switch")
     mac_address = Property(str)
     max_frame_size = Property(int)  # bytes: the MTU, a header and a VLAN tag
     link_up = Property(bool)
@@ -54,16 +54,15 @@ class Net(Device):
         self.max_frame_size = self.mtu + frames.OVERHEAD
         self.link_up = True
         switch: Switch = self.common.setdefault(("switch", self.switch), Switch(self.clock))
-        self._tap = Tap(self.tap, switch) if self.tap else None
+        self.tap.start(switch)
         self._port = switch.join(self._deliver)
         # malloc gives freed memory back to the kernel beyond twice the largest block that it has ever mapped and freed
         # (mallopt(3), M_MMAP_THRESHOLD).  To fault a batch in again takes longer than to copy it thrice.
         bytes(_WARM)
 
     def stop(self) -> None:
+        self.tap.stop()
         self._port.leave()
-        if self._tap is not None:
-            self._tap.close()
 
     def ready(self) -> None:
         self._driven = True

@@ -11,7 +11,7 @@ from pathlib import Path
 from hcall.formats import ppp
 
 from hostd.backings.ip import Network
-from hostd.device import Config, Irq, Property, action
+from hostd.device import Config, Irq, Property, Saved, State, action
 from hostd.stream import Stream
 
 _WORST = 2  # bytes of a frame for one of a packet: all are escaped
@@ -45,6 +45,8 @@ class Ppp(Stream):
     addresses = Property(tuple)  # the host's and the guest's, while the link is open
     dropped = Property(int)
     link_up, link_down = Irq(), Irq()
+    _plugged = State(bool, True, kept=True)
+    _was_open, _resting = State(bool), State(bool)
 
     def check_keys(self) -> None:
         if self.local == self.remote:
@@ -53,7 +55,6 @@ class Ppp(Stream):
     def start(self) -> None:
         super().start()
         self.endpoint, self.max_packet_size = self.backing.endpoint, self.mtu
-        self._plugged = True
         self._cancel: Callable[[], None] = lambda: None  # the peer's timer
         self._cancel_rest: Callable[[], None] = lambda: None
         self._begin()
@@ -76,10 +77,21 @@ class Ppp(Stream):
         self._begin()
         self.backing.reset()
 
+    def save(self) -> Saved:
+        return {**super().save(), "peer": self._peer.save(), "dropped": self.dropped}
+
+    def load(self, saved: Saved) -> None:
+        super().load(saved)
+        self._peer.restore(saved["peer"])
+        self.dropped = saved["dropped"]
+        self._show_addresses()
+        self._go_on()
+        if self._resting:
+            self._rest()
+
     def _begin(self) -> None:
         self._peer = self._new_peer()
         self._due: float | None = None
-        self._was_open = self._resting = False
         self.state, self.addresses, self.dropped = "dead", (), 0
 
     def _new_peer(self) -> ppp.Peer:
@@ -95,9 +107,12 @@ class Ppp(Stream):
             self.backing.write(packet)
         self._go_on()
         if len(taken) < len(data):
-            self._resting = True
-            self._cancel_rest = self.clock.call_later(0, self._rested).cancel
+            self._rest()
         return len(taken)
+
+    def _rest(self) -> None:
+        self._resting = True
+        self._cancel_rest = self.clock.call_later(0, self._rested).cancel
 
     def _rested(self) -> None:
         self._resting = False
@@ -144,13 +159,16 @@ class Ppp(Stream):
         self.state = self._peer.phase
         if self._peer.is_open != self._was_open:
             self._was_open = self._peer.is_open
-            self.addresses = (str(self.local), str(self.remote)) if self._was_open else ()
+            self._show_addresses()
             (self.link_up if self._was_open else self.link_down)()
         if self._peer.deadline != self._due:
             self._cancel()
             self._due = self._peer.deadline
             if self._due is not None:
                 self._cancel = self.clock.call_later(self._due - self.clock.time(), self._expired).cancel
+
+    def _show_addresses(self) -> None:
+        self.addresses = (str(self.local), str(self.remote)) if self._was_open else ()
 
     def _expired(self) -> None:
         self._due = None

@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
+from ..saved import Saved
+
 FLAG: Final = b"~"  # 7E
 ESCAPE: Final = b"}"  # 7D
 EVERY_CONTROL: Final = 0xFFFFFFFF  # the default ACCM, in which bit n stands for byte n
@@ -53,6 +55,17 @@ class Decoder:
         self.dropped = 0  # frames that were damaged, aborted or too long
         self._frame = bytearray()
         self._skipping = True  # to the next flag: what comes before the first is no frame
+
+    def save(self) -> Saved:
+        """What `restore` needs."""
+        return {
+            "accm": self.accm, "dropped": self.dropped, "frame": bytes(self._frame), "skipping": self._skipping,
+        }  # fmt: skip
+
+    def restore(self, saved: Saved) -> None:
+        """Go on in the middle of a frame."""
+        self.accm, self.dropped, self._skipping = saved["accm"], saved["dropped"], saved["skipping"]
+        self._frame[:] = saved["frame"]
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """The frames that end in *data*, as they were given to `encode`.

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from ipaddress import IPv4Address
 from typing import Final
 
+from ..saved import Saved, check
 from . import hdlc
 from .ppp_control import MAX_REJECTED, Code, Control, Options, Packet, State
 
@@ -40,6 +41,13 @@ class Lcp(Control):
         self.mru = mru  # what this end asks for
         self.magic = peer.new_magic()
         self.refused: set[int] = set()  # options that the peer does not take
+
+    def save(self) -> Saved:
+        return {**super().save(), "mru": self.mru, "magic": self.magic, "refused": sorted(self.refused)}
+
+    def restore(self, saved: Saved) -> None:
+        super().restore(saved)
+        self.mru, self.magic, self.refused = saved["mru"], saved["magic"], set(saved["refused"])
 
     def wanted(self) -> Options:
         options = {_MRU: self.mru.to_bytes(2), _ACCM: bytes(4), _MAGIC: self.magic}  # the stream passes every byte
@@ -105,6 +113,14 @@ class Ipcp(Control):
         self._own, self._given = local, remote  # NO_ADDRESS: the peer says it
         self._asks = True
 
+    def save(self) -> Saved:
+        return {**super().save(), "local": self.local.packed, "remote": self.remote.packed, "asks": self._asks}
+
+    def restore(self, saved: Saved) -> None:
+        super().restore(saved)
+        self.local, self.remote = IPv4Address(saved["local"]), IPv4Address(saved["remote"])
+        self._asks = saved["asks"]
+
     def wanted(self) -> Options:
         return {_ADDRESS: self.local.packed} if self._asks else {}
 
@@ -162,6 +178,21 @@ class Peer:
         self.lcp = Lcp(self, mru)
         self.ipcp = Ipcp(self, local, remote)
         self.ipcp.event("Open")
+
+    def save(self) -> Saved:
+        """What `restore` needs, when `out` was taken."""
+        return {
+            "version": 1, "lcp": self.lcp.save(), "ipcp": self.ipcp.save(), "decoder": self.decoder.save(),
+            "send_mru": self.send_mru, "send_accm": self.send_accm,
+        }  # fmt: skip
+
+    def restore(self, saved: Saved) -> None:
+        """Go on where *saved* was taken, by another clock, too.  Raises ValueError for what another version saved."""
+        check(saved, 1)
+        self.lcp.restore(saved["lcp"])
+        self.ipcp.restore(saved["ipcp"])
+        self.decoder.restore(saved["decoder"])
+        self.send_mru, self.send_accm = saved["send_mru"], saved["send_accm"]
 
     @property
     def is_open(self) -> bool:

@@ -10,6 +10,8 @@ import struct
 from collections.abc import Callable
 from typing import Final, NamedTuple, TypeAlias
 
+from ..saved import Saved
+
 RESTART_SECONDS: Final = 1.0  # RFC 1661, 4.6, has 3 for a slow modem
 MAX_CONFIGURE: Final = 10
 MAX_TERMINATE: Final = 2
@@ -150,6 +152,21 @@ class Control:
             "str": self._send_terminate, "sta": self._send_terminate_ack, "scj": self._send_code_reject,
             "ser": self.send_echo_reply,
         }  # fmt: skip
+
+    def save(self) -> Saved:
+        """What `restore` needs; the deadline as what is left of it."""
+        left = None if self.deadline is None else self.deadline - self._time()
+        return {
+            "state": int(self.state), "left": left, "restarts": self._restarts, "naks": self._naks,
+            "ident": self._ident, "asked": None if self._asked is None else list(self._asked),
+        }  # fmt: skip
+
+    def restore(self, saved: Saved) -> None:
+        """Go on where *saved* was taken."""
+        self.state = State(saved["state"])
+        self.deadline = None if saved["left"] is None else self._time() + saved["left"]
+        self._restarts, self._naks, self._ident = saved["restarts"], saved["naks"], saved["ident"]
+        self._asked = None if saved["asked"] is None else Packet(*saved["asked"])
 
     # What a protocol says.
 
