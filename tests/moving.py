@@ -27,6 +27,13 @@ def moved(site: Plugged, device: Device, clock: Clock | None = None) -> Plugged:
     return again
 
 
+class Holder:
+    """Which guest it is."""
+
+    def __init__(self, guest: int) -> None:
+        self.guest = guest
+
+
 class Hand:
     """Calls a device, as its one guest; *make* makes one like it."""
 
@@ -34,12 +41,14 @@ class Hand:
         self.make = make
         self.site = plugged(make(), clock=clock)
         self.site.start()
+        self.guest = 1
         self._set_up()
         self.site.ready()
 
     def _set_up(self) -> None:
         self.vectors = Vectors(lambda vector, count: None)
         self.site.live.append(self.vectors)
+        self.site.holds.append(Holder(self.guest))  # type: ignore[arg-type]  # all that is asked of it
         self.device: Any = self.site.device
 
     def move(self) -> None:
@@ -47,13 +56,31 @@ class Hand:
         self.site = moved(self.site, self.make())
         self._set_up()
 
+    def reset(self) -> None:
+        """The guest closes it, and another one comes."""
+        self.leave()
+        self.guest += 1
+        self._set_up()
+        self.site.ready()
+
+    def leave(self) -> None:
+        """The guest closes it."""
+        self.site.live.clear()
+        self.site.holds.clear()
+        self.site.reset()
+
     def stop(self) -> None:
+        self.site.holds.clear()
         self.site.retire()
+
+    def call(self, name: str, *args: Any) -> Any:
+        """By the table of hypercalls, as a guest's call goes."""
+        return self.site.table(self.device.offered)[self.site.calls[name]][0](*args)
 
     def read(self, count: int = 4096, at: int = 0) -> bytes:
         room = InlineRoom(count)
-        return room.filled(self.device.read(room, at))
+        return room.filled(self.call("read", room, at))
 
     def write(self, data: bytes, at: int = 0) -> int:
-        count: int = self.device.write(Memory().data((data,)), at)
+        count: int = self.call("write", Memory().data((data,)), at)
         return count

@@ -240,11 +240,15 @@ class Plugged:
         self.used, self.failed = saved["used"], saved["failed"]
 
     def cede(self) -> None:
-        """Another one goes on with what was saved: this one is no more, and all behind it stays as it is."""
+        """Another one goes on with what was saved: this one is no more, and all behind it stays as it is.
+
+        No call is under way; its holds are nobody's any more, and may be closed at any time.  Raises Internal.
+        """
+        self.gone = self._stopped = True
+        self.live.clear()
         for carried in behind.behind(self.device).values():
             self.invoke(carried.cede)
-        self.gone, self.live = True, []
-        self._stop_if_idle()
+        self.invoke(self.device.close, what="stop()")
 
     # Its holds.
 

@@ -270,8 +270,7 @@ async def test_a_command_runs_on(tmp_path: Path) -> None:
     hand.write(b"\x04")  # the end of its input
     await until(lambda: hand.device.hung_up)
     assert hand.read() == b"" and not is_there(pid)  # the new one has waited for it
-    hand.site.used = True
-    hand.site.reset()
+    hand.reset()
     assert not hand.device.hung_up and not hand.device.endpoint.startswith(f"pid {pid}:")
     hand.stop()
 
@@ -301,12 +300,11 @@ async def test_what_a_command_wrote_last_is_read_after_it_has_ended_and_the_devi
 async def test_the_size_that_a_guest_gave_a_terminal_is_not_the_next_guests(tmp_path: Path, sort: str) -> None:
     hand = Hand(lambda: Console(backing=AnyBacking.parse(sort, tmp_path)))
     fresh = hand.device.winsize()
-    hand.device.set_winsize(100, 50)
-    hand.device.set_winsize(101, 51)
+    hand.call("set_winsize", 100, 50)
+    hand.call("set_winsize", 101, 51)
     hand.move()
     assert hand.device.winsize() == (101, 51)
-    hand.site.used = True
-    hand.site.reset()
+    hand.reset()
     assert hand.device.winsize() == fresh
     hand.stop()
 
@@ -378,6 +376,7 @@ async def test_an_old_one_that_has_ceded_does_nothing_any_more(tmp_path: Path) -
     hand = Hand(lambda: Console(backing=AnyBacking.parse("unix:sock", tmp_path)))
     old = hand.site
     again = moved(old, hand.make())
+    old.holds.clear()
     old.retire()
     assert (tmp_path / "sock").is_socket()
     again.retire()
@@ -394,7 +393,6 @@ async def test_a_terminal_that_was_hung_up_on_is_so_for_the_next(tmp_path: Path)
     assert hand.read() == b""
     with pytest.raises(IoError):
         hand.write(b"x")
-    hand.site.used = True
-    hand.site.reset()
+    hand.reset()
     assert hand.write(b"x") == 1
     hand.stop()
