@@ -51,7 +51,7 @@ class AsyncGuest(Guest[Waiter]):
         self._deadline: float | None = self.clock.time() + self.patience  # for WELCOME; None: it has come
         self._attempts = 0  # to get it, after the first
         self._claims = Claims(self.session.withdraw)
-        self._bindings = Bindings(self._spawn, self.unbind)
+        self._bindings = Bindings(self._spawn, super().unbind)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._following = asyncio.Lock()
         self._happened: list[tuple[int, str]] = []
@@ -170,8 +170,8 @@ class AsyncGuest(Guest[Waiter]):
         return await self._bindings.once(found.path, partial(super().bind_found, found))
 
     async def unbind(self, path: str) -> None:
-        """As in the base class, to its end even if whoever asked for it is cancelled."""
-        await asyncio.shield(self._spawn(super().unbind(path)))
+        """As in the base class, to its end even if whoever asked for it is cancelled; the next bind waits for it."""
+        await self._bindings.end("/" + path.strip("/"), super().unbind(path))
 
     def __getitem__(self, path: str) -> Any:
         """The driver of the device at *path*; if it is not bound yet, a stand-in whose calls bind it first."""
