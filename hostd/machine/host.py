@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 import logging
+import os
 import resource
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 from weakref import WeakValueDictionary
@@ -32,6 +34,7 @@ from .identity import Identity
 
 log = logging.getLogger(__name__)
 
+_VERSION: Final = 1  # of what is saved
 TICK_SECONDS: Final = 1.0
 LATER_SECONDS: Final = 60.0  # that a model has for an answer that comes later
 UNPLUG_SECONDS: Final = 5.0  # that guests have to let go of a device
@@ -42,8 +45,11 @@ _FDS_OF_OURS: Final = 128  # devices, control connections, the interpreter
 class Host:
     """The devices of a machine, and the guests that use them."""
 
-    def __init__(self, machine: Machine, clock: Clock, socket: Path, identity: Identity) -> None:
-        """*socket* is where guests attach."""
+    def __init__(
+        self, machine: Machine, clock: Clock, socket: Path, identity: Identity, saved: Saved | None = None,
+        fds: Sequence[int] = (),
+    ) -> None:  # fmt: skip
+        """*socket* is where guests attach; what was *saved* of another host, and its *fds*, are this one's now."""
         self.machine, self.clock, self.socket = machine, clock, socket
         self.identity, self.epoch = identity, identity.epoch
         self.tree = Tree(self.epoch, machine.name, identity.tree)
@@ -51,6 +57,8 @@ class Host:
         self.started = clock.time()
         self.trace = Trace(self.guests, self.tree, clock)
         self._specs: dict[int, DeviceSpec] = {}  # by node handle
+        self._saved = saved
+        self._legacies = _legacies(saved, fds) if saved is not None else {}
         self._common: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()  # see Device
         self._ticker: Timer = clock.call_later(TICK_SECONDS, self._tick)
 
@@ -65,20 +73,41 @@ class Host:
             guest.lane.stop(drained.set)
             await drained.wait()
 
-    def save(self) -> Saved:
-        """All that `hostd.serve(saved=...)` needs to go on with the same guests, best taken after `drain`.
+    def save(self) -> tuple[Saved, list[int]]:
+        """All that `hostd.serve(saved=..., fds=...)` needs to go on with the same devices and guests.
 
-        A call that is under way is made again by the guest: if it is one that may be repeated, else it fails.
+        It is best taken after `drain`: a call that is under way is made again by its guest, if it is one that may be
+        repeated, else it fails.  The descriptors stay this host's, which is to `cede` once the other one has them.
         """
+        devices, fds = [], []
+        for node in self.tree.root.walk():
+            if node.plugged is not None:
+                device, its_fds = node.plugged.save()
+                devices.append([node.path, device, len(its_fds)])
+                fds += its_fds
         return {
-            "version": 1, "seed": self.identity.seed, "epoch": self.epoch, "tree": self.tree.save(),
-            "guests": self.guests.save(),
-        }  # fmt: skip
+            "version": _VERSION, "seed": self.identity.seed, "epoch": self.epoch, "tree": self.tree.save(),
+            "devices": devices, "guests": self.guests.save(),
+        }, fds  # fmt: skip
 
-    def restore(self, saved: Saved) -> None:
-        """Go on where *saved* was taken, once its devices are plugged here, too.  Raises ValueError."""
-        check(saved, 1)
-        self.guests.restore(saved["guests"])
+    def restore(self) -> None:
+        """All devices are there: go on with the guests of the host that was saved.  Raises ValueError."""
+        if self._saved is not None:
+            self.guests.restore(self._saved["guests"])
+        self._forget_legacies()
+
+    def cede(self) -> None:
+        """Another host goes on: whatever is behind the devices here is its, and stays as it is."""
+        for node in self.tree.root.walk():
+            if node.plugged is not None:
+                node.plugged.cede()
+
+    def _forget_legacies(self) -> None:
+        """No device comes any more that they are for."""
+        for _, fds in self._legacies.values():
+            for fd in fds:
+                os.close(fd)
+        self._legacies.clear()
 
     def plug(self, spec: DeviceSpec, source: str | None = None) -> Node:
         """Start the device of *spec* and show it to all guests.
@@ -91,7 +120,10 @@ class Host:
             path = f"/{spec.path}"
             random, expel = self.identity.source(path), self.guests.expel
             plugged = Plugged(self._made(spec), path, self.clock, random, self._common, expel)
-            plugged.start()
+            if path in self._legacies:
+                plugged.load(*self._legacies.pop(path))
+            else:
+                plugged.start()
         except (OSError, ValueError) as error:
             busy = isinstance(error, InUse) or number_of(error) == errno.EBUSY
             raise (DeviceInUse if busy else MachineError)([f"{where}: {explain(error)[0]}"]) from error
@@ -204,6 +236,7 @@ class Host:
 
     async def close(self) -> None:
         """Answer every call, end every session, stop every device."""
+        self._forget_legacies()
         self._ticker.cancel()
         await self.guests.close()
         for node in list(self.tree.root.children.values()):
@@ -220,6 +253,13 @@ class Host:
                 for pending in node.plugged.waiting(long_ago):
                     pending.later.expire(Misbehaved(f"the device model gave no answer within {LATER_SECONDS:.0f} s"))
         self._ticker = self.clock.call_later(TICK_SECONDS, self._tick)
+
+
+def _legacies(saved: Saved, fds: Sequence[int]) -> dict[str, tuple[Saved, Sequence[int]]]:
+    """By path, what `Plugged.load` takes.  Raises ValueError for what another version saved."""
+    check(saved, _VERSION)
+    rest = iter(fds)
+    return {path: (device, list(itertools.islice(rest, count))) for path, device, count in saved["devices"]}
 
 
 def _affordable(limits: Limits) -> Limits:

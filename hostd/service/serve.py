@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 from hcall.clock import Clock, LoopClock
@@ -29,14 +29,16 @@ async def serve(
     clock: Clock | None = None,
     identity: Identity | None = None,
     saved: Saved | None = None,
+    fds: Sequence[int] = (),
 ) -> AsyncIterator[Host]:
     """Serve *machine*, or the machine file of that name, in this process: guests attach at `host.socket`.
 
     Without *runtime_dir* the sockets are in a directory of their own, which goes away with the host; *clock* is the
     system's if not given, and *identity* one that chance decides.  With what `Host.save` gave it goes on with the
-    guests of that host.  Raises MachineError, AlreadyServed or OSError, and ValueError for what another version saved.
+    devices and guests of that host; *fds* are its own from then on.  Raises MachineError, AlreadyServed or OSError,
+    and ValueError for what another version saved.
     """
-    async with running(machine, runtime_dir, clock, identity, saved=saved) as (host, _):
+    async with running(machine, runtime_dir, clock, identity, saved=saved, fds=fds) as (host, _):
         yield host
 
 
@@ -49,6 +51,7 @@ async def running(
     given: Mapping[str, socket.socket] | None = None,
     notifier: Notifier | None = None,
     saved: Saved | None = None,
+    fds: Sequence[int] = (),
     trace: Path | None = None,
 ) -> AsyncIterator[Running]:
     """As `serve`; *given* are sockets that are there already (`listeners`), *notifier* hears of reloads.
@@ -64,14 +67,13 @@ async def running(
         guests_at = Path(bound[GUEST_SOCKET].getsockname())
         identity = identity or (Identity.heir(saved) if saved is not None else Identity())
         fd = opened(trace) if trace is not None else None
-        host = Host(machine, clock or LoopClock(), guests_at, identity)
+        host = Host(machine, clock or LoopClock(), guests_at, identity, saved, fds)
         if trace is not None and fd is not None:
             await stack.enter_async_context(recorded(host.trace, fd, str(trace)))
         stack.push_async_callback(host.close)
         for spec in sorted(machine.devices, key=lambda spec: spec.path.count("/")):  # what stands above comes first
             host.plug(spec)
-        if saved is not None:
-            host.restore(saved)
+        host.restore()
         reloads = Reloads(host, notifier or Notifier({}))
         stack.push_async_callback(reloads.close)
         served = Running(host, reloads)

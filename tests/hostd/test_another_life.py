@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,13 @@ from guestd.driver import Driver, Op, Signal
 from guestd.drivers.rng import RngDriver
 
 MODEL = """
-from hostd.device import Device, Feature, Irq, Later, Room, call
+from hostd.device import Device, Feature, Irq, Later, Room, State, call
 
 class Counter(Device):
     compatible = "test,counter"
     EXTRA = Feature(3)
     rang = Irq()
-    total = 0
+    total = State(int, 0)
     was_ready = False
 
     def start(self) -> None:
@@ -35,13 +36,10 @@ class Counter(Device):
     def ready(self) -> None:
         self.was_ready = True
 
-    def reset(self) -> None:
-        type(self).total = 0
-
     @call(needs=EXTRA)
     def add(self, count: int) -> int:
-        type(self).total += count
-        return type(self).total
+        self.total += count
+        return self.total
 
     @call(again=True)
     def look(self) -> Later[int]:
@@ -59,7 +57,15 @@ class Counter(Device):
     def fill(self, into: Room) -> int:
         return into.put(b"x" * into.nbytes)
 """
-MACHINE = '[devices.counter]\nmodel = "counter.py:Counter"\n[devices."bus/rng"]\nmodel = "rng"\n'
+MACHINE = """
+[devices.console]
+model = "console"
+backing = "cmd:cat"
+[devices.counter]
+model = "counter.py:Counter"
+[devices."bus/rng"]
+model = "rng"
+"""
 
 
 class CounterDriver(Driver):
@@ -84,9 +90,9 @@ class Lives:
         self._stack = contextlib.AsyncExitStack()
         self.host: hostd.Host
 
-    async def begin(self, saved: Saved | None = None) -> None:
+    async def begin(self, saved: Saved | None = None, fds: Sequence[int] = ()) -> None:
         self._count += 1
-        serving = hostd.serve(self._machine, self._folder / f"run{self._count}", saved=saved)
+        serving = hostd.serve(self._machine, self._folder / f"run{self._count}", saved=saved, fds=fds)
         self.host = await self._stack.enter_async_context(serving)
 
     async def go_on(self, drain: bool = True) -> None:
@@ -94,7 +100,9 @@ class Lives:
         old = self.host
         if drain:
             await old.drain()
-        await self.begin(msgpack.unpackb(msgpack.packb(old.save()), strict_map_key=False))
+        saved, fds = old.save()
+        await self.begin(msgpack.unpackb(msgpack.packb(saved), strict_map_key=False), [*map(os.dup, fds)])
+        old.cede()
         self.host.socket.rename(old.socket)
         for link in list(old.guests.links):
             link.abort()
@@ -202,3 +210,23 @@ async def test_a_stranger_is_not_taken_for_a_guest_of_before(lives: Lives) -> No
             assert other.resumed == 0 and not other.drivers
             with pytest.raises(Busy):
                 await other.core((await other.found("counter")).node, numbers.OPEN, 0)
+
+
+async def test_a_command_and_what_it_said_go_on(lives: Lives) -> None:
+    async with guestd.attach(lives.host.socket) as guest:
+        console: Any = await guest.bind("console")
+        endpoint = await console.dev.property("endpoint")
+        await console.write_all(b"one\n")
+        assert await console.read_exactly(10) == b"one\r\none\r\n"
+        await console.write_all(b"two\n")
+        await lives.go_on()
+        assert await console.read_exactly(10) == b"two\r\ntwo\r\n"
+        await console.write_all(b"three\n")
+        assert await console.read_exactly(14) == b"three\r\nthree\r\n"
+        assert await console.dev.property("endpoint") == endpoint  # the same process
+
+
+async def test_what_another_version_saved_is_refused(lives: Lives, tmp_path: Path) -> None:
+    saved, _ = lives.host.save()
+    with pytest.raises(ValueError, match="another version"):
+        await lives.begin(saved | {"version": 0})

@@ -117,7 +117,8 @@ async def test_a_guest_of_another_life_of_the_host_is_seen_too(tmp_path: Path) -
     async with served(tmp_path) as old, guestd.attach(old.socket, name="survivor") as guest:
         await old.drain()
         machine = Machine(devices=(RNG, PROBE))
-        async with running(machine, tmp_path / "new", saved=old.save(), trace=file) as (host, _):
+        saved, _ = old.save()
+        async with running(machine, tmp_path / "new", saved=saved, trace=file) as (host, _):
             host.socket.rename(old.socket)
             for link in list(old.guests.links):
                 link.abort()
