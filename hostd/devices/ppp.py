@@ -137,6 +137,7 @@ class Ppp(Stream):
         self._peer = self._new_peer()
         self._go_on()
         super().hang_up()
+        self.site.used = True  # a reset makes all this anew, though nobody was there
 
     @action
     def set_link(self, up: bool) -> None:

@@ -77,7 +77,8 @@ class Host:
         """All that `hostd.serve(saved=..., fds=...)` needs to go on with the same devices and guests.
 
         It is best taken after `drain`: a call that is under way is made again by its guest, if it is one that may be
-        repeated, else it fails.  The descriptors stay this host's, which is to `cede` once the other one has them.
+        repeated, else it fails.  The descriptors stay this host's: copy them, and `cede` at once, else it goes on to
+        read what comes for the other one.
         """
         devices, fds = [], []
         for node in self.tree.root.walk():

@@ -101,8 +101,9 @@ class Lives:
         if drain:
             await old.drain()
         saved, fds = old.save()
-        await self.begin(msgpack.unpackb(msgpack.packb(saved), strict_map_key=False), [*map(os.dup, fds)])
-        old.cede()
+        copies = [*map(os.dup, fds)]
+        old.cede()  # at once: what comes from now on is the next one's to read
+        await self.begin(msgpack.unpackb(msgpack.packb(saved), strict_map_key=False), copies)
         self.host.socket.rename(old.socket)
         for link in list(old.guests.links):
             link.abort()

@@ -86,10 +86,13 @@ async def macs_and_magics(folder: Path, identity: Identity) -> tuple[object, ...
     machine = hostd.Machine.from_tables(tables, folder)
     async with hostd.serve(machine, clock=ManualClock(), identity=identity) as host:
         host.plug_table("late", {"model": "net"})
-        link = host.tree.find("/link").device
+        plugged = host.tree.find("/link").plugged
+        assert plugged is not None
+        link = plugged.device
         assert isinstance(link, Ppp)
         magics = [link._peer.lcp.magic]
-        link.clear()  # another guest comes
+        plugged.used = True
+        plugged.reset()  # another guest comes
         magics.append(link._peer.lcp.magic)
         return (*(host.tree.find(f"/{name}").properties()["mac-address"] for name in ("a", "late")), *magics)
 
