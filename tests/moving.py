@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import msgpack
 from hcall.clock import Clock
@@ -15,6 +17,15 @@ from hostd.calls.vectors import Vectors
 from hostd.device import Device
 from hostd.model.areas import InlineRoom
 from hostd.tree.plugged import Plugged
+
+_SECONDS: Final = 10  # after which a test says that something hangs
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """The loop goes on until *condition* holds."""
+    async with asyncio.timeout(_SECONDS):
+        for _ in itertools.takewhile(lambda _: not condition(), itertools.count()):
+            await asyncio.sleep(0)
 
 
 def moved(site: Plugged, device: Device, clock: Clock | None = None) -> Plugged:

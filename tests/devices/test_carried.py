@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import os
 import socket
 import tty
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hcall.errors import IoError, WouldBlock
 from hcall.formats.vuart import Param
-from moving import Hand, moved
+from moving import Hand, moved, until
 from port_end import SECONDS
 from raw import plugged
 
@@ -27,13 +26,6 @@ from hostd.devices.tty import Tty
 from hostd.tree.plugged import Plugged
 
 MUCH = array("I", range(1 << 22)).tobytes()  # more than what is in between holds, no word twice
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """The loop goes on until *condition* holds."""
-    async with asyncio.timeout(SECONDS):
-        for _ in itertools.takewhile(lambda _: not condition(), itertools.count()):
-            await asyncio.sleep(0)
 
 
 class Line:

@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgpack
 import pytest
 from hcall import numbers
-from hcall.errors import Status
+from hcall.errors import Internal, Status
 from raw import RawGuest, attached, plugged, served
 
 from hostd.backings.named import AnyBacking
 from hostd.backings.stream import BackedStream
-from hostd.device import Config, Data, Device, Property, Room, State, action, call
+from hostd.device import Config, Data, Device, Property, Room, Saved, State, action, call
 from hostd.machine.file import DeviceSpec
 from hostd.stream import Stream
 
@@ -191,6 +192,119 @@ def test_check_tells_what_there_is(tmp_path: Path) -> None:
         "cups": {"type": "int", "early": False, "kept": True},
         "said": {"type": "bytes", "early": True, "kept": False},
     }
+
+
+# Saved, and loaded into another device.
+
+
+def test_what_was_saved_is_plain_and_a_copy_and_comes_back_as_it_was() -> None:
+    one, other = Shelf(), Shelf()
+    fill(one)
+    before = values(one)
+    saved = one.save()
+    packed = msgpack.packb(saved)
+    one.items.append(99)
+    one.memory[0] = 99
+    one.pen.colour = "blue"
+    one.nested["b"] = []
+    assert msgpack.packb(saved) == packed
+    other.load(msgpack.unpackb(packed))
+    fill(again := Shelf())
+    assert values(other) == values(again)
+    assert [type(value) for value in values(other).values()] == [type(value) for value in before.values()]
+    assert other.queue.maxlen == 7 and other.queue[0] == Note(2, "2") and other.pen == Pen("red")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda state: state.pop("number"), "number is missing"),
+        (lambda state: state.update(more=1), "it has no more"),
+        (lambda state: state.update(number="3"), "number: Expected `int`, got `str`"),
+        (lambda state: state.update(queue=[[1]]), "queue: .*at `"),
+        (lambda state: state.update(maybe=[1, "a", 2]), "maybe: .*"),
+        (lambda state: state.update(mode="standby"), "mode: Invalid enum value 'standby'"),
+    ],
+)
+def test_what_was_saved_of_another_shape_is_refused_and_changes_nothing(
+    change: Callable[[dict[str, Any]], object], said: str
+) -> None:
+    one, other = Shelf(), Shelf()
+    fill(one)
+    saved = one.save()
+    change(saved["state"])
+    with pytest.raises(ValueError, match=rf"what was saved is of no Shelf as it is now: {said}"):
+        other.load(saved)
+    assert values(other) == values(Shelf())
+    with pytest.raises(ValueError, match="another version"):
+        other.load({**one.save(), "version": 2})
+
+
+@pytest.mark.parametrize("value", ["three", 1 << 64, threading.Lock(), object(), {b"a": 1}])
+def test_a_value_that_is_not_of_its_kind_is_told_when_it_is_saved(value: object) -> None:
+    shelf = Shelf()
+    shelf.number = value  # type: ignore[assignment]  # the mistake itself
+    with pytest.raises(ValueError, match=r"Shelf\.number cannot be saved"):
+        shelf.save()
+
+
+class Odd(Device):
+    """Raises where it is told to."""
+
+    compatible = "test,odd"
+    value = State(int, 1)
+    wrong: Exception | None = None
+    where = ""
+
+    def stop(self) -> None:
+        self.stopped = True
+
+    def save(self) -> Saved:
+        if self.wrong is not None and self.where == "save":
+            raise self.wrong
+        return super().save()
+
+    def load(self, saved: Saved) -> None:
+        super().load(saved)
+        if self.wrong is not None and self.where == "load":
+            raise self.wrong
+
+
+@pytest.mark.parametrize("wrong", [RuntimeError("oops"), SystemExit(1), KeyError("x")])
+def test_what_a_model_raises_while_it_is_saved_is_blamed_on_it(
+    caplog: pytest.LogCaptureFixture, wrong: Exception
+) -> None:
+    odd = Odd()
+    odd.wrong, odd.where = wrong, "save"
+    with pytest.raises(Internal, match=f"the device model raised {type(wrong).__name__}"):
+        plugged(odd).save()
+    assert "/device" in caplog.text and "save()" in caplog.text and caplog.text.count("Traceback") == 1
+    caplog.clear()
+    good, _ = plugged(Odd()).save()
+    odd.where = "load"
+    with pytest.raises(Internal, match=f"the device model raised {type(wrong).__name__}"):
+        plugged(odd).load(good, [])
+    assert "load()" in caplog.text and odd.stopped  # what it had taken is let go
+
+
+def test_what_a_model_says_of_what_was_saved_is_told_as_it_is() -> None:
+    odd = Odd()
+    odd.wrong, odd.where = ValueError("too old"), "load"
+    good, _ = plugged(Odd()).save()
+    with pytest.raises(ValueError, match="too old"):
+        plugged(odd).load(good, [])
+    assert odd.stopped
+
+
+def test_a_device_that_has_failed_or_was_used_is_so_elsewhere() -> None:
+    site = plugged(Odd())
+    site.failed = site.used = True
+    saved, fds = site.save()
+    again = plugged(Odd())
+    again.load(saved, fds)
+    assert again.failed and again.used
+    again.reset()
+    assert not again.failed and not again.used
 
 
 # The next guest sees nothing of the last.

@@ -99,6 +99,42 @@ def test_packets_go_both_ways_as_they_are_one_byte_at_a_time() -> None:
     assert there == back == packets
 
 
+@pytest.mark.parametrize("end", ["host", "guest"])
+def test_one_that_is_saved_between_any_two_bytes_goes_on_as_if_nothing_had_been(end: str) -> None:
+    line, moved = Line(), 0
+
+    def move() -> None:
+        """That end goes on in another process, whose clock began at another time."""
+        old: Peer = getattr(line, end)
+        new = Peer(lambda: line.clock.time() + 1000 * moved, local=old.ipcp._own, remote=old.ipcp._given,
+                   entropy=random.Random(moved).randbytes)  # fmt: skip
+        new.restore(old.save())
+        new.out = old.out
+        setattr(line, end, new)
+
+    def carry() -> None:
+        nonlocal moved
+        while line.host.out or line.guest.out:
+            for source, sink in (("host", "guest"), ("guest", "host")):
+                data, getattr(line, source).out = b"".join(getattr(line, source).out), []
+                for byte in data:
+                    line.came[sink] += getattr(line, sink).receive(bytes([byte]))
+                    moved += 1
+                    move()
+
+    line.carry = carry  # type: ignore[method-assign]  # byte by byte
+    line.host.open()
+    carry()
+    line.wait(1.5)  # nobody answers, and the one that waits is moved meanwhile
+    line.open()
+    packets = [bytes(range(256)), b"~}" * 30]
+    for packet in packets:
+        assert line.host.send(packet) and line.guest.send(packet)
+    carry()
+    assert line.came == {"host": packets, "guest": packets} and moved > 500
+    assert (line.guest.ipcp.local, line.host.ipcp.remote) == (GUEST, GUEST)
+
+
 def test_a_packet_is_not_larger_than_the_other_end_takes() -> None:
     line = opened(host_mru=300, guest_mru=9000)
     assert (line.guest.send_mru, line.host.send_mru) == (300, 9000)
