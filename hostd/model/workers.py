@@ -21,6 +21,7 @@ class Workers:
     def __init__(self, name: str) -> None:
         self._name = name
         self._pool: ThreadPoolExecutor | None = None
+        self._closed = False
 
     def submit(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Later[T]:
         """Run *work* in a thread; its outcome is the answer."""
@@ -43,10 +44,13 @@ class Workers:
 
         later.runs(future.cancel)
         future.add_done_callback(finished)
+        if self._closed:  # what `stop` has begun ends, and its thread with it
+            self.close()
         return later
 
     def close(self) -> None:
         """End them, without waiting for what has begun."""
+        self._closed = True
         if self._pool is not None:
             self._pool.shutdown(wait=False)
             self._pool = None

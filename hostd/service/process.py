@@ -10,6 +10,7 @@ import resource
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import uvloop
@@ -33,6 +34,14 @@ _SIGNALLED = 128
 _WORKER_SECONDS = 5.0  # at the end: a flush, say, that was begun
 
 
+@contextlib.contextmanager
+def _theirs_on_stderr() -> Iterator[None]:
+    """What models print, from when they are read until their workers are through, is no data of the command's."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+@_theirs_on_stderr()
 def serve_forever(file: Path, runtime_dir: Path | None, ready_fd: int | None, verbose: bool,
                   trace: Path | None = None) -> int:  # fmt: skip
     """Serve the machine of *file* until SIGTERM or SIGINT; 0.  SIGHUP reads the file again.
@@ -73,7 +82,7 @@ def serve_forever(file: Path, runtime_dir: Path | None, ready_fd: int | None, ve
     with contextlib.ExitStack() as stack:
         given = {name: stack.enter_context(sock) for name, sock in handed_over(os.environ).items()}
         machine = Machine.load(file)
-        with guard(), contextlib.redirect_stdout(sys.stderr):  # what a model prints is no data of the command's
+        with guard():
             uvloop.run(main())
     return _left(0)
 
@@ -99,6 +108,7 @@ async def _reload_on(again: asyncio.Event, reloads: Reloads) -> None:
             await reloads.begin()
 
 
+@_theirs_on_stderr()
 def run_captive(file: Path, command: list[str], trace: Path | None = None) -> int:
     """Serve the machine of *file* while *command* runs with HOSTD_SOCKET set; its exit status, as a shell has it.
 
@@ -125,7 +135,7 @@ def run_captive(file: Path, command: list[str], trace: Path | None = None) -> in
             passing_on.cancel()
             return status if status >= 0 else _SIGNALLED - status
 
-    with guard(), contextlib.redirect_stdout(sys.stderr):
+    with guard():
         status = uvloop.run(main())
     return _left(status)
 

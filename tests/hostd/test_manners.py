@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hcall.programs.command import Exit, Failure, explain
+from hcall.programs.command import Exit, Failure, explain, print_json
 from hcall.programs.mistakes import BadConfiguration, InUse
 from hcall.programs.plugins import PluginError
 from sources import HOMES, Sources
@@ -57,17 +57,31 @@ model = "net"
 model = "lamp.py"
 """
 MODEL = """
-from hostd.device import Device, Property
+import time
+from hostd.device import Config, Device, Property
 
 print("loaded")
+
+class Kind:
+    @classmethod
+    def parse(cls, text, folder):
+        print("parsed")
+        return cls()
 
 class Lamp(Device):
     compatible = "example,lamp"
     level = Property(float)
+    kind = Config(Kind, "")
+
+    def check_keys(self) -> None:
+        print("checked")
 
     def start(self) -> None:
         print("started")
         self.level = float("nan")
+
+    def stop(self) -> None:
+        self.offload(lambda: (time.sleep(0.3), print("worked")))
 """
 
 
@@ -221,8 +235,14 @@ def test_what_a_model_prints_is_no_data_of_a_command(desk: Path) -> None:
         )
         return done.stdout, done.stderr
 
-    assert run("run", "machine.toml", "--", "echo", "data") == ("data\n", "loaded\nstarted\n")
+    out, err = run("run", "machine.toml", "--", "echo", "data")
+    assert out == "data\n" and {*err.split()} == {"loaded", "parsed", "checked", "started", "worked"}
     out, err = run("check", "machine.toml", "--json")
-    assert json.loads(out)["name"] == "everything" and err == "loaded\n"
+    assert json.loads(out)["name"] == "everything" and "loaded\n" in err
     out, err = run("check", "lamp.py", "--json")
-    assert json.loads(out)["model"] == "Lamp" and err == "loaded\n"
+    assert json.loads(out)["model"] == "Lamp" and "loaded\n" in err
+
+
+def test_json_is_utf_8_whatever_a_file_is_called(capfd: pytest.CaptureFixture[str]) -> None:
+    print_json({"file": "\udcff.toml", "name": "größe"})
+    assert json.loads(out := capfd.readouterr().out) == {"file": "\udcff.toml", "name": "größe"} and "größe" in out

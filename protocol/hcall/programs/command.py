@@ -194,8 +194,8 @@ def console() -> Console:
 
 def print_json(value: object) -> None:
     """One JSON document; see `plain`."""
-    json.dump(plain(value), sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
-    print()
+    text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    print(text.encode(errors="backslashreplace").decode())  # half a surrogate pair, of a file's name: \\udcff
 
 
 def print_table(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
