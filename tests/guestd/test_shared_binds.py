@@ -46,7 +46,7 @@ class Slow(DeskDriver):
     """Has something to say before it lets go."""
 
     async def remove(self) -> None:
-        for n in range(3):
+        for n in range(20):
             await self.same(n)
 
 
