@@ -6,7 +6,9 @@ import contextlib
 import ctypes
 import gc
 import mmap
+import operator
 import os
+import sys
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -167,6 +169,8 @@ class Ram:
 
     def region(self, size: int) -> Region:
         """Another region, for `add` once the host knows of it."""
+        if size == 0:
+            raise BadArgument("memory has more than no bytes")
         region = Region(self._end, _pages(size))
         self._end += region.size
         return region
@@ -187,8 +191,6 @@ class Ram:
 
     def alloc(self, size: int) -> Buffer:
         """A buffer of *size* bytes, not cleared.  Raises MemoryError: free some, or add memory."""
-        if size < 0:
-            raise BadArgument(f"a buffer has no {size} bytes")
         if self._given_back:
             self._reclaim()
         buffer = self._alloc(size)
@@ -201,12 +203,13 @@ class Ram:
         return buffer
 
     def _alloc(self, size: int) -> Buffer | None:
+        room = _pages(size)
         for region in self._regions:
-            at = region.take(_pages(size))
+            at = region.take(room)
             if at is not None:
-                pages = region.mapped(at, _pages(size))
+                pages = region.mapped(at, room)
                 view = memoryview(pages).cast("B")[:size]
-                return Buffer(self, _Span(region.start + at, _pages(size), pages), region.start + at, size, view)
+                return Buffer(self, _Span(region.start + at, room, pages), region.start + at, size, view)
         return None
 
     def free(self, span: _Span) -> None:
@@ -238,4 +241,7 @@ _OVER.end()
 
 
 def _pages(size: int) -> int:
+    """*size* bytes in whole pages.  Raises TypeError, before anything is taken; BadArgument below 0."""
+    if not 0 <= operator.index(size) <= sys.maxsize:
+        raise BadArgument(f"memory has no {size} bytes")
     return max(1, -(-size // PAGE)) * PAGE

@@ -14,6 +14,7 @@ from hcall.errors import HcallError, IoError, WouldBlock
 from hcall.formats.vuart import DISCONNECT, RX, TX, Param
 from hcall.wire import MAX_INLINE
 
+from .declared.ops import as_bytes
 from .driver import Buffer, BusDevice, Driver, Op, Reading, Signal, Taking, moved
 
 __all__ = ["Op", "Signal", "StreamDriver"]
@@ -28,7 +29,7 @@ class _Outgoing:
     __slots__ = ("data", "done")
 
     def __init__(self, data: bytes) -> None:
-        self.data, self.done = data, 0
+        self.data, self.done = as_bytes(data), 0
 
 
 class StreamDriver(Driver):

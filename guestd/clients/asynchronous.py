@@ -20,7 +20,7 @@ from hcall.session.states import ENDED, READY, State
 
 from ..bus.device import OpenDevice
 from ..driver import Driver
-from ..probers import Found
+from ..probers import Found, absolute
 from .guest import DETACH_SECONDS, PAUSE_SECONDS, WELCOME_SECONDS, Guest, Options, silent
 from .loop import late
 from .loop.bindings import Bindings
@@ -160,7 +160,7 @@ class AsyncGuest(Guest[Waiter]):
 
         All who ask at once share it; if all of them are cancelled it is undone.
         """
-        path = "/" + path.strip("/")
+        path = absolute(path)
         if path in self.drivers and path not in self._bindings:
             return self.drivers[path]
         return await self._bindings.once(path, partial(self.bind_path, path))
@@ -171,11 +171,11 @@ class AsyncGuest(Guest[Waiter]):
 
     async def unbind(self, path: str) -> None:
         """As in the base class, to its end even if whoever asked for it is cancelled; the next bind waits for it."""
-        await self._bindings.end("/" + path.strip("/"), super().unbind(path))
+        await self._bindings.end(absolute(path), super().unbind(path))
 
     def __getitem__(self, path: str) -> Any:
         """The driver of the device at *path*; if it is not bound yet, a stand-in whose calls bind it first."""
-        return self.drivers.get("/" + path.strip("/")) or Unbound(self, path)
+        return self.drivers.get(absolute(path)) or Unbound(self, path)
 
     # The link.
 

@@ -23,6 +23,7 @@ from hcall.session.states import ENDED, READY, State
 
 from ..bus.device import OpenDevice
 from ..driver import Driver
+from ..probers import absolute
 from .guest import DETACH_SECONDS, PAUSE_SECONDS, WELCOME_SECONDS, Guest, Options, silent
 from .plain.clock import blocking, pause
 from .plain.link import READ, BlockingLink
@@ -162,7 +163,7 @@ class BlockingGuest(Guest[Pending]):
 
     def bind(self, path: str) -> Driver:
         """The driver of the device at *path*, bound to it if it is not yet.  Errors: NoMatch, Busy, the driver's."""
-        path = "/" + path.strip("/")
+        path = absolute(path)
         if path not in self.drivers:
             self.run(self.bind_path(path))
         return self.drivers[path]

@@ -24,7 +24,7 @@ from ..bus.device import OpenDevice
 from ..bus.known import known_drivers, match
 from ..driver import Driver, Sleeper
 from ..memory import Ram, Region
-from ..probers import Found, tree
+from ..probers import Found, absolute, tree
 from .hotplug import Hotplug
 
 RAM_BYTES: Final = 64 << 20  # untouched pages cost nothing
@@ -125,11 +125,13 @@ class Guest(Generic[W]):
 
     async def core(self, handle: int, number: int, *args: object) -> Any:
         """Make a call of the core, see `hcall.numbers`.  Errors: IoError if the answer is none to that."""
+        if type(handle) is not int:  # else the host would end the session
+            raise TypeError(f"a handle is a number, not {handle!r}")
         return checked(number, await self.call(handle, number, args))
 
     async def found(self, path: str) -> Found:
         """The node at *path*, `/` in front or not.  Errors: NoMatch."""
-        path = "/" + path.strip("/")
+        path = absolute(path)
         node = await self.core(0, numbers.FIND, path)
         return Found(node, path, *await self.core(node, numbers.INFO))
 
@@ -172,7 +174,7 @@ class Guest(Generic[W]):
 
         Errors: NoMatch without a device or a driver, Busy, and the driver's.
         """
-        path, cookie = "/" + path.strip("/"), next(self._cookies)
+        path, cookie = absolute(path), next(self._cookies)
         try:
             node = await self.core(0, numbers.FIND, path)
             info = self.post(node, numbers.INFO)
@@ -259,7 +261,7 @@ class Guest(Generic[W]):
 
     async def unbind(self, path: str) -> None:
         """Take the driver of *path* away and give the device back.  Errors: NoMatch if none is bound; the driver's."""
-        path = "/" + path.strip("/")
+        path = absolute(path)
         driver = self.drivers.pop(path, None)
         if driver is None:
             raise NoMatch(f"no driver is bound to {path}{suggest(path, self.drivers)}")

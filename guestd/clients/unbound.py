@@ -7,6 +7,7 @@ from functools import reduce
 from typing import Any, Protocol
 
 from ..driver import BoundSignal, Driver
+from ..probers import absolute
 
 
 class Binder(Protocol):
@@ -27,7 +28,7 @@ class Unbound:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        driver = self._guest.drivers.get("/" + self._path.strip("/"))
+        driver = self._guest.drivers.get(absolute(self._path))
         if driver is not None:  # bound since
             return getattr(reduce(getattr, self._names, driver), name)
         return Unbound(self._guest, self._path, *self._names, name)

@@ -14,6 +14,7 @@ from hcall.programs.command import say
 from ..clients.asynchronous import AsyncGuest, attach
 from ..driver import Driver
 from ..exports import choose
+from ..probers import absolute
 
 
 def export(socket: str | None, device: str, uri: str, drivers: list[type[Driver]], ready_fd: int | None) -> None:
@@ -44,7 +45,7 @@ def export(socket: str | None, device: str, uri: str, drivers: list[type[Driver]
 
 async def _unplugged(guest: AsyncGuest, device: str) -> None:
     """Raises StaleHandle when *device* is taken away, LinkLost when the host is gone."""
-    path = "/" + device.strip("/")
+    path = absolute(device)
     while True:
         for what, happened in await guest.happened():
             if what != numbers.ADDED and happened == path:

@@ -26,6 +26,11 @@ _FILLED: Final[dict[Any, type]] = {Inline: bytes, Room: int}  # by the first are
 _SCALARS: Final = (int, bool, str, bytes, float)
 
 
+def as_bytes(data: object) -> bytes:
+    """*data* as it is now.  Raises TypeError: of a number, `bytes` would make so many zeroes."""
+    return data if type(data) is bytes else bytes(memoryview(data))  # type: ignore[arg-type]  # it says so itself
+
+
 class Answer(Generic[R_co]):
     """An answer that is to come, and has to be of the type that the driver's class says."""
 
@@ -115,5 +120,5 @@ class Op(Generic[P, R]):
             if isinstance(given, Buffer):
                 areas += given.room if kind is Room else given.data
             else:
-                areas.append(given if kind is Inline else bytes(given))
+                areas.append(given if kind is Inline else as_bytes(given))
         return tuple(areas)

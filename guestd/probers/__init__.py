@@ -13,3 +13,10 @@ class Found(NamedTuple):
     name: str
     compatible: tuple[str, ...]  # most specific first; none: there is no device
     ids: tuple[int, int]  # 16-bit vendor and device, (0, 0) = none
+
+
+def absolute(path: str) -> str:
+    """*path* from the root on, a `/` in front or not."""
+    if not isinstance(path, str):
+        raise TypeError(f"the path of a device is text, not {path!r}")
+    return "/" + path.strip("/")

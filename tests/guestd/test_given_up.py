@@ -289,3 +289,24 @@ async def test_a_message_that_fails_takes_those_that_wait_with_it(host: hostd.Ho
             await driver.write_message(b"n")
         with pytest.raises(IoError):
             await driver.write_message(b"n")
+
+
+@pytest.mark.parametrize("data", [None, 5, "text", [1]])
+async def test_what_is_no_bytes_is_refused_and_nothing_else_with_it(host: hostd.Host, data: Any) -> None:
+    async with line(host) as (device, driver):
+        for write in (driver.write_message, driver.write_all, driver.store):
+            with pytest.raises(TypeError, match="bytes-like"):
+                await write(data)
+            await driver.write_message(b"next")
+            await driver.settle()
+        assert device.taken == b"next" * 3
+
+
+async def test_a_message_is_what_it_was_when_it_was_given(host: hostd.Host) -> None:
+    async with line(host) as (device, driver):
+        device.room, message = 2, bytearray(b"before")
+        await given_up(driver.write_message(message), 50)  # type: ignore[arg-type]  # as authors do
+        message[:] = b"behind"
+        device.take(100)
+        await driver.settle()
+        assert device.taken == b"before"

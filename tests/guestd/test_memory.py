@@ -9,6 +9,7 @@ import struct
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hcall.errors import BadArgument
@@ -88,10 +89,18 @@ def test_too_much_is_a_memory_error_that_costs_nothing(ram: Ram) -> None:
     ram.alloc(PAGES * PAGE).free()
 
 
-def test_a_negative_size_is_refused_and_costs_nothing(ram: Ram) -> None:
-    with pytest.raises((BadArgument, ValueError)):
-        ram.alloc(-1)
-    ram.alloc(PAGES * PAGE).free()
+@pytest.mark.parametrize("size", [-1, -(1 << 70), 1 << 70, 1.0, 1.5, "x", None])
+def test_what_is_no_size_is_refused_and_costs_nothing(ram: Ram, size: Any) -> None:
+    for take in (ram.alloc, ram.region, Ram):
+        with pytest.raises((BadArgument, TypeError), match=r"memory has no|integer"):
+            take(size)
+    with pytest.raises(BadArgument):
+        ram.region(0)
+    with ram.alloc(PAGES * PAGE) as everything:
+        assert everything.address == ram.first.start and type(everything.address) is int
+    region = ram.region(1)
+    region.close()
+    assert region.start == ram.first.start + PAGES * PAGE
 
 
 def test_freeing_twice_is_harmless(ram: Ram) -> None:

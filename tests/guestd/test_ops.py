@@ -176,3 +176,15 @@ def test_a_call_that_cannot_be_is_refused_with_the_class(takes: list[Any], answe
     op = Op[takes, answer]()  # type: ignore[valid-type]
     with pytest.raises(Mistakes, match=r"Mine.own: (it takes Inline, Room, Data|what it fills is answered with)"):
         type("Mine", (Driver,), {"compatible": ("test,thing",), "own": op})
+
+
+@pytest.mark.parametrize("data", [5, "text", None, 1.5, [1]])
+async def test_what_is_no_bytes_is_not_made_to_some(store: StoreDriver, data: Any) -> None:
+    with pytest.raises(TypeError, match="bytes-like"):
+        await store.keep(data, "key")
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+async def test_bytes_of_every_sort_are_taken(store: StoreDriver, kind: Any) -> None:
+    assert await store.keep(kind(b"abc"), "key") == 3
+    assert await store.fetch(3, "key", 0) == b"abc"
