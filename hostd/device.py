@@ -86,7 +86,7 @@ class Device:
             setattr(self, name, config.pop(name) if name in config else key.convert(key.default, Path()))
         if config:
             raise TypeError(f"{type(self).__name__} has no {', '.join(config)}")
-        state.power_on(self, self.declares.states)
+        self.declares.states.power_on(self)
 
     def check_keys(self) -> None:
         """Look at the keys that belong together.  Raises ValueError: the machine file is refused with that sentence.
@@ -162,7 +162,7 @@ class Device:
 
     def revert(self, used: bool) -> None:
         """As at power-on, as far as it is declared; what is early only if a guest has *used* it.  For the host."""
-        state.set_back(self, self.declares.states, used)
+        self.declares.states.set_back(self, used)
 
     def renew(self, used: bool) -> None:
         """All that a reset is: what is declared, and what the model does itself.  For the host."""

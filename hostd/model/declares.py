@@ -9,7 +9,7 @@ from typing import Any
 from .declared import Feature, Irq, Property, inherit
 from .handlers import Handler, find, find_actions
 from .keys import Config
-from .state import State
+from .state import State, States
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Declares:
     irqs: tuple[str, ...] = ()  # in the order of their vectors
     keys: dict[str, Config[Any]] = field(default_factory=dict)
     properties: tuple[str, ...] = ()
-    states: dict[str, State[Any]] = field(default_factory=dict)
+    states: States = field(default_factory=States)
     features: dict[str, int] = field(default_factory=dict)  # their bits
 
 
@@ -41,6 +41,6 @@ def declared_by(cls: type) -> tuple[Declares, list[tuple[str, str]]]:
         tuple(name for name, member in members.items() if isinstance(member, Irq)),
         {name: member for name, member in members.items() if isinstance(member, Config)},
         tuple(name for name, member in members.items() if isinstance(member, Property)),
-        {name: member for name, member in members.items() if isinstance(member, State)},
+        States({name: member for name, member in members.items() if isinstance(member, State)}),
         {name: member.bit for name, member in members.items() if isinstance(member, Feature)},
     ), mistakes + more

@@ -6,12 +6,13 @@ What is saved is plain data that msgpack carries, see `hcall.saved`.  The kind o
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import types
 import typing
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, overload
 
 import msgspec
 from hcall.saved import Saved
@@ -22,6 +23,7 @@ from .handlers import type_name
 T = TypeVar("T")
 
 _MADE: Final[Any] = object()  # no default: what the kind makes
+_FLAT: Final = (list, set, dict, bytearray, deque)  # that `copy` copies whole, if nothing in them can be changed
 _AS_IT_IS: Final = (int, float, str, bytes, bool, types.NoneType)  # nothing can be changed in them
 _KINDS: Final = (
     "a state is int, float, bool, str, bytes or bytearray, a list, dict, set, deque or tuple, of such if it says so, a "
@@ -58,14 +60,21 @@ class State(Declared[T]):
         self.default: Any = float(default) if kind is float and type(default) is int else default
         self.early, self.kept = early, kept
 
-    def fresh(self, device: object) -> T:
-        """The value at power-on, one of its own for each device and each reset."""
+    @functools.cached_property
+    def make(self) -> Callable[[object], T] | None:
+        """What makes a value for a device; None: the default itself will do, as nothing in it can be changed."""
         default = (typing.get_origin(self.kind) or self.kind) if self.default is _MADE else self.default
         if type(default) in _AS_IT_IS:
-            return typing.cast(T, default)
-        if not self._is_made:
-            return typing.cast(T, copy.deepcopy(default))
-        return typing.cast(T, default(device) if _takes_one(default) else default())
+            return None
+        if self._is_made:
+            return default if _takes_one(default) else lambda device: default()
+        if type(default) in _FLAT and all(type(item) in _AS_IT_IS for item in _items(default)):
+            return lambda device: default.copy()
+        return lambda device: copy.deepcopy(default)
+
+    def fresh(self, device: object) -> T:
+        """The value at power-on, one of its own for each device and each reset."""
+        return typing.cast(T, self.default) if self.make is None else self.make(device)
 
     @property
     def _is_made(self) -> bool:
@@ -112,19 +121,48 @@ class State(Declared[T]):
         def __set__(self, device: object, value: T) -> None: ...
 
 
-States = Mapping[str, State[Any]]
+class _Plan(NamedTuple):
+    """How some of the states of a class get their values: a reset has no time to ask each of them."""
+
+    values: dict[str, Any]
+    makers: tuple[tuple[str, Callable[[object], Any]], ...]
+
+    @classmethod
+    def of(cls, states: Mapping[str, State[Any]]) -> _Plan:
+        """Of these."""
+        makers = {name: state.make for name, state in states.items() if state.make is not None}
+        return cls({name: state.default for name, state in states.items() if name not in makers}, tuple(makers.items()))
+
+    def follow(self, device: object) -> None:
+        """All of them have their first value."""
+        values = device.__dict__
+        values.update(self.values)
+        for name, make in self.makers:
+            values[name] = make(device)
 
 
-def set_back(device: object, states: States, used: bool = True) -> None:
-    """As at power-on, but for what is kept; what came early is kept, too, unless the device was *used*."""
-    for name, state in states.items():
-        if not state.kept and (used or not state.early):
-            device.__dict__[name] = state.fresh(device)
+class States(dict[str, State[Any]]):
+    """All that the devices of a class remember, by name."""
 
+    def power_on(self, device: object) -> None:
+        """All of them have their first value."""
+        self._all.follow(device)
 
-def power_on(device: object, states: States) -> None:
-    """All of them have their first value."""
-    device.__dict__.update((name, state.fresh(device)) for name, state in states.items())
+    def set_back(self, device: object, used: bool) -> None:
+        """So have all but what is kept, and what is early unless the device was *used*."""
+        (self._guests if used else self._unused).follow(device)
+
+    @functools.cached_property
+    def _all(self) -> _Plan:
+        return _Plan.of(self)
+
+    @functools.cached_property
+    def _guests(self) -> _Plan:
+        return _Plan.of({name: state for name, state in self.items() if not state.kept})
+
+    @functools.cached_property
+    def _unused(self) -> _Plan:
+        return _Plan.of({name: state for name, state in self.items() if not state.kept and not state.early})
 
 
 def save(device: object, states: States) -> Saved:
@@ -196,6 +234,11 @@ def _is(value: object, kind: Any) -> bool:
 
 def _has(kind: type, method: str) -> bool:
     return callable(getattr(kind, method, None))
+
+
+def _items(value: Any) -> Any:
+    """What is in it, a map's keys aside: they cannot be changed."""
+    return value.values() if isinstance(value, dict) else value
 
 
 def _takes_one(make: Callable[..., object]) -> bool:

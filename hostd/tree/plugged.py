@@ -153,9 +153,11 @@ class Plugged:
 
     def reset(self) -> None:
         """As after power-on, or it has failed."""
-        if self._works(partial(self.device.renew, self.used or self.failed), "reset()"):
+        used = self.used or self.failed
+        if self._works(self.device.renew, used, what="reset()"):
             self.failed = self.used = False
-            self._fill()
+            if used:
+                self._fill()
 
     def tick(self) -> None:
         """Let the model look at what it can only find out by looking."""
@@ -200,10 +202,10 @@ class Plugged:
             self.invoke(self.device.close, what="stop()")
         self.complaints.settle(last=True)
 
-    def _works(self, hook: Callable[[], object], what: str = "") -> bool:
+    def _works(self, hook: Callable[..., object], *args: object, what: str = "") -> bool:
         """Call *hook*; if it fails, so has the device."""
         try:
-            self.invoke(hook, what=what)
+            self.invoke(hook, *args, what=what)
         except Internal:
             self.failed = True
             for hold in list(self.holds):
