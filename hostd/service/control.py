@@ -156,11 +156,14 @@ class Control:
     async def _outcome(self, line: bytes) -> dict[str, object]:
         try:
             request = json.loads(line, parse_constant=_refuse)
+        except (ValueError, RecursionError) as error:  # of UTF-8, of JSON, or a number of more digits than int() takes
+            return _error(str(error), Exit.USAGE)
+        try:
             if not isinstance(request, dict) or request.get("do") not in list(_VERBS):
                 return _error(f'a request is {{"do": VERB, ...}}, VERB one of {", ".join(_VERBS)}', Exit.USAGE)
             kind, verb = _VERBS[request.pop("do")]
             return {"ok": await verb(self._served, msgspec.convert(request, kind))}
-        except (json.JSONDecodeError, UnicodeDecodeError, msgspec.ValidationError, RecursionError) as error:
+        except msgspec.ValidationError as error:
             return _error(str(error), Exit.USAGE)
         except Exception as error:
             text, code = explain(error)

@@ -298,6 +298,7 @@ async def test_two_guests_talk_through_a_router_and_none_in_the_others_name(tmp_
         ({"remote": "0.0.0.0"}, "0.0.0.0 is no address of a host"),
         ({"backing": "tunnel:x"}, "'tunnel:x' is no network"),
         ({"backing": "tun:a/b"}, "'a/b' is no name of an interface"),
+        ({"backing": "tun:\0"}, "is no name of an interface"),
     ],
 )
 async def test_a_machine_file_that_is_wrong_is_refused(tmp_path: Path, keys: dict[str, Any], sentence: str) -> None:

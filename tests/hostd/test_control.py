@@ -238,6 +238,8 @@ async def test_a_wait_ends_with_its_time(client: Client, what: dict[str, str]) -
         (b'{"do": "\xff"}\n', "utf-8"),
         (b"[1, 2]\n", "VERB"),
         (b'{"verb": "ls"}\n', "VERB one of ls, tree, status, plug, unplug, act, wait"),
+        (b'{"do": ' + b"1" * 5000 + b"}\n", "digits"),
+        (b"[" * 10_000 + b"\n", "recursion"),
         (b'{"do": "lss"}\n', "VERB one of ls, tree, status, plug, unplug, act, wait"),
         (b'{"do": null}\n', "VERB"),
         (b'{"do": ["ls"]}\n', "VERB"),

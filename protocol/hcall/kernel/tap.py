@@ -17,7 +17,7 @@ _TUNSETCARRIER: Final = 0x400454E2
 _SIOCSIFHWADDR: Final = 0x8924  # a tap's descriptor takes it, too
 _IFF_TUN, _IFF_TAP, _IFF_NO_PI = 0x0001, 0x0002, 0x1000
 _ARPHRD_ETHER: Final = 1
-_NAME: Final = re.compile(r"[^\s/:%]{1,15}")  # net/core/dev.c, dev_valid_name; % would make the kernel number it
+_NAME: Final = re.compile(r"[^\s/:%\0]{1,15}")  # net/core/dev.c, dev_valid_name; % would make the kernel number it
 
 
 def check_name(text: str) -> str:
