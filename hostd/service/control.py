@@ -222,9 +222,9 @@ async def _status(at: Running, request: _Nothing) -> Answer:
         for guest in host.guests.by_token.values()
     ]  # fmt: skip
     return {
-        "machine": host.machine.name, "file": str(host.machine.file.absolute()) if host.machine.file else None,
+        "machine": host.machine.name, "file": str(host.machine.file) if host.machine.file else None,
         "pid": os.getpid(), "epoch": host.epoch, "uptime": round(host.clock.time() - host.started, 3),
-        "socket": str(host.socket.absolute()),
+        "socket": str(host.socket),
         "devices": sum(node.device is not None for node in host.tree.nodes.values()),
         "limits": msgspec.to_builtins(host.guests.limits), "guests": guests,
     }  # fmt: skip

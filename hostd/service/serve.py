@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -64,7 +65,7 @@ async def running(
         if runtime_dir is None:
             runtime_dir = stack.enter_context(tempfile.TemporaryDirectory(prefix="hostd-"))
         bound = stack.enter_context(listeners(Path(runtime_dir), given))
-        guests_at = Path(bound[GUEST_SOCKET].getsockname())
+        guests_at = _from_anywhere(bound[GUEST_SOCKET].getsockname())
         identity = identity or (Identity.heir(saved) if saved is not None else Identity())
         fd = opened(trace) if trace is not None else None
         host = Host(machine, clock or LoopClock(), guests_at, identity, saved, fds)
@@ -74,6 +75,8 @@ async def running(
         for spec in sorted(machine.devices, key=lambda spec: spec.path.count("/")):  # what stands above comes first
             host.plug(spec)
         host.restore()
+        if machine.file is not None:  # which is read again
+            host.machine = dataclasses.replace(machine, file=_from_anywhere(machine.file))
         reloads = Reloads(host, notifier or Notifier({}))
         stack.push_async_callback(reloads.close)
         served = Running(host, reloads)
@@ -82,3 +85,8 @@ async def running(
         await control.listen(bound[CONTROL_SOCKET].dup())
         host.guests.listen(bound[GUEST_SOCKET].dup())
         yield served
+
+
+def _from_anywhere(path: str | Path) -> Path:
+    """*path*, wherever the program goes meanwhile."""
+    return Path(path).absolute()

@@ -102,7 +102,8 @@ def listeners(directory: Path, given: Mapping[str, socket.socket] | None = None)
 
 @contextlib.contextmanager
 def _bound(path: Path, mode: int) -> Iterator[socket.socket]:
-    """A listening socket at *path*, which is gone at the end."""
+    """A listening socket at *path*, which is gone at the end, wherever the program has gone meanwhile."""
+    there = path.absolute()
     remove_stale(path)
     if path.is_socket():
         raise AlreadyServed(f"somebody listens at {path}")
@@ -116,4 +117,4 @@ def _bound(path: Path, mode: int) -> Iterator[socket.socket]:
             listener.listen(4096)  # 1,000 guests may come at once
             yield listener
         finally:
-            path.unlink(missing_ok=True)
+            there.unlink(missing_ok=True)

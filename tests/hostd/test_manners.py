@@ -24,6 +24,7 @@ from sources import HOMES, Sources
 
 import guestd
 import hostd
+from hostd.commands.remote import ask
 from hostd.machine import models
 from hostd.machine.file import DeviceInUse
 from hostd.service.sockets import AlreadyServed, WrongSocket, handed_over
@@ -132,6 +133,19 @@ async def test_a_program_that_serves_is_as_before(desk: Path) -> None:
             assert len(await guest["rng"].getrandom(16)) == 16
             assert state() == before
     assert state() == before
+
+
+async def test_a_program_may_go_to_another_folder(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(desk)
+    async with hostd.serve("machine.toml", "run") as host:
+        (desk / "elsewhere").mkdir()
+        monkeypatch.chdir(desk / "elsewhere")
+        async with guestd.attach(host.socket):
+            status = await asyncio.to_thread(ask, str(host.socket), "status")
+        assert (status["file"], status["socket"]) == (str(desk / "machine.toml"), str(desk / "run/guest.sock"))
+        (desk / "machine.toml").write_text('[devices.rng]\nmodel = "rng"\n')
+        assert "/lamp" in (await asyncio.to_thread(ask, str(host.socket), "reload"))["removed"]
+    assert [path.name for path in (desk / "run").iterdir()] == ["hostd.lock"]
 
 
 async def test_a_host_within_a_program_has_as_many_guests_as_that_may_have_files(desk: Path, few_files: int) -> None:
