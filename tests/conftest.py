@@ -51,6 +51,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
     """In CI nothing is skipped for want of a tool: a skip that is not on the list is a failure."""
     report = yield
+    # A log may have half a surrogate pair in it, as Python's stderr shows it; what tests in parallel tell may not.
+    report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
     if report.skipped and "CI" in os.environ and not any(reason in str(report.longrepr) for reason in ALLOWED_SKIPS):
         report.outcome = "failed"
         report.longrepr = f"skipped in CI: {report.longrepr}"
