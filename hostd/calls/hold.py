@@ -86,6 +86,8 @@ class Hold:
             return IoError(f"{path} has failed: reset it; the host's log says why")
         for handler in self.plugged.device.declares.handlers:
             if self.plugged.number(handler) == number:
+                if self._after:
+                    return NotAllowed(f"{path} is being reset")
                 if self.vectors not in self.plugged.live:
                     return NotAllowed(f"{path}: {handler.name} comes after DRIVER_OK")
                 return NoSuchCall(f"{path}: {handler.name} needs a feature that was not accepted")
@@ -151,8 +153,10 @@ class Hold:
         if not self.pending:
             return then()
         later: Later[int] = Later()
+        self.table = {}  # nor does anything begin meanwhile, however early: it would be in the way for ever
 
         def go_on() -> None:
+            self._silence()
             try:
                 later.done(then())
             except HcallError as error:

@@ -270,6 +270,8 @@ async def test_a_reset_waits_for_the_worker_and_ends_its_call_with_reset(host: h
         assert (await guest.reply())[0] == Status.RESET  # of the call that no thread works on
         guest.send(guest.next_call(calls["typed"], handle, (1, True, "c", b"d", 0.5), slot=3))
         refused = await guest.reply()
+        guest.send(guest.next_call(calls["early"], handle, slot=3))  # which would put the reset off
+        assert await guest.reply() == (Status.NOT_ALLOWED, "/bench is being reset")
         await settled(other)
         assert bench(host).log == []
         bench(host).gate.set()
@@ -278,6 +280,7 @@ async def test_a_reset_waits_for_the_worker_and_ends_its_call_with_reset(host: h
         assert bench(host).log == ["reset"]
         assert await guest.core(numbers.GET_STATUS, handle) == 0
         assert refused[0] == Status.NOT_ALLOWED
+        assert await guest.core(calls["early"], handle) == 2
 
 
 @pytest.mark.parametrize("how", ["unplug", "detach", "hang up"])
