@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hcall import numbers
 from hcall.clock import ManualClock
-from hcall.errors import HcallError, StaleHandle, WouldBlock
+from hcall.errors import HcallError, LinkLost, StaleHandle, WouldBlock
 from hcall.formats import frames
 from hcall.formats.folder import Access, Kind
 from moving import Hand, Holder, moved, until
@@ -20,6 +21,9 @@ from port_end import SECONDS
 from raw import plugged
 from shipped_uses import ELSEWHEN, Use, batch
 
+import guestd
+import hostd
+from guestd.drivers.rng import RngDriver
 from hostd.backings.ip import Network
 from hostd.backings.spool import Spool
 from hostd.backings.tap import Tap
@@ -244,3 +248,36 @@ def test_what_is_late_when_it_is_saved_is_due_at_once() -> None:
     with pytest.raises(HcallError, match="fired"):
         again.device.keepalive()  # type: ignore[attr-defined]  # a Watchdog
     again.retire()
+
+
+async def test_a_guest_that_falls_silent_is_reset_by_the_host_that_goes_on_and_no_other_is(tmp_path: Path) -> None:
+    machine = tmp_path / "machine.toml"
+    machine.write_text('[devices.dog]\nmodel = "watchdog"\ntimeout = 20\n[devices.rng]\nmodel = "rng"\n')
+    clock, later = ManualClock(), ManualClock()
+    async with (
+        hostd.serve(machine, tmp_path / "run", clock) as old,
+        guestd.attach(old.socket, name="bystander") as bystander,
+        guestd.attach(old.socket, name="silent") as silent,
+    ):
+        await silent.bind("dog")
+        rng = await bystander.bind("rng")
+        assert isinstance(rng, RngDriver)
+        clock.turn(15)
+        await old.drain()
+        saved, fds = old.save()
+        old.cede()
+        assert not fds
+        async with hostd.serve(machine, tmp_path / "next", later, saved=saved) as new:
+            new.socket.rename(old.socket)
+            for link in list(old.guests.links):
+                link.abort()
+            assert await rng.read_exactly(8)
+            later.turn(4.75)
+            assert {guest.name for guest in new.guests.by_token.values()} == {"silent", "bystander"}
+            later.turn(0.25)
+            async with asyncio.timeout(SECONDS):
+                await new.guests.wait_for(lambda: len(new.guests.by_token) == 1)
+            with pytest.raises(LinkLost, match="the watchdog fired"):
+                await silent.call(0, numbers.NOP)
+            assert await rng.read_exactly(8)
+            await bystander.unbind("rng")
