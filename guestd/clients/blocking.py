@@ -52,9 +52,9 @@ class BlockingGuest(Guest[Pending]):
         """*timeout*: seconds that the answer of each call may take, see `Pending.result`."""
         super().__init__(path, **options)
         self.timeout = timeout
-        self._time = blocking(clock)
-        self._tasks = Tasks(self.pump)
-        self.clock = TaskClock(self._tasks, self._time)
+        self.time = blocking(clock)
+        self.tasks = Tasks(self.pump)
+        self.clock = TaskClock(self.tasks, self.time)
         self._link: BlockingLink | None = None
         self._thread = get_ident()
         self._at = _IDLE
@@ -75,7 +75,7 @@ class BlockingGuest(Guest[Pending]):
             with contextlib.suppress(HcallError, TimeoutError):
                 self.call(0, numbers.DETACH).result(DETACH_SECONDS)
         self._end(LinkLost("this guest was detached"))
-        self._time.close()
+        self.time.close()
         self._release()
 
     def nop(self) -> None:
@@ -147,7 +147,7 @@ class BlockingGuest(Guest[Pending]):
         """Run a driver's coroutine, or wait for a call."""
         if isinstance(work, Pending):
             return work.result()  # type: ignore[no-any-return]
-        return self._tasks.run(work)
+        return self.tasks.run(work)
 
     def gather(self, *work: Awaitable[T]) -> list[T]:
         """Run all of *work* at once; the results in their order.
@@ -155,7 +155,7 @@ class BlockingGuest(Guest[Pending]):
         Calls of different coroutines travel together, and one that sleeps, or waits for an interrupt, lets the others
         go on.  If one raises, the others still run to their end; then the first error is raised.
         """
-        tasks = self._tasks.run_all(work)
+        tasks = self.tasks.run_all(work)
         for task in tasks:
             if task.error is not None:
                 raise task.error
@@ -175,7 +175,7 @@ class BlockingGuest(Guest[Pending]):
     def wait(self, timeout: float | None = None) -> bool:
         """Until something comes from the host, an interrupt say, at most *timeout* seconds; whether it did."""
         over: list[bool] = []
-        timer = None if timeout is None else self._time.call_later(max(timeout, 0.0), lambda: over.append(True))
+        timer = None if timeout is None else self.time.call_later(max(timeout, 0.0), lambda: over.append(True))
         try:
             while not self.pump():
                 if over:
@@ -188,7 +188,7 @@ class BlockingGuest(Guest[Pending]):
     def within(self, seconds: float, done: Callable[[], bool]) -> bool:
         """Wait until *done*, at most *seconds*; whether it is."""
         over: list[bool] = []
-        timer = self._time.call_later(max(seconds, 0.0), lambda: over.append(True))
+        timer = self.time.call_later(max(seconds, 0.0), lambda: over.append(True))
         try:
             while not done():
                 if over:
@@ -216,12 +216,12 @@ class BlockingGuest(Guest[Pending]):
         self._at = _AT_WORK
         if out:
             link.send(out)
-        armed = self._time.armed
+        armed = self.time.armed
         if armed or link.rest:
             self._at = _WAITING
-            if not link.readable(self._time, out):
+            if not link.readable(self.time, out):
                 self._at = _IDLE
-                self._time.fire()
+                self.time.fire()
                 return False
             self._at = _AT_WORK
         try:
@@ -237,7 +237,7 @@ class BlockingGuest(Guest[Pending]):
         if self._claims:
             self._give_away()
         if armed:  # a host that says much keeps no clock from ringing
-            self._time.fire()
+            self.time.fire()
         return True
 
     def _enter(self) -> None:
@@ -293,13 +293,13 @@ class BlockingGuest(Guest[Pending]):
             hello, fds = self._hello()
             link.greet(self.session.greet(hello), fds)
             over: list[bool] = []
-            timer = self._time.call_later(WELCOME_SECONDS, lambda: over.append(True))
+            timer = self.time.call_later(WELCOME_SECONDS, lambda: over.append(True))
             try:
                 while self.session.state is not READY:
                     if over:
                         raise silent(self.path)
-                    if not link.readable(self._time, self.session.out):
-                        self._time.fire()
+                    if not link.readable(self.time, self.session.out):
+                        self.time.fire()
                         continue
                     self._at = _AT_WORK
                     data = link.recv(READ)
@@ -328,16 +328,16 @@ class BlockingGuest(Guest[Pending]):
     def _reconnect(self) -> None:
         """Come back with the same token and memory; the host answers from its slots."""
         self._hang_up()
-        deadline = self._time.time() + self.patience
+        deadline = self.time.time() + self.patience
         while True:
             try:
                 self._connect()
                 self._came_back()
                 return
             except OSError as error:
-                if self._time.time() > deadline:
+                if self.time.time() > deadline:
                     raise self._end(LinkLost(f"no host at {self.path}: {error.strerror}")) from None
-                pause(self._time, PAUSE_SECONDS)
+                pause(self.time, PAUSE_SECONDS)
 
     def _end(self, error: LinkLost) -> LinkLost:
         if self._lost is None:

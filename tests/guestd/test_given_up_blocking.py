@@ -100,3 +100,30 @@ def test_what_a_call_took_whose_wait_a_signal_ended_is_there_for_the_next(
                 alarms += 1
         assert got[:24] == b"<1><2><3><4><5><6><7><8>"
         assert alarms == len(at)
+
+
+class StubbornDriver(LineDriver):
+    """Tries again, whatever happens."""
+
+    async def insist(self) -> str:
+        while True:
+            try:
+                return await self.ring()
+            except BaseException:
+                continue
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_no_driver_keeps_from_its_caller_what_a_signal_handler_raises(
+    tmp_path: Path, alarming: Callable[[set[int]], Alarming], together: bool
+) -> None:
+    host_side = alarming({1, 2, 4})
+    with line(tmp_path, host_side) as host, guestd.attach_blocking(host.path, drivers=[StubbornDriver]) as guest:
+        driver: Any = guest.bind("thing")
+        run = guest.gather if together else guest.run
+        with pytest.raises(Alarm):
+            run(driver.insist())  # which waits for the first answer after all, and for none that it did not ask for
+        assert host_side.calls == 1
+        with pytest.raises(Alarm):
+            run(driver.insist())
+        assert guest.run(driver.insist()) == "<3>"

@@ -7,11 +7,13 @@ import select
 import socket
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from hcall.errors import NoHost
 
 from .clock import BlockingClock, wait
 
+_NOW: Final = int(socket.MSG_DONTWAIT)
 READ = 65536  # four times that is half as fast: the buffer is made anew for each read
 
 
@@ -38,26 +40,26 @@ class BlockingLink:
             socket.send_fds(self._sock, [hello], fds)
 
     def send(self, out: list[bytes]) -> None:
-        """Send what is to be sent, as far as the host takes it; *out* is empty then."""
-        data = self.rest
-        try:
-            while data or out:
-                if not data:
-                    data = out[0] if len(out) == 1 else b"".join(out)
-                    out.clear()
-                done = self._send(data, socket.MSG_DONTWAIT)
-                data = b"" if done == len(data) else memoryview(data)[done:]
-        except BlockingIOError:
-            pass
-        except (BrokenPipeError, ConnectionResetError):  # the host's last word may be there to be read
-            data = b""
+        """Send the rest, or all of *out*, which is empty then: as far as the host takes it; the rest is left."""
+        data = rest = self.rest
+        if not rest:
+            data = out[0] if len(out) == 1 else b"".join(out)
             out.clear()
-        self.rest = data
+        try:
+            done = self._send(data, _NOW)
+        except BlockingIOError:
+            self.rest = data
+        except (BrokenPipeError, ConnectionResetError):  # the host's last word may be there to be read
+            self.rest = b""
+            out.clear()
+        else:
+            if rest or done < len(data):
+                self.rest = memoryview(data)[done:] if done < len(data) else b""
 
     def readable(self, clock: BlockingClock, out: list[bytes]) -> bool:
         """Wait until there is something to read, and the rest and *out* go out meanwhile; no, if *clock* rang first."""
         while True:
-            if self.rest:
+            if self.rest or out:
                 self.send(out)
             events = wait(clock, self._sock, select.POLLIN | (select.POLLOUT if self.rest else 0))
             if not events:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any, Protocol
 
-from hcall.errors import failure
+from hcall.errors import LinkLost, failure
 
-from .tasks import Awaited, TaskClock
+from .clock import BlockingClock
+from .tasks import Awaited, TaskClock, Tasks
 
 
 class Pumping(Protocol):
@@ -15,6 +16,8 @@ class Pumping(Protocol):
 
     timeout: float | None
     clock: TaskClock
+    tasks: Tasks
+    time: BlockingClock
 
     def pump(self) -> bool:
         """Wait until something has happened."""
@@ -42,9 +45,7 @@ class Pending(Awaited):
         given): the call was made all the same, and its result can still be asked for.
         """
         guest = self._guest
-        if timeout is None:
-            timeout = guest.timeout
-        if timeout is None:
+        if timeout is None and (timeout := guest.timeout) is None:
             while self.status < 0:
                 guest.pump()
         elif not guest.within(timeout, lambda: self.status >= 0):
@@ -55,10 +56,21 @@ class Pending(Awaited):
 
     def __await__(self) -> Generator[Awaited, None, Any]:
         if self.status < 0:
-            if self._guest.timeout is None:
-                yield self
-            else:
+            guest = self._guest
+            task = guest.tasks.current
+            if guest.timeout is not None:
                 yield from self._bounded().__await__()
+            elif task is None or not task.is_alone or guest.time.armed or task.expired:
+                yield self
+            else:  # as `result`: nobody else is to go on meanwhile, and no moment of the clock comes
+                try:
+                    while self.status < 0:
+                        guest.pump()
+                except LinkLost:
+                    pass  # which is the answer to this call, too
+                except BaseException as error:
+                    task.error = task.error or error  # it ends by that, whatever it does now: see `Tasks.run`
+                    raise
         if self.status:
             raise failure(self.status, self.value)
         return self.value

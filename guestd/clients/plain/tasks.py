@@ -40,17 +40,18 @@ class Awaited:
 class Task:
     """A coroutine, where it stands, and how it ended."""
 
-    __slots__ = ("awaits", "coroutine", "error", "expired", "over", "ready", "throw", "value")
+    __slots__ = ("awaits", "coroutine", "error", "expired", "is_alone", "over", "ready", "throw", "value")
 
-    def __init__(self, coroutine: CoroutineType[Any, Any, Any], ready: deque[Task]) -> None:
+    def __init__(self, coroutine: CoroutineType[Any, Any, Any], ready: deque[Task], is_alone: bool = False) -> None:
         self.coroutine = coroutine
+        self.is_alone = is_alone  # nobody else could go on while it waits
         self.ready = ready  # of its own `Tasks.run`: an answer may come after that was interrupted
         self.awaits: Awaited | None = None
         self.throw: BaseException | None = None  # what it goes on with
         self.expired: tuple[_Expired, ...] = ()  # what it will go on with when it waits the next time
         self.over = False
         self.value: Any = None
-        self.error: BaseException | None = None
+        self.error: BaseException | None = None  # also of what interrupted it: it ends by that
 
     def go_on(self, error: BaseException) -> None:
         """With *error*, whatever it waits for."""
@@ -69,11 +70,13 @@ class Tasks:
         self.current: Task | None = None  # the one that runs
 
     def run(self, work: Awaitable[T]) -> T:
-        """Run *work* to its end, as `run_all` does, in half the time."""
-        coroutine = _coroutine(work)
+        """Run *work* to its end, as `run_all` does, in half the time.
+
+        It waits for most of its calls by itself, see `Pending.__await__`, and need not come back here for that.
+        """
+        coroutine: CoroutineType[Any, Any, T] = work if type(work) is CoroutineType else _wait(work)  # type: ignore[assignment]  # `async def` makes them
         ready: deque[Task] = deque()
-        task, outer = Task(coroutine, ready), self.current
-        stopped: BaseException | None = None
+        task, outer = Task(coroutine, ready, True), self.current
         while True:
             try:
                 self.current = task
@@ -95,15 +98,15 @@ class Tasks:
                         self._pump()
                     ready.clear()
             except StopIteration as stop:
-                if stopped is not None:
-                    raise stopped from None
+                if task.error is not None:
+                    raise task.error from None
                 return stop.value  # type: ignore[no-any-return]
             except BaseException as error:
                 if coroutine.cr_frame is None:  # it has ended, and by that
                     raise
                 if not isinstance(error, LinkLost):
-                    stopped = stopped or error
-                if stopped or not ready:  # else it has an answer, and hears of the end by itself
+                    task.error = task.error or error
+                if task.error or not ready:  # else it has an answer, and hears of the end by itself
                     task.awaits, task.throw = None, error
                 ready.clear()
             finally:
@@ -116,7 +119,7 @@ class Tasks:
         in the end here: they may clean up as in any `finally`, and wait for that.
         """
         ready: deque[Task] = deque()
-        tasks = [Task(_coroutine(each), ready) for each in work]
+        tasks = [Task(each if type(each) is CoroutineType else _wait(each), ready) for each in work]  # type: ignore[arg-type]  # `async def` makes them
         ready.extend(tasks)
         outer, left = self.current, len(tasks)
         stopped: BaseException | None = None
@@ -186,10 +189,6 @@ class Tasks:
         else:
             awaited.task, awaited.others = awaited.task or task, (*awaited.others, task)
             task.awaits = awaited
-
-
-def _coroutine(work: Awaitable[T]) -> CoroutineType[Any, Any, T]:
-    return work if type(work) is CoroutineType else _wait(work)  # type: ignore[return-value]  # `async def` makes them
 
 
 async def _wait(work: Awaitable[T]) -> T:
