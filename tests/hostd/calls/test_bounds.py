@@ -15,7 +15,7 @@ from raw import attached, served
 from hostd.device import Device, Feature, Irq, Property, call
 from hostd.machine.file import DeviceSpec
 
-PAGE = (Path(__file__).parents[2] / "docs" / "protocol" / "bounds.md").read_text()
+PAGE = (Path(__file__).parents[3] / "docs" / "protocol" / "bounds.md").read_text()
 ROWS = {
     name: (int(shortest.replace(",", "")), int(widest.replace(",", "")))
     for name, shortest, widest in re.findall(r"^\| ([^|]*) \| (?:18 \+ \*n\* \| 46|([\d,]+) \| ([\d,]+))", PAGE, re.M)

@@ -13,7 +13,7 @@ from hostd.device import Device
 from hostd.model.names import LEFT, own_names
 from hostd.stream import Stream
 
-PAGE = Path(__file__).parents[2] / "docs/write-a-device.md"
+PAGE = Path(__file__).parents[3] / "docs/write-a-device.md"
 BASES = {"Device": Device, "Stream": Stream, "BackedStream": BackedStream}
 
 
