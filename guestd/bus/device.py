@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Iterable
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -35,6 +36,9 @@ class Caller(Protocol):
     def take_over(self, call: Awaitable[Any]) -> Awaitable[Any] | None:
         """*call*, which somebody has given up, to be waited for again; None: it is not made."""
 
+    def lock(self) -> AbstractAsyncContextManager[object]:
+        """Something for `async with`, which one has at a time, in the order in which they ask."""
+
     def core(self, handle: int, number: int, *args: object) -> Awaitable[Any]:
         """Make a call of the core."""
 
@@ -61,7 +65,7 @@ class OpenDevice:
         self.gone = False  # closed, or unplugged
         self.leaving = False  # was asked for before its driver was bound
         self.call = partial(guest.call, self.handle)  # (number, args, areas); raises the HcallError of its status
-        self.take_over = guest.take_over
+        self.take_over, self.lock = guest.take_over, guest.lock
         self.counts = dict.fromkeys(self.vectors.values(), 0)  # by vector: as hinted or polled
         self.seen = dict(self.counts)  # by vector: as the driver has seen it
 

@@ -148,6 +148,11 @@ class AsyncGuest(Guest[Waiter]):
         """*call*, which somebody has given up, to be waited for again; None: it is not made."""
         return late.take_over(cast(Waiter, call))
 
+    @staticmethod
+    def lock() -> asyncio.Lock:
+        """As in the base class."""
+        return asyncio.Lock()
+
     def _device_gone(self, device: OpenDevice) -> None:
         for key in [key for key in self._interrupted if key[0] is device]:
             waiter = self._interrupted.pop(key)

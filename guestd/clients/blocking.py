@@ -28,7 +28,7 @@ from .guest import DETACH_SECONDS, PAUSE_SECONDS, WELCOME_SECONDS, Guest, Option
 from .plain.clock import blocking, pause
 from .plain.link import READ, BlockingLink
 from .plain.pending import Pending, Unbounded
-from .plain.tasks import Awaited, TaskClock, Tasks
+from .plain.tasks import Awaited, Lock, TaskClock, Tasks
 from .unbound import Returning
 
 T = TypeVar("T")
@@ -132,6 +132,11 @@ class BlockingGuest(Guest[Pending]):
     def take_over(call: Awaitable[Any]) -> Awaitable[Any]:
         """*call*, which somebody has given up, to be waited for again."""
         return call
+
+    @staticmethod
+    def lock() -> Lock:
+        """As in the base class."""
+        return Lock()
 
     async def interrupt(self, device: OpenDevice, vector: int) -> None:
         """Until *vector* of *device* has been raised since it was last asked for."""

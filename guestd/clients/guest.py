@@ -9,6 +9,7 @@ import os
 import socket
 import weakref
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Final, Generic, TypedDict, TypeVar, Unpack
 
@@ -94,6 +95,11 @@ class Guest(Generic[W]):
     @staticmethod
     def take_over(call: Awaitable[Any]) -> Awaitable[Any] | None:
         """*call*, which somebody has given up, to be waited for again; None: it is not made."""
+        raise NotImplementedError
+
+    @staticmethod
+    def lock() -> AbstractAsyncContextManager[object]:
+        """Something for `async with`, which one has at a time, in the order in which they ask."""
         raise NotImplementedError
 
     def interrupt(self, device: OpenDevice, vector: int) -> Awaitable[None]:

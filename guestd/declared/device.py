@@ -45,6 +45,9 @@ class BusDevice(Protocol):
     def take_over(self, call: Awaitable[Any]) -> Awaitable[Any] | None:
         """*call*, which somebody has given up, to be waited for again; None: it is not made."""
 
+    def lock(self) -> AbstractAsyncContextManager[object]:
+        """Something for `async with`, which one has at a time, in the order in which they ask."""
+
     def interrupt(self, vector: int) -> Awaitable[None]:
         """Until *vector* has been raised since the last time it was asked for."""
 

@@ -22,6 +22,7 @@ class HidDriver(Driver):
 
     async def probe(self) -> None:
         self._reading = Reading(self.dev, RECORD.size)
+        self._one_reader = self.dev.lock()
         self._packets = Packets()
         self._whole: list[Packet] = []  # that came, and were not given to anybody yet
         self.pressed: set[int] = set()  # the keys that are down after what `events` gave
@@ -52,15 +53,16 @@ class HidDriver(Driver):
 
         One that is `dropped` tells of packets that were lost; after it comes one with all keys that they changed.
         """
-        while not self._whole:
-            data = await self.read_some()
-            if not data:
-                raise IoError(f"{self.dev.name} has ended")
-            self._whole = self._packets.feed(data)
-        if any(packet.dropped for packet in self._whole):
-            down = codes_of(await self.keys())
-            self._whole += self._caught_up(self._whole[-1].at, down)
-        packets, self._whole = self._whole, []
+        async with self._one_reader:  # who is told what, with what it has missed
+            while not self._whole:
+                data = await self.read_some()
+                if not data:
+                    raise IoError(f"{self.dev.name} has ended")
+                self._whole = self._packets.feed(data)
+            if any(packet.dropped for packet in self._whole):
+                down = codes_of(await self.keys())
+                self._whole += self._caught_up(self._whole[-1].at, down)
+            packets, self._whole = self._whole, []
         for packet in packets:
             for event in packet.events:
                 press(self.pressed, event)

@@ -20,6 +20,7 @@ class PrinterDriver(StreamDriver):
 
     async def probe(self) -> None:
         await super().probe()
+        self._one_job = self.dev.lock()
         self._half = False  # a job was begun, and is not finished
         self._on_its_way = False  # one was finished, and nobody knows how it ended
         self._finishing: Taking[None] = Taking(self.dev)
@@ -30,20 +31,21 @@ class PrinterDriver(StreamDriver):
         return dict(field.split(":", 1) for field in text.split(";") if ":" in field)
 
     async def print_job(self, data: bytes) -> int:
-        """Print *data* as one job, and wait until it is spooled: its number.
+        """Print *data* as one job, and wait until it is spooled: its number.  Those who ask at once have their turns.
 
         Errors: IoError if it is not, and the error of the write that failed; the printer is free again then.  What
         somebody has begun who is cancelled is dropped before the next one.
         """
-        await self._clear()
-        self._half = True
-        try:
-            await self.write_all(data)
-        except HcallError:
-            await self.soft_reset()
-            self._half = False
-            raise
-        return await self.end_job()
+        async with self._one_job:
+            await self._clear()
+            self._half = True
+            try:
+                await self.write_all(data)
+            except HcallError:
+                await self.soft_reset()
+                self._half = False
+                raise
+            return await self.end_job()
 
     async def _clear(self) -> None:
         """What a job has left whose sender gave up: the half of one is none, and one that is complete is waited for."""

@@ -194,6 +194,26 @@ async def test_a_guest_that_does_not_read_learns_what_it_missed(tmp_path: Path) 
         assert down == codes_of(await hid.keys()) == {b, LEFT}
 
 
+@pytest.mark.parametrize("steps", range(1, 16))
+async def test_two_who_read_at_once_are_told_what_was_missed_once(tmp_path: Path, steps: int) -> None:
+    async with served(tmp_path) as host, bound(host) as hid:
+        model(host).send(encoded(key(LEFT, 1, 0) * 3000 + key(A, 1)))
+        first = asyncio.ensure_future(hid.events())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        second = asyncio.ensure_future(hid.events())
+        found = await first
+        model(host).send(encoded(key(A, 0) + key(LEFT, 0)))  # something for the other one, too
+        found += await second
+        while hid.pressed:
+            found += await hid.events()
+        down: set[int] = set()
+        for event in edges(found):
+            assert (event.code in down) != bool(event.value)
+            down ^= {event.code}
+        assert not down
+
+
 async def test_nothing_of_one_guest_is_there_for_the_next(tmp_path: Path) -> None:
     async with served(tmp_path) as host:
         async with bound(host) as hid:

@@ -8,7 +8,7 @@ import resource
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
 from hcall.errors import Busy, IoError, NoSpace, NotAllowed, WouldBlock
@@ -65,6 +65,26 @@ async def test_each_job_becomes_one_file_with_every_byte(tmp_path: Path) -> None
         assert [await printer.print_job(data) for data in (b"first", PAGE, b"\0")] == [1, 2, 3]
         assert await printer.status() == HEALTHY
     assert spooled(tmp_path) == {"job-000001": b"first", "job-000002": PAGE, "job-000003": b"\0"}
+
+
+@pytest.mark.parametrize("client", ["asyncio", "blocking"])
+async def test_jobs_that_are_printed_at_once_are_not_mixed(tmp_path: Path, client: str) -> None:
+    jobs = [bytes([ord("a") + n]) * 150_000 for n in range(5)]  # more than is waiting in it at once
+
+    def blocking() -> list[int]:
+        with guestd.attach_blocking(host.socket) as guest:
+            printer: Any = guest.bind("printer")
+            return guest.gather(*map(printer.print_job, jobs))
+
+    async with served(tmp_path, "spool:jobs") as host:
+        if client == "blocking":
+            numbers = await asyncio.to_thread(blocking)
+        else:
+            async with guestd.attach(host.socket) as guest:
+                printer = await bound(guest)
+                numbers = await asyncio.gather(*map(printer.print_job, jobs))
+    assert numbers == [1, 2, 3, 4, 5]
+    assert list(spooled(tmp_path).values()) == jobs
 
 
 @pytest.mark.spec("PRN-1")

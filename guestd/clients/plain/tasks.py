@@ -195,6 +195,32 @@ async def _wait(work: Awaitable[T]) -> T:
     return await work
 
 
+class Lock:
+    """One at a time, in the order in which they ask."""
+
+    def __init__(self) -> None:
+        self._queue: deque[Awaited] = deque()  # the first one has it
+
+    async def __aenter__(self) -> None:
+        mine = Awaited()
+        try:
+            self._queue.append(mine)
+            while self._queue[0] is not mine:
+                await mine
+        except BaseException:
+            self._leave(mine)
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._leave(self._queue[0])
+
+    def _leave(self, one: Awaited) -> None:
+        if one in self._queue:
+            self._queue.remove(one)
+        if self._queue:
+            self._queue[0].wake()
+
+
 class TaskClock:
     """The `Sleeper` of the blocking client."""
 
