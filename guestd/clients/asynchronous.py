@@ -121,7 +121,7 @@ class AsyncGuest(Guest[Waiter]):
         self, keep: Callable[[Any], object], lost: Callable[[Any], object], handle: int, number: int, args: Args = ()
     ) -> None:
         """As in the base class; a call that is cancelled before it went out is not made."""
-        if self._claims.orphans:
+        if self._claims.given_up:
             await self._claims.settle(handle)
         keep(await self._claims.take(self.call(handle, number, args), lost, handle))
 
@@ -217,12 +217,8 @@ class AsyncGuest(Guest[Waiter]):
     def _received(self, data: bytes) -> None:
         answers, interrupts = self.session.receive(data)
         for future, status, value in answers:
-            if future.done():
-                if future in self._claims.lost:
-                    self._claims.answered(future, status, value)
-                    continue
-                if (future := late.waiter(future)).done():
-                    continue
+            if future.done() and (future := late.waiter(future)).done():
+                continue
             if status == 0:
                 future.set_result(value)
             else:
@@ -330,7 +326,6 @@ class AsyncGuest(Guest[Waiter]):
         if self._lost is not None:
             return
         self._lost = error
-        self._claims.end()
         for future in [*map(late.waiter, self.session.end()), *self._interrupted.values(), self._welcomed]:
             if not future.done():
                 future.set_exception(error)

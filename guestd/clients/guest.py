@@ -164,7 +164,8 @@ class Guest(Generic[W]):
 
         def give_back(_: object) -> None:
             self.ram.drop(region)
-            self.post(0, numbers.REMOVE_MEMORY, (region.start,))
+            with contextlib.suppress(HcallError):  # the session is over
+                self.post(0, numbers.REMOVE_MEMORY, (region.start,))
 
         try:
             await self.claim(lambda _: self.ram.add(region), give_back, 0, numbers.ADD_MEMORY, self._sent(region))
