@@ -166,6 +166,7 @@ class Ram:
         self.first = Region(START, _pages(size))  # the one that HELLO brings
         self._regions = [self.first]
         self._end = START + self.first.size
+        self._why_closed: Exception | None = None
 
     def region(self, size: int) -> Region:
         """Another region, for `add` once the host knows of it."""
@@ -190,7 +191,7 @@ class Ram:
             self._regions.remove(region)
 
     def alloc(self, size: int) -> Buffer:
-        """A buffer of *size* bytes, not cleared.  Raises MemoryError: free some, or add memory."""
+        """A buffer of *size* bytes, not cleared.  Raises MemoryError: free some, or add memory; why it was closed."""
         if self._given_back:
             self._reclaim()
         buffer = self._alloc(size)
@@ -199,6 +200,8 @@ class Ram:
             self._reclaim()
             buffer = self._alloc(size)
         if buffer is None:
+            if self._why_closed is not None:
+                raise self._why_closed
             raise MemoryError(f"no {size} bytes of guest memory are free in one piece")
         return buffer
 
@@ -229,8 +232,9 @@ class Ram:
                     region.give(span.address - region.start, span.size)
         self._given_back = kept
 
-    def close(self) -> None:
-        """Let go of all of it; views of buffers that were not freed keep their pages."""
+    def close(self, why: Exception | None = None) -> None:
+        """Let go of all of it, and tell *why*; views of buffers that were not freed keep their pages."""
+        self._why_closed = why
         for region in self._regions:
             region.close()
         self._regions.clear()

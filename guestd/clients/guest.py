@@ -360,11 +360,12 @@ class Guest(Generic[W]):
             if fd >= 0:
                 os.dup2(null, fd, inheritable=False)
         os.close(null)
+        self.ram.close(self._lost)  # it is the parent's, and may not be given out twice
 
     def _release(self) -> None:
         self._lane.close()
         self._lane_of_host.close()
-        self.ram.close()
+        self.ram.close(self._lost)
 
 
 def _after_fork() -> None:

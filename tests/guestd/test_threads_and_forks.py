@@ -98,6 +98,9 @@ async def test_a_forked_child_has_no_guest_and_ends_none(host: hostd.Host) -> No
         for attempt in (guest.nop, lambda: guest.run(driver.same(1)), lambda: guest.bind("other"), guest.wait):
             with pytest.raises(LinkLost, match=f"is of process {os.getppid()}"):
                 attempt()
+        for alloc in (lambda: guest.ram.alloc(1), lambda: guest.run(driver.load(1))):
+            with pytest.raises(LinkLost, match=f"is of process {os.getppid()}"):
+                alloc()  # it is the parent's memory, of which the next page is free there, too
         guest.detach()
         guest.detach()
 
