@@ -28,11 +28,12 @@ def mistakes(cls: Any, base: type) -> Iterator[tuple[str, str]]:
     strings: object = cls.compatible
     if not isinstance(strings, tuple) or not all(isinstance(each, str) for each in strings):
         yield "compatible", f'{name}.compatible is a tuple: ("vendor,name",)'
-    if not isinstance(cls.wants, tuple):
+    wants: Any = cls.wants
+    if not isinstance(wants, tuple) or not all(isinstance(each, str) for each in wants):
         yield "wants", f'{name}.wants is a tuple of names of features: ("FLUSH",)'
-    ids: object = cls.ids
-    if not isinstance(ids, tuple) or not all(isinstance(each, tuple) and len(each) == 2 for each in ids):
-        yield "ids", f"{name}.ids is a tuple of pairs: ((vendor, device),)"
+    ids: Any = cls.ids
+    if not isinstance(ids, tuple) or not all(map(_is_id, ids)):
+        yield "ids", f"{name}.ids is a tuple of pairs of 16 bits each: ((vendor, device),)"
     own = _own(cls, base)
     for each, member in list(own.items()):
         if (get_origin(member) or member) in (Op, Signal):
@@ -46,6 +47,10 @@ def mistakes(cls: Any, base: type) -> Iterator[tuple[str, str]]:
         taking = _wrong(each, own.get(each), vars(taken[each]).get(each), each in stored)
         if taking is not None:
             yield each, f"{name}.{each}: the name is {taken[each].__name__}'s own{taking}"
+
+
+def _is_id(pair: object) -> bool:
+    return isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(n, int) and 0 <= n < 1 << 16 for n in pair)
 
 
 def _own(cls: type, base: type) -> dict[str, object]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator
-from typing import Annotated, Any, Final, Generic, ParamSpec, TypeAlias, TypeVar, get_args, get_origin, overload
+from enum import Enum
+from types import NoneType, UnionType
+from typing import Annotated, Any, Final, Generic, ParamSpec, TypeAlias, TypeVar, Union, get_args, get_origin, overload
 
 import msgspec
 from hcall.errors import IoError
@@ -24,6 +26,19 @@ Data: TypeAlias = Annotated[Buffer | bytes, "read by the device; bytes: 4,096 at
 _AREAS: Final = ((), (Inline,), (Room,), (Data,), (Room, Data))
 _FILLED: Final[dict[Any, type]] = {Inline: bytes, Room: int}  # by the first area: what such a call answers
 _SCALARS: Final = (int, bool, str, bytes, float)
+_ANSWERS: Final = (*_SCALARS, NoneType, tuple, list, dict, Enum)
+
+
+def _can_come(kind: Any) -> bool:
+    """Whether the wire can bring *kind*."""
+    if kind in (Any, ...):
+        return True
+    sort = get_origin(kind) or kind
+    if sort is Annotated:
+        return _can_come(get_args(kind)[0])
+    if sort not in (Union, UnionType) and not (isinstance(sort, type) and issubclass(sort, _ANSWERS)):
+        return False
+    return all(map(_can_come, get_args(kind)))
 
 
 def as_bytes(data: object) -> bytes:
@@ -89,6 +104,8 @@ class Op(Generic[P, R]):
         areas, others = self._takes[: self._areas], self._takes[self._areas :]
         if areas not in _AREAS or not all(isinstance(kind, type) and issubclass(kind, _SCALARS) for kind in others):
             return "it takes Inline, Room, Data, or Room and Data first, then int, bool, str, bytes or float"
+        if not _can_come(self._kind):
+            return "it is answered with int, float, bool, str, bytes, None, tuples and NamedTuples of them, or Any"
         filled = _FILLED.get(areas[0], Any) if areas else Any
         if filled not in (Any, self._kind):
             return f"what it fills is answered with {filled.__name__}"

@@ -161,3 +161,15 @@ async def test_a_driver_has_errors_of_its_own(host: hostd.Host, tmp_path: Path) 
     assert type(error.value) is TooCold
     assert explain(error.value) == ("-300 is colder than cold (BAD_ARGUMENT)", Exit.FAILED)
     assert explain(InUse("later")) == ("later", Exit.BUSY)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("wants", "FLUSH"), ("wants", (1,)), ("compatible", "v,d"), ("compatible", ["v,d"]), ("compatible", (1,)),
+        ("ids", (1, 2)), ("ids", (("1", "2"),)), ("ids", ((1, 2, 3),)), ("ids", ((1 << 16, 1),)), ("ids", ((-1, 1),)),
+    ],
+)  # fmt: skip
+def test_what_no_device_can_say_of_itself_is_refused(name: str, value: object) -> None:
+    with pytest.raises(Mistakes, match=rf"Mine\.{name} is a tuple"):
+        type("Mine", (Driver,), {"compatible": ("test,thing",), name: value})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from enum import IntFlag
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -169,13 +170,19 @@ def test_whatever_the_drivers_that_are_shipped_are_answered_is_looked_at() -> No
     [
         ([int, Room], int), ([Room, Room], int), ([Data, Room], int), ([Inline, Data], bytes), ([Inline, Room], int),
         ([Buffer], int), ([int, list], None), ([Room], bytes), ([Room], None), ([Inline], int), ([Room, Data], str),
+        ([], set), ([], object), ([], Buffer), ([int], tuple[int, set[int]]), ([], dict[str, object]), ([], 5),
     ],
     ids=str,
 )  # fmt: skip
 def test_a_call_that_cannot_be_is_refused_with_the_class(takes: list[Any], answer: Any) -> None:
     op = Op[takes, answer]()  # type: ignore[valid-type]
-    with pytest.raises(Mistakes, match=r"Mine.own: (it takes Inline, Room, Data|what it fills is answered with)"):
+    with pytest.raises(Mistakes, match=r"Mine.own: (it takes Inline, Room, Data|(it|what it fills) is answered with)"):
         type("Mine", (Driver,), {"compatible": ("test,thing",), "own": op})
+
+
+@pytest.mark.parametrize("answer", [None, Any, int | None, tuple[int, ...], tuple[Sizes, str], dict[str, int], IntFlag])
+def test_whatever_the_wire_brings_can_be_declared(answer: Any) -> None:
+    type("Mine", (Driver,), {"compatible": ("test,thing",), "own": Op[[], answer]()})
 
 
 @pytest.mark.parametrize("data", [5, "text", None, 1.5, [1]])
