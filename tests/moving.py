@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import msgpack
-from hcall.clock import Clock
 from raw import plugged
 
+from hcall.clock import Clock
 from hostd.calls.memory import Memory
 from hostd.calls.vectors import Vectors
 from hostd.device import Device

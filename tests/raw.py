@@ -12,16 +12,15 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequen
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
 
+import guestd
+import hostd
+from guestd.clients.guest import Guest
 from hcall import numbers
 from hcall.clock import Clock, ManualClock
 from hcall.errors import BadArgument, Status
 from hcall.kernel.memfd import F_ADD_SEALS, SEALS
 from hcall.messages import CALL, END, FD_LANE, HELLO, IRQ, MAGIC, REPLY, WELCOME
 from hcall.wire import Decoder, encode
-
-import guestd
-import hostd
-from guestd.clients.guest import Guest
 from hostd.calls.limits import Limits
 from hostd.device import Device
 from hostd.devices.rng import Rng

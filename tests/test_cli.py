@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 from conftest import MACHINE
+
 from hcall.errors import NoHost
 from hcall.programs.command import explain
-
 from hostd.commands.shipped import shipped
 from hostd.machine import models
 

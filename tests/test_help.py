@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hcall.programs.command import run
 
 import guestd
 import guestd.commands.cli
 import hostd
 import hostd.commands.cli
+from hcall.programs.command import run
 
 PROGRAMS = {"hostd": hostd.commands.cli.app, "guestd": guestd.commands.cli.app}
 COMMANDS = [(name, command) for name, program in PROGRAMS.items() for command in program if command[0] != "-"]

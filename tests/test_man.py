@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from hcall.programs.command import Exit
 
 import guestd.commands.cli
 import hostd.commands.cli
+from hcall.programs.command import Exit
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = {"hostd": hostd.commands.cli.app, "guestd": guestd.commands.cli.app}

@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
-from hcall import errors, messages, numbers, wire
-from hcall.wire import Decoder
 from raw import ADDRESS, PAGE, RawGuest, connected, lent, memfd, until
 
 import hostd
+from hcall import errors, messages, numbers, wire
+from hcall.wire import Decoder
 from hostd.calls.limits import Limits
 from hostd.devices.net import Net
 from hostd.guests import guests

@@ -12,11 +12,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from hcall import numbers
 from raw import attached
 
 import guestd
 import hostd
+from hcall import numbers
 from hostd.commands.tracing import Printer
 
 HEADING = ["TIME", "TOOK", "GUEST", "DEVICE", "WHAT"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Final, TypeAlias
 
 import msgspec
+
 from hcall import numbers
 from hcall.errors import IoError
 

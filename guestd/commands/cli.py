@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
+
 from hcall.programs.command import print_json, print_table, run
 from hcall.programs.help import new_program
 from hcall.programs.options import Json, ReadyFd, Socket

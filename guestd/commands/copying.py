@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Final
 
 import uvloop
+
 from hcall.errors import BadArgument, NoMatch, NotAllowed, Reset, StaleHandle
 from hcall.formats.folder import Access, Kind
 from hcall.programs.command import Exit, Failure, say

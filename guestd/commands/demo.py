@@ -17,6 +17,7 @@ from collections.abc import Awaitable
 from typing import Any
 
 import uvloop
+
 from hcall.errors import HcallError
 from hcall.text import shown
 

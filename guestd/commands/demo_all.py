@@ -14,6 +14,7 @@ import traceback
 from pathlib import Path
 
 import uvloop
+
 from hcall.clock import LoopClock, timeout
 
 from ..clients.asynchronous import attach

@@ -7,6 +7,7 @@ import os
 import signal
 
 import uvloop
+
 from hcall import numbers
 from hcall.errors import StaleHandle
 from hcall.programs.command import say

@@ -13,6 +13,7 @@ import tty
 from collections.abc import Iterator
 
 import uvloop
+
 from hcall import numbers
 from hcall.clock import LoopClock, timeout
 from hcall.errors import HcallError, LinkLost, Reset, StaleHandle

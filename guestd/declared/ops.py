@@ -8,6 +8,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Final, Generic, ParamSpec, TypeAlias, TypeVar, Union, get_args, get_origin, overload
 
 import msgspec
+
 from hcall.errors import IoError
 from hcall.messages import Areas
 

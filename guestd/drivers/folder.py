@@ -11,10 +11,9 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple, ParamSpec, TypeAlias, TypeVar
 
+from guestd.driver import MAX_INLINE, Buffer, Data, Driver, Inline, Op, Room, Taking, moved
 from hcall.errors import BadArgument, HcallError, IoError, NoMatch
 from hcall.formats.folder import MAX_PATH, ROOT, Access, Kind, Stat, shown, unpack
-
-from guestd.driver import MAX_INLINE, Buffer, Data, Driver, Inline, Op, Room, Taking, moved
 
 P = ParamSpec("P")
 R = TypeVar("R")

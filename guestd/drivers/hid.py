@@ -1,9 +1,8 @@
 """Driver of keyboards and mice."""
 
+from guestd.driver import MAX_INLINE, Driver, Op, Reading, Signal
 from hcall.errors import IoError, WouldBlock
 from hcall.formats.input import DOWN, EV_KEY, EV_SYN, MAX_PACKET, RECORD, UP, Event, Packet, Packets, codes_of, press
-
-from guestd.driver import MAX_INLINE, Driver, Op, Reading, Signal
 
 assert MAX_INLINE >= MAX_PACKET
 

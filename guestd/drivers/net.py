@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from guestd.driver import Buffer, Driver, Op, Signal, Taking
 from hcall.errors import HcallError, IoError, WouldBlock
 from hcall.formats.frames import MAX_BATCH, OVERHEAD, AnyBatch, Bytes, pack_into, parse_mac, split
-
-from guestd.driver import Buffer, Driver, Op, Signal, Taking
 
 
 class Statistics(NamedTuple):

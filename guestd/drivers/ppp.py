@@ -3,11 +3,10 @@
 import secrets
 from collections import deque
 
-from hcall.errors import BadArgument, IoError, NotAllowed, WouldBlock
-from hcall.formats.ppp import Peer
-
 from guestd.driver import MAX_INLINE
 from guestd.stream import Signal, StreamDriver
+from hcall.errors import BadArgument, IoError, NotAllowed, WouldBlock
+from hcall.formats.ppp import Peer
 
 _PAUSE = 0.05  # seconds between two looks while a timer runs
 _WAITING = 64  # frames of other callers, while one is being written

@@ -1,9 +1,8 @@
 """Driver of the printer."""
 
-from hcall.errors import HcallError, IoError, WouldBlock
-
 from guestd.driver import Taking
 from guestd.stream import Op, Signal, StreamDriver
+from hcall.errors import HcallError, IoError, WouldBlock
 
 
 class PrinterDriver(StreamDriver):

@@ -4,6 +4,7 @@ import contextlib
 from collections import deque
 from collections.abc import Iterator
 
+from guestd.stream import Op, StreamDriver
 from hcall.errors import Busy, IoError, LinkLost, NotAllowed
 from hcall.formats.sysmgmt import (
     Attribute,
@@ -21,8 +22,6 @@ from hcall.formats.sysmgmt import (
     encode,
     messages,
 )
-
-from guestd.stream import Op, StreamDriver
 
 
 class SysmanDriver(StreamDriver):

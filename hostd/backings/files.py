@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hcall.saved import Saved
-
 from hostd.backing import Backing, Port
 
 

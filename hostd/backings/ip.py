@@ -24,7 +24,6 @@ from hcall.formats import ipv4
 from hcall.kernel.tap import check_name, open_tun
 from hcall.programs.endpoint import Kind, split
 from hcall.saved import Saved
-
 from hostd.backing import Carried
 
 log = logging.getLogger(__name__)

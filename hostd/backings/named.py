@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Final
 
 from hcall.programs.endpoint import Kind, split
-
 from hostd.backing import Backing
 
 from .files import LogFile

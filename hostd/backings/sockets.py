@@ -27,7 +27,6 @@ from hcall.kernel.claims import remove_stale
 from hcall.programs.command import explain
 from hcall.programs.endpoint import host_and_port
 from hcall.saved import Saved
-
 from hostd.backing import Port
 
 from .parts.line import Line, socket_of

@@ -25,7 +25,6 @@ from typing import IO, Final, Protocol, cast
 from hcall.clock import Clock
 from hcall.programs.endpoint import Kind, host_and_port, split
 from hcall.saved import Saved
-
 from hostd.backing import Carried
 
 _FOLDER: Final = Kind("spool:", "FOLDER")

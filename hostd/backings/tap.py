@@ -13,7 +13,6 @@ from typing import Final
 from hcall.formats import frames
 from hcall.kernel.tap import check_name, open_tap
 from hcall.saved import Saved
-
 from hostd.backing import Carried
 
 from .parts.switch import Port, Switch

@@ -29,7 +29,6 @@ from typing import Final
 from hcall.errors import IoError
 from hcall.kernel.claims import claim, link_terminal, unlink_terminal
 from hcall.saved import Saved
-
 from hostd.backing import Backing, Port
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,6 @@ from typing import Protocol
 from hcall import numbers
 from hcall.errors import BadArgument, BadHandle, Busy, HcallError, IoError, NotAllowed, NotOpen
 from hcall.saved import Saved, check
-
 from hostd.calls.memory import Memory
 
 from ..tree.complaints import Complaints

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 import msgspec
+
 from hcall.kernel.memfd import PAGE
 from hcall.messages import MAX_SLOTS, SLOTS
 from hcall.wire import MAX_ITEMS

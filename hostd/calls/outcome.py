@@ -9,6 +9,7 @@ import typing
 from typing import Any, Final, Protocol
 
 import msgspec
+
 from hcall.errors import HcallError, IoError, LinkLost, NoSpace, NotAllowed, ReadOnly, Status
 from hcall.text import cut, reason
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
+
 from hcall.programs.command import Exit, Failure, console, print_json, print_table, run, say
 from hcall.programs.help import new_program
 from hcall.programs.options import Json, ReadyFd, Socket

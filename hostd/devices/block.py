@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TypeAlias
 
 from hcall.errors import BadArgument, IoError, ReadOnly
-
 from hostd.backings.parts.filesystem import TMPFS, filesystem
 from hostd.device import Config, Data, Device, Feature, Irq, Later, Property, Room, Saved, State, call
 

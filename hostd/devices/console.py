@@ -1,7 +1,6 @@
 """A console: a stream with a terminal, or something like one, at its other end."""
 
 from hcall.errors import BadArgument
-
 from hostd.backings.stream import BackedStream
 from hostd.device import Irq, State, call
 

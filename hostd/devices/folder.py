@@ -17,7 +17,6 @@ from typing import TypeAlias, TypeVar
 
 from hcall.errors import BadArgument, Busy, HcallError, NoMatch, ReadOnly
 from hcall.formats.folder import MAX_ENTRY, Access, Kind, check_path, shown
-
 from hostd.backings.folder import File, Tree, missing, told
 from hostd.backings.parts import beneath
 from hostd.backings.parts.beneath import CACHED

@@ -11,7 +11,6 @@ from hcall.errors import BadArgument, Busy, NotAllowed
 from hcall.formats import input as evdev
 from hcall.formats.input import EV_KEY, EV_LED, EV_MSC, EV_REL, EV_SYN, Event, Packet
 from hcall.formats.keycodes import AXES, BUTTONS, KEYS, LEDS, WHEEL_NOTCH, typed
-
 from hostd.backings.named import AnyBacking
 from hostd.backings.parts.event_queue import EventQueue
 from hostd.backings.recording import Recording

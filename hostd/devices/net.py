@@ -10,7 +10,6 @@ from pathlib import Path
 
 from hcall.errors import BadArgument, WouldBlock
 from hcall.formats import frames
-
 from hostd.backings.parts.switch import Switch
 from hostd.backings.tap import Tap
 from hostd.device import Config, Data, Device, Irq, Property, Room, Saved, State, action, call

@@ -9,7 +9,6 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from hcall.formats import ppp
-
 from hostd.backings.ip import Network
 from hostd.device import Config, Irq, Property, Saved, State, action
 from hostd.stream import Stream

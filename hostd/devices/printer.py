@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from hcall.errors import Busy, HcallError, IoError, NoSpace, NotAllowed, WouldBlock
-
 from hostd.backings.spool import Spool
 from hostd.device import Config, Data, Irq, Property, State, action, call
 from hostd.stream import Stream

@@ -31,7 +31,6 @@ from hcall.formats.sysmgmt import (
     encode,
     messages,
 )
-
 from hostd.device import Config, Property, Saved, State, action, call
 from hostd.stream import Stream
 

@@ -1,7 +1,6 @@
 """A serial port: a stream with a speed and breaks; a machine has as many as it has tables with this model."""
 
 from hcall.errors import BadArgument
-
 from hostd.backings.stream import BackedStream
 from hostd.device import Config, Irq, Property, Saved, State, action, call
 

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Final
 
 from hcall.errors import BadArgument, NotAllowed
-
 from hostd.device import Config, Data, Device, Ender, Irq, Property, Saved, State, call
 
 # linux/watchdog.h

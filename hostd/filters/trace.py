@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Final
 
 import msgspec
+
 from hcall import numbers
 from hcall.clock import Clock
 from hcall.errors import Status

@@ -23,6 +23,7 @@ from types import MappingProxyType
 from typing import Any
 
 import msgspec
+
 from hcall.programs.mistakes import BadConfiguration, InUse
 from hcall.programs.plugins import PluginError
 from hcall.text import MAX_TEXT, named, sentence, suggest

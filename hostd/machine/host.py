@@ -14,6 +14,7 @@ from typing import Any, Final
 from weakref import WeakValueDictionary
 
 import msgspec
+
 from hcall.clock import Clock, Timer
 from hcall.errors import BadArgument, Busy, Internal, NoMatch
 from hcall.programs.command import explain

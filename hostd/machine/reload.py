@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 import msgspec
+
 from hcall.clock import timeout
 from hcall.errors import NoMatch
 from hcall.text import named

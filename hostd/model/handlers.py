@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from hcall.numbers import FIRST_CALL, VERBS
-
 from hostd.model.areas import Data, Room
 
 from .declared import Offer

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias
 
 import msgspec
+
 from hcall.clock import timeout
 from hcall.errors import HcallError, NoMatch
 from hcall.programs.command import Exit, explain

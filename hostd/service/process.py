@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import uvloop
+
 from hcall import rendezvous
 from hcall.clock import SystemClock
 from hcall.programs.command import Failure, say

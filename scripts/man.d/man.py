@@ -13,14 +13,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
+import guestd.commands.cli
+import hostd.commands.cli
+from guestd.bus.known import VARIABLE as DRIVERS
 from hcall.programs.command import Exit
 from hcall.programs.help import Entry, Page, Program, page
 from hcall.rendezvous import CONTROL_SOCKET, GUEST_SOCKET
 from hcall.rendezvous import VARIABLE as SOCKET
-
-import guestd.commands.cli
-import hostd.commands.cli
-from guestd.bus.known import VARIABLE as DRIVERS
 
 RUNTIME: Final = [
     Entry("/run/hostd", "The runtime directory, if you are root."),

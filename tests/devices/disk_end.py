@@ -8,11 +8,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TypeAlias
 
-from hcall.clock import Clock
-
 import guestd
 import hostd
 from guestd.drivers.block import BlockDriver
+from hcall.clock import Clock
 from hostd import Machine
 
 SIZE = 192 * 1024  # of the model's disk: reads and writes both sides of 64 KiB

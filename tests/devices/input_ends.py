@@ -8,13 +8,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
 
-from hcall.clock import Clock
-from hcall.formats.input import EV_KEY, EV_REL, Event, Packet
-from hcall.formats.keycodes import BUTTONS, KEYS, LEDS
-
 import guestd
 import hostd
 from guestd.drivers.hid import HidDriver
+from hcall.clock import Clock
+from hcall.formats.input import EV_KEY, EV_REL, Event, Packet
+from hcall.formats.keycodes import BUTTONS, KEYS, LEDS
 from hostd import Machine
 from hostd.devices.hid import Hid
 from hostd.service.panel import act

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from hcall.clock import LoopClock
-
 from hostd.backings.named import AnyBacking as Backing
 
 SECONDS = 10  # after which a test says that something hangs

@@ -9,15 +9,15 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
+from hypothesis import strategies as st
+from moving import Hand, moved
+
 from hcall.clock import ManualClock
 from hcall.errors import HcallError, WouldBlock
 from hcall.formats import frames, ipv4, ppp, sysmgmt
 from hcall.formats.folder import Access
 from hcall.formats.input import EV_KEY, RECORD, Event, Packet
 from hcall.formats.keycodes import KEYS, LEDS
-from hypothesis import strategies as st
-from moving import Hand, moved
-
 from hostd.backings.ip import Echo
 from hostd.backings.named import AnyBacking
 from hostd.backings.spool import Spool

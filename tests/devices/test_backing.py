@@ -13,10 +13,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from hcall.kernel.claims import claim
 from port_end import End
 
 import hostd
+from hcall.kernel.claims import claim
 from hostd import Machine, MachineError
 from hostd.backings.named import AnyBacking as Backing
 

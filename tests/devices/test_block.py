@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 import uvloop
 from disk_end import SIZE, disk, image, pattern, workers
-from hcall import numbers
-from hcall.clock import ManualClock
-from hcall.errors import BadArgument, IoError, NoSuchCall, ReadOnly
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import guestd
 import hostd
 from guestd.drivers.block import BlockDriver
+from hcall import numbers
+from hcall.clock import ManualClock
+from hcall.errors import BadArgument, IoError, NoSuchCall, ReadOnly
 from hostd.devices.block import _whole
 
 # Any sequence of calls, against a bytearray.

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 from disk_end import SIZE, disk, image, pattern
-from hcall.errors import IoError, NoSpace
 
 import hostd
 from guestd.drivers.block import BlockDriver
+from hcall.errors import IoError, NoSpace
 from hostd import Machine, MachineError
 
 

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hcall.errors import IoError, WouldBlock
-from hcall.formats.vuart import Param
 from moving import Hand, moved, until
 from port_end import SECONDS
 from raw import plugged
 
+from hcall.errors import IoError, WouldBlock
+from hcall.formats.vuart import Param
 from hostd.backings.named import AnyBacking
 from hostd.device import Saved
 from hostd.devices.console import Console

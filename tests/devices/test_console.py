@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import TypeAlias
 
 import pytest
-from hcall import numbers
-from hcall.clock import Clock, ManualClock
-from hcall.errors import BadArgument, IoError, NoSpace, NoSuchCall, NotAllowed, WouldBlock
-from hcall.programs.endpoint import host_and_port
 
 import guestd
 import hostd
 from guestd.drivers.console import ConsoleDriver
+from hcall import numbers
+from hcall.clock import Clock, ManualClock
+from hcall.errors import BadArgument, IoError, NoSpace, NoSuchCall, NotAllowed, WouldBlock
+from hcall.programs.endpoint import host_and_port
 from hostd import Machine
 from hostd.stream import Stream
 

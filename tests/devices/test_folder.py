@@ -15,6 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sharing import attached, serving, shared
+
+import guestd
+from guestd.drivers.folder import FolderDriver
 from hcall.errors import (
     BadArgument,
     BadHandle,
@@ -28,10 +32,6 @@ from hcall.errors import (
     StaleHandle,
 )
 from hcall.formats.folder import ROOT, Access, Kind, unpack
-from sharing import attached, serving, shared
-
-import guestd
-from guestd.drivers.folder import FolderDriver
 
 
 def made(files: FolderDriver, name: str, *args: int | bytes, areas: tuple[int, ...] = ()) -> Awaitable[Any]:

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hcall.errors import BadArgument, HcallError, NoMatch, NotAllowed, StaleHandle
-from hcall.formats.folder import ROOT, Access, Kind, unpack
 from sharing import shared
 
 from guestd.drivers.folder import FolderDriver
+from hcall.errors import BadArgument, HcallError, NoMatch, NotAllowed, StaleHandle
+from hcall.formats.folder import ROOT, Access, Kind, unpack
 
 SECRET = b"a secret of the host"
 CREATE = Access.WRITE | Access.CREATE | Access.TRUNCATE

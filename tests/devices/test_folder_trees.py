@@ -17,12 +17,12 @@ from pathlib import Path
 
 import pytest
 import uvloop
-from hcall.errors import IoError, NotAllowed, Reset, StaleHandle
-from hcall.formats.folder import Access, Kind
 from sharing import attached, serving, shared
 
 import guestd
 from guestd.commands.copying import copy_in, copy_out
+from hcall.errors import IoError, NotAllowed, Reset, StaleHandle
+from hcall.formats.folder import Access, Kind
 from hostd import MachineError
 
 FILES = 5000

@@ -12,13 +12,6 @@ from typing import Any, cast
 
 import pytest
 from giving_up import STEPS, done, given_up
-from hcall.errors import LinkLost, WouldBlock
-from hcall.formats import ipv4
-from hcall.formats.folder import Access
-from hcall.formats.input import EV_KEY, Event, Packet, codes_of
-from hcall.formats.keycodes import KEYS
-from hcall.formats.sysmgmt import Attribute, Command, Happened
-from hcall.formats.sysmgmt import Event as Told
 from input_ends import edges, encoded, key, model
 
 import guestd
@@ -29,6 +22,13 @@ from guestd.drivers.net import NetDriver
 from guestd.drivers.ppp import PppDriver
 from guestd.drivers.printer import PrinterDriver
 from guestd.drivers.sysman import SysmanDriver
+from hcall.errors import LinkLost, WouldBlock
+from hcall.formats import ipv4
+from hcall.formats.folder import Access
+from hcall.formats.input import EV_KEY, Event, Packet, codes_of
+from hcall.formats.keycodes import KEYS
+from hcall.formats.sysmgmt import Attribute, Command, Happened
+from hcall.formats.sysmgmt import Event as Told
 from hostd import Machine
 from hostd.backings.parts.event_queue import QUEUE
 from hostd.service.panel import act

@@ -11,11 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hcall import numbers
-from hcall.clock import ManualClock
-from hcall.errors import HcallError, LinkLost, StaleHandle, WouldBlock
-from hcall.formats import frames
-from hcall.formats.folder import Access, Kind
 from moving import Hand, Holder, moved, until
 from port_end import SECONDS
 from raw import plugged
@@ -24,6 +19,11 @@ from shipped_uses import ELSEWHEN, Use, batch
 import guestd
 import hostd
 from guestd.drivers.rng import RngDriver
+from hcall import numbers
+from hcall.clock import ManualClock
+from hcall.errors import HcallError, LinkLost, StaleHandle, WouldBlock
+from hcall.formats import frames
+from hcall.formats.folder import Access, Kind
 from hostd.backings.ip import Network
 from hostd.backings.spool import Spool
 from hostd.backings.tap import Tap

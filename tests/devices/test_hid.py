@@ -7,14 +7,14 @@ import random
 from pathlib import Path
 
 import pytest
+from input_ends import CAPS, LEFT, A, bound, edges, encoded, events, key, model, panel, served
+
+import guestd
 from hcall import numbers
 from hcall.clock import ManualClock
 from hcall.errors import BadArgument, Busy, NotAllowed, WouldBlock
 from hcall.formats.input import DROPPED, EV_KEY, EV_LED, EV_MSC, EV_REL, EV_SYN, Event, Packet, Packets, codes_of
 from hcall.formats.keycodes import AXES, BUTTONS, KEYS, LEDS
-from input_ends import CAPS, LEFT, A, bound, edges, encoded, events, key, model, panel, served
-
-import guestd
 from hostd import Machine
 from hostd.machine.file import MachineError
 

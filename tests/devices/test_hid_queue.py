@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TypeAlias
 
 import pytest
-from hcall.errors import BadArgument, WouldBlock
-from hcall.formats.input import DROPPED, EV_KEY, EV_MSC, EV_REL, Event, Packet, Packets
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hcall.errors import BadArgument, WouldBlock
+from hcall.formats.input import DROPPED, EV_KEY, EV_MSC, EV_REL, Event, Packet, Packets
 from hostd.backings.parts.event_queue import QUEUE, EventQueue
 
 A, B, LEFT = 30, 48, 0x110

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import pytest
+from input_ends import A, bound, edges, encoded, key, model, panel, served, way
+
 from hcall.clock import ManualClock
 from hcall.errors import WouldBlock
 from hcall.formats.input import EV_KEY, EV_LED, EV_REL, EV_SYN, REPEATED, Event, Packet, Packets, codes_of
 from hcall.formats.keycodes import AXES, BUTTONS, KEYS
-from input_ends import A, bound, edges, encoded, key, model, panel, served, way
-
 from hostd.backings.parts.event_queue import QUEUE
 from hostd.machine.file import MachineError
 

@@ -10,15 +10,15 @@ from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
 import pytest
-from hcall.clock import Clock, ManualClock
-from hcall.errors import BadArgument, WouldBlock
-from hcall.formats.frames import MAX_BATCH, MAX_FRAMES, format_mac
 
 import guestd
 import hostd
 from guestd.bus.device import OpenDevice
 from guestd.driver import Buffer
 from guestd.drivers.net import NetDriver
+from hcall.clock import Clock, ManualClock
+from hcall.errors import BadArgument, WouldBlock
+from hcall.formats.frames import MAX_BATCH, MAX_FRAMES, format_mac
 from hostd import Machine, MachineError
 from hostd.devices.net import Net
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from hcall.errors import IoError, WouldBlock
 from port_end import SECONDS, started, write_all
 
 import guestd
 import hostd
 from guestd.drivers.console import ConsoleDriver
+from hcall.errors import IoError, WouldBlock
 from hostd import Machine
 
 

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hcall.clock import Clock, ManualClock
-from hcall.errors import BadArgument, IoError, NotAllowed, WouldBlock
-from hcall.formats import hdlc, ipv4
-from hcall.formats.ppp_control import Code, Packet
 
 import guestd
 import hostd
 from guestd.drivers.ppp import PppDriver
+from hcall.clock import Clock, ManualClock
+from hcall.errors import BadArgument, IoError, NotAllowed, WouldBlock
+from hcall.formats import hdlc, ipv4
+from hcall.formats.ppp_control import Code, Packet
 from hostd import Machine
 from hostd.devices.ppp import Ppp
 

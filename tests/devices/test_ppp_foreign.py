@@ -19,15 +19,15 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
-from hcall.clock import ManualClock
-from hcall.formats import ipv4
-from hcall.formats.ppp import IPCP, LCP, Peer
-from hcall.formats.ppp_control import Packet
 from pump import pumped
 
 import guestd
 import hostd
 from guestd.stream import StreamDriver
+from hcall.clock import ManualClock
+from hcall.formats import ipv4
+from hcall.formats.ppp import IPCP, LCP, Peer
+from hcall.formats.ppp_control import Packet
 from hostd import Machine
 
 SECONDS = 20  # after which a test says that something hangs

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hcall.errors import IoError
-from hcall.formats import ipv4
-from hcall.kernel.tap import open_tun
 from pump import pumped
 
 import guestd
 import hostd
 from guestd.drivers.ppp import PppDriver
+from hcall.errors import IoError
+from hcall.formats import ipv4
+from hcall.kernel.tap import open_tun
 from hostd import Machine
 from hostd.backings.ip import Tun
 from hostd.devices.ppp import Ppp

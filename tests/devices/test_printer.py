@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
-from hcall.errors import Busy, IoError, NoSpace, NotAllowed, WouldBlock
 
 import guestd
 import hostd
 from guestd.drivers.printer import PrinterDriver
+from hcall.errors import Busy, IoError, NoSpace, NotAllowed, WouldBlock
 from hostd import Machine
 from hostd.devices.printer import Printer
 

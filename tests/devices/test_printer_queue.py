@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from hcall.clock import ManualClock
-from hcall.errors import IoError
 
 import guestd
 import hostd
 from guestd.drivers.printer import PrinterDriver
+from hcall.clock import ManualClock
+from hcall.errors import IoError
 from hostd import Machine
 from hostd.commands.remote import ask
 

@@ -10,10 +10,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hcall.errors import BadArea
 
 import guestd
 import hostd
+from hcall.errors import BadArea
 from hostd import Machine
 
 

@@ -10,10 +10,10 @@ import stat
 from pathlib import Path
 
 import pytest
-from hcall.programs.endpoint import host_and_port
 from port_end import End, leave, receive, started, until, write_all
 
 import hostd
+from hcall.programs.endpoint import host_and_port
 from hostd import Machine, MachineError
 from hostd.backings.named import AnyBacking as Backing
 

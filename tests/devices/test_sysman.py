@@ -10,6 +10,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
+from raw import plugged
+
+import guestd
+import hostd
+from guestd.drivers.sysman import SysmanDriver
 from hcall.clock import ManualClock
 from hcall.errors import BadArgument, Busy, IoError, LinkLost, NotAllowed
 from hcall.formats.sysmgmt import (
@@ -29,11 +34,6 @@ from hcall.formats.sysmgmt import (
     encode,
     messages,
 )
-from raw import plugged
-
-import guestd
-import hostd
-from guestd.drivers.sysman import SysmanDriver
 from hostd import Machine
 from hostd.commands.remote import ask
 from hostd.devices.sysman import Sysman

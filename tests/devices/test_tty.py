@@ -13,13 +13,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from hcall import numbers
-from hcall.errors import BadArgument, NoSuchCall, StaleHandle, WouldBlock
-from hcall.formats.vuart import Param
 
 import guestd
 import hostd
 from guestd.drivers.tty import TtyDriver
+from hcall import numbers
+from hcall.errors import BadArgument, NoSuchCall, StaleHandle, WouldBlock
+from hcall.formats.vuart import Param
 from hostd import Machine, MachineError
 from hostd.devices.tty import Tty
 

@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from hcall import numbers
-from hcall.clock import ManualClock
-from hcall.errors import BadArgument, Busy, LinkLost, NotAllowed
 
 import guestd
 import hostd
 from guestd.drivers.watchdog import WatchdogDriver
+from hcall import numbers
+from hcall.clock import ManualClock
+from hcall.errors import BadArgument, Busy, LinkLost, NotAllowed
 from hostd import Machine
 from hostd.devices.watchdog import Watchdog
 

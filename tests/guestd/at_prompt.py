@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import pytest
-from hcall.errors import BadArgument, HcallError
-from hcall.programs.command import Failure, explain
 from raw import in_thread, served
 
 import guestd
 import hostd
 from guestd.driver import Driver, Op
 from guestd.shell.shell import Shell
+from hcall.errors import BadArgument, HcallError
+from hcall.programs.command import Failure, explain
 from hostd.device import Data, Device, Feature, Irq, Property, Room, call
 from hostd.machine.file import DeviceSpec
 from hostd.stream import BUFFER, Stream

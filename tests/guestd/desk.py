@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from hcall.errors import BadArgument
 from raw import served
 
 import guestd
 import hostd
 from guestd.clients.guest import Guest
 from guestd.driver import Driver, Op, Signal
+from hcall.errors import BadArgument
 from hostd.device import Data, Device, Irq, Later, Room, call
 from hostd.machine.file import DeviceSpec
 

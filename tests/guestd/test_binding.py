@@ -8,14 +8,14 @@ from typing import Any, Final
 import pytest
 from desk import CLIENTS
 from fake_host import OPEN, READ, lying
-from hcall import numbers
-from hcall.errors import Busy, HcallError, IoError, NoMatch, NotAllowed, Status
-from hcall.messages import REPLY
-from hcall.wire import encode
 from test_lying_host import within
 
 from guestd.clients.guest import Guest
 from guestd.driver import Driver
+from hcall import numbers
+from hcall.errors import Busy, HcallError, IoError, NoMatch, NotAllowed, Status
+from hcall.messages import REPLY
+from hcall.wire import encode
 
 NAMES: Final = {"A": 0, "B": 3}  # feature bits
 

@@ -9,9 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from hcall import numbers
-from hcall.errors import BadArgument, BadHandle, Busy, HcallError, NoMatch, NoSuchCall, NotAllowed, StaleHandle
-from hcall.features import DeviceStatus
 from raw import attached, bystander, run_on, served
 
 import hostd
@@ -20,6 +17,9 @@ from guestd.bus.known import known_drivers, match
 from guestd.clients.guest import Guest
 from guestd.driver import Driver, Op, Signal
 from guestd.probers import Found
+from hcall import numbers
+from hcall.errors import BadArgument, BadHandle, Busy, HcallError, NoMatch, NoSuchCall, NotAllowed, StaleHandle
+from hcall.features import DeviceStatus
 from hostd.device import Data, Device, Feature, Irq, Property, Room, call
 from hostd.devices.rng import Rng
 from hostd.machine import models

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 from desk import CLIENTS, DRIVERS, attach, blocking, bound, desk, desks
-from hcall.errors import BadArgument, HcallError, LinkLost, Reset, Status
-from hcall.messages import REPLY, VERSION, WELCOME, Hello, Welcome, end
-from hcall.wire import encode
 from raw import attached, bystander, in_thread, run_on, served, settled
 
 import guestd
 import hostd
 from guestd.clients.guest import Guest
+from hcall.errors import BadArgument, HcallError, LinkLost, Reset, Status
+from hcall.messages import REPLY, VERSION, WELCOME, Hello, Welcome, end
+from hcall.wire import encode
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ from typing import Any, Final
 import pytest
 from desk import CLIENTS
 from fake_host import FakeHost, lying
-from hcall import numbers
-from hcall.clock import ManualClock
-from hcall.errors import LinkLost
 
 import guestd
 from guestd.clients.guest import DETACH_SECONDS, PATIENCE_SECONDS, WELCOME_SECONDS, Guest
+from hcall import numbers
+from hcall.clock import ManualClock
+from hcall.errors import LinkLost
 
 STEP: Final = 0.5
 GUARD: Final = 10  # seconds of real time, which no test uses up

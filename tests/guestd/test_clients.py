@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 from desk import CLIENTS, DRIVERS, LIMIT, SLOTS, DeskDriver, attach, blocking, bound, desk, desks
-from hcall import numbers
-from hcall.clock import ManualClock
-from hcall.errors import BadArea, BadArgument, Busy, HcallError, NoMatch
 from raw import attached, bystander, in_thread, run_on, settled, until
 
 import guestd
 import hostd
 from guestd.clients.guest import Guest
 from guestd.driver import Driver
+from hcall import numbers
+from hcall.clock import ManualClock
+from hcall.errors import BadArea, BadArgument, Busy, HcallError, NoMatch
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from hcall import numbers
-from hcall.errors import IoError, NoMatch, NoSuchCall
 
 import guestd
 import hostd
 from guestd.driver import Driver, Op, Signal
+from hcall import numbers
+from hcall.errors import IoError, NoMatch, NoSuchCall
 from hostd.device import Data, Device, Feature, Irq, Property, Room, call
 from hostd.machine.file import DeviceSpec
 

@@ -9,9 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hcall.errors import BadArgument, Busy
-from hcall.programs.command import Exit, explain
-from hcall.programs.plugins import Mistakes
 
 import guestd
 import hostd
@@ -19,6 +16,9 @@ from guestd.bus.known import known_drivers
 from guestd.driver import Driver, Op, Signal
 from guestd.drivers.net import NetDriver
 from guestd.stream import StreamDriver
+from hcall.errors import BadArgument, Busy
+from hcall.programs.command import Exit, explain
+from hcall.programs.plugins import Mistakes
 
 BASES = (Driver, StreamDriver)
 METHODS = [

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hcall.clock import ManualClock
 
 import guestd
 import hostd
 from guestd.clients.asynchronous import AsyncGuest
 from guestd.exports import choose
 from guestd.exports.nbd_connection import CONNECTIONS, HANDSHAKE_SECONDS
+from hcall.clock import ManualClock
 from hostd import Machine
 
 SIZE = 40 << 20

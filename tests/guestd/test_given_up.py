@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 from giving_up import STEPS, done, given_up
-from hcall.errors import HcallError, IoError, WouldBlock
 
 import guestd
 import hostd
 from guestd.driver import Driver, Op, Taking
 from guestd.stream import StreamDriver
+from hcall.errors import HcallError, IoError, WouldBlock
 from hostd.device import Device, Later, call
 from hostd.machine.file import DeviceSpec
 from hostd.stream import Stream

@@ -14,13 +14,13 @@ from typing import Any, Final
 
 import pytest
 from desk import SLOTS
-from hcall.session import guest as session
 from raw import in_thread, served
 
 import guestd
 import hostd
 from guestd.clients import blocking
 from guestd.driver import Driver, Op
+from hcall.session import guest as session
 from hostd.device import Device, call
 from hostd.machine.file import DeviceSpec
 

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hcall.programs.plugins import PluginError
 
 import guestd
 import hostd
 from guestd.bus.known import known_drivers, match, own_drivers
 from guestd.drivers.rng import RngDriver
 from guestd.probers import Found
+from hcall.programs.plugins import PluginError
 
 OWN = """
 from guestd.driver import Driver, Op

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 from desk import CLIENTS, DRIVERS, DeskDriver, bound, desks
-from hcall.clock import ManualClock
-from hcall.errors import BadArgument
 from raw import run_on
 from test_waiting import both
 
 import hostd
 from guestd.clients.guest import Guest
+from hcall.clock import ManualClock
+from hcall.errors import BadArgument
 
 
 @pytest.fixture

@@ -12,11 +12,6 @@ from typing import Any
 import pytest
 from desk import CLIENTS
 from fake_host import FIRST_OWN, NODE, OPEN, READ, ROOT, WRITE, lying
-from hcall import numbers
-from hcall.errors import IoError, LinkLost, Status
-from hcall.formats.folder import Access, Entry, Kind, pack
-from hcall.messages import IRQ, REPLY
-from hcall.wire import encode
 
 import guestd
 from guestd.clients.guest import Guest
@@ -26,6 +21,11 @@ from guestd.drivers.folder import File, FolderDriver
 from guestd.drivers.hid import HidDriver
 from guestd.drivers.net import NetDriver
 from guestd.drivers.sysman import SysmanDriver
+from hcall import numbers
+from hcall.errors import IoError, LinkLost, Status
+from hcall.formats.folder import Access, Entry, Kind, pack
+from hcall.messages import IRQ, REPLY
+from hcall.wire import encode
 
 SECONDS = 10
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hcall.errors import BadArgument
-from hcall.messages import Direction
 from hypothesis import given
 from hypothesis import strategies as st
 
 from guestd.memory import Buffer, Ram
+from hcall.errors import BadArgument
+from hcall.messages import Direction
 
 PAGE = mmap.PAGESIZE
 PAGES = 16

@@ -12,8 +12,6 @@ import msgspec
 import pytest
 from desk import CLIENTS
 from fake_host import FIRST_OWN, lying
-from hcall.errors import BadArgument, IoError
-from hcall.programs.plugins import Mistakes
 from test_lying_host import within
 
 import guestd
@@ -21,6 +19,8 @@ import hostd
 from guestd.bus import known_drivers
 from guestd.clients.guest import Guest
 from guestd.driver import Buffer, Data, Driver, Inline, Op, Room
+from hcall.errors import BadArgument, IoError
+from hcall.programs.plugins import Mistakes
 from hostd import device
 from hostd.device import Device, call
 from hostd.machine.file import DeviceSpec

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 from at_prompt import machine
-from hcall.errors import Busy
-from hcall.programs.command import Exit
 from raw import attached, in_thread
 
 import hostd
+from hcall.errors import Busy
+from hcall.programs.command import Exit
 
 SECONDS = 30.0  # for a process to start, and to end
 

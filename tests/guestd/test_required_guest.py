@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from desk import CLIENTS
 from fake_host import FIRST_OWN, NAME, OPEN, READ, ROOT, FakeHost, lying
+from test_lying_host import within
+
+from guestd.clients.guest import Guest
+from guestd.driver import Driver, Op, Signal
 from hcall import numbers
 from hcall.errors import BadHandle, Internal, LinkLost, NotAllowed, Reset
 from hcall.features import DeviceStatus
 from hcall.messages import CALL, END, IRQ, REPLY, VERSION
 from hcall.wire import Decoder, encode
-from test_lying_host import within
-
-from guestd.clients.guest import Guest
-from guestd.driver import Driver, Op, Signal
 
 HIGH = (1 << 64) - 1
 LEAP = 1 << 32

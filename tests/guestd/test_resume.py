@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 import uvloop
-from hcall.errors import LinkLost
-from hcall.kernel import descriptors
 from raw import bystander, in_thread, served, until
 
 import guestd
@@ -22,6 +20,8 @@ from guestd.driver import Driver, Op
 from guestd.drivers.block import BlockDriver
 from guestd.drivers.rng import RngDriver
 from guestd.stream import StreamDriver
+from hcall.errors import LinkLost
+from hcall.kernel import descriptors
 from hostd.device import Data, Device, Later, Room, call
 from hostd.devices.block import Block, Size
 from hostd.devices.rng import Rng

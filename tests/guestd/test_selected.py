@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 from at_prompt import INNER, Prompt, at_prompt, bench, line, machine, undumped
-from hcall.errors import Busy, StaleHandle
-from hcall.programs.command import Exit, Failure
-from hcall.wire import MAX_INLINE
 from raw import attached
 
 import hostd
+from hcall.errors import Busy, StaleHandle
+from hcall.programs.command import Exit, Failure
+from hcall.wire import MAX_INLINE
 from hostd.stream import BUFFER
 
 

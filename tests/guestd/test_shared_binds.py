@@ -10,10 +10,10 @@ import pytest
 import pytest_asyncio
 from desk import DeskDriver, attach, desks
 from giving_up import given_up
-from hcall.errors import NoMatch
 
 import guestd
 import hostd
+from hcall.errors import NoMatch
 
 STEPS = range(1, 50)  # of the loop: more than a bind takes
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from at_prompt import Bench, Prompt, at_prompt, machine, undumped
-from hcall.errors import HcallError, NoMatch
-from hcall.programs.command import Exit, Failure, explain
-from hcall.wire import MAX_INLINE
 
 import hostd
 from guestd.shell.shell import COMMANDS
+from hcall.errors import HcallError, NoMatch
+from hcall.programs.command import Exit, Failure, explain
+from hcall.wire import MAX_INLINE
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
-from hcall import numbers
-from hcall.errors import IoError, WouldBlock
 
 import guestd
 import hostd
 from guestd.drivers.console import ConsoleDriver
+from hcall import numbers
+from hcall.errors import IoError, WouldBlock
 from hostd import Machine
 
 SIZE = 65536  # of each buffer of a stream

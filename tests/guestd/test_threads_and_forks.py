@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 from desk import CLIENTS, blocking, desk, desks
-from hcall.errors import LinkLost
 from raw import bystander, in_thread, settled, until
 
 import guestd
 import hostd
+from hcall.errors import LinkLost
 
 
 @pytest.fixture

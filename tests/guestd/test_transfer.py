@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from hcall.formats.input import EV_KEY, Event, Packet, Packets
 from hcall.formats.keycodes import KEYS
 

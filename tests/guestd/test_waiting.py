@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 from desk import CLIENTS, DRIVERS, SLOTS, DeskDriver, blocking, bound, desk, desks
-from hcall.clock import ManualClock
-from hcall.errors import BadArgument, LinkLost
 from raw import attached, in_thread, run_on, settled
 
 import guestd
 import hostd
 from guestd.clients.guest import Guest
+from hcall.clock import ManualClock
+from hcall.errors import BadArgument, LinkLost
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 from at_prompt import undumped
-from hcall.programs.command import Exit, Failure
 
 from guestd.shell.words import Word, hexdump, split, value_of, with_hex
+from hcall.programs.command import Exit, Failure
 
 
 @pytest.mark.parametrize(

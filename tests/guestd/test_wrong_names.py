@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from desk import CLIENTS, DRIVERS, desks
-from hcall.errors import BadArgument, NoMatch
 from test_clients import run_on
 
 import hostd
 from guestd.clients.guest import Guest
+from hcall.errors import BadArgument, NoMatch
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from hcall import errors
 from hcall.errors import Busy, HcallError, Internal, ProtocolViolation, Status, failure
 

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 import msgpack
 import pytest
+
 from hcall.errors import BadArgument, HcallError, NotAllowed
 from hcall.features import DeviceStatus, Negotiation
 

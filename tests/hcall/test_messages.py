@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from hcall.errors import ProtocolViolation, Status
 from hcall.messages import END, HELLO, WELCOME, End, Hello, Welcome, end
 

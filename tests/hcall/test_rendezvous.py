@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from hcall.rendezvous import CONTROL_SOCKET, GUEST_SOCKET, check_private, find, runtime_dir
 
 UID = 54321

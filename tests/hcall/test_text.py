@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from hcall.text import MAX_TEXT, counted, cut, harmless, nearest, shown, sized, suggest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from hcall.text import MAX_TEXT, counted, cut, harmless, nearest, shown, sized, suggest
 
 SIZES = {0: "0 B", 1: "1 B", 1023: "1023 B", 1024: "1 KiB", 1536: "1.5 KiB", 64 << 20: "64 MiB", 5 << 50: "5120 TiB"}
 

@@ -7,10 +7,11 @@ from random import Random
 from typing import Any
 
 import pytest
-from hcall.text import MAX_TEXT
-from hcall.wire import MAX_INLINE, MAX_ITEMS, MAX_LEVELS, MAX_MESSAGE, MAX_READ, Decoder, encode, fits
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+
+from hcall.text import MAX_TEXT
+from hcall.wire import MAX_INLINE, MAX_ITEMS, MAX_LEVELS, MAX_MESSAGE, MAX_READ, Decoder, encode, fits
 
 numbers = st.integers(-(1 << 63), (1 << 64) - 1)
 scalars = st.none() | st.booleans() | numbers | st.floats(allow_nan=False) | st.text(max_size=40) | st.binary()

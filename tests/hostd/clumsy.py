@@ -7,11 +7,11 @@ import json
 import threading
 from typing import Any
 
-from hcall import numbers
-from hcall.errors import Status
 from raw import LIVE, RawGuest
 
 import hostd
+from hcall import numbers
+from hcall.errors import Status
 from hostd.device import Device, Irq, Later, Property, call
 from hostd.machine.file import DeviceSpec
 

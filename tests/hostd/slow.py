@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from clumsy import Clumsy, Shared
-from hcall import numbers
-from hcall.errors import LinkLost
 from raw import RawGuest
 
 import hostd
+from hcall import numbers
+from hcall.errors import LinkLost
 from hostd.device import Data, Device, Feature, Later, Property, Room, call
 from hostd.machine.file import DeviceSpec
 

@@ -6,12 +6,12 @@ import tracemalloc
 from collections.abc import Callable
 
 import pytest
-from hcall.errors import BadArgument, IoError, WouldBlock
-from hcall.formats.vuart import Param
 from hypothesis import given
 from hypothesis import strategies as st
 from raw import plugged
 
+from hcall.errors import BadArgument, IoError, WouldBlock
+from hcall.formats.vuart import Param
 from hostd.calls.memory import Memory
 from hostd.calls.vectors import Vectors
 from hostd.model.areas import InlineRoom

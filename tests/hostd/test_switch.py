@@ -6,9 +6,9 @@ import gc
 import weakref
 
 import pytest
+
 from hcall.clock import ManualClock
 from hcall.formats.frames import pack_into, runs, split
-
 from hostd.backings.parts.switch import AGE_SECONDS, MAX_ADDRESSES, Port, Switch
 
 A, B, C = (bytes([2, 0, 0, 0, 0, n]) for n in (1, 2, 3))

@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from notation import FOLDER, Unfinished, data, end, load, matches, value
+from raw import PATIENCE, RawGuest, attached, memfd, settled
+
+import hostd
 from hcall.clock import ManualClock
 from hcall.errors import Status
 from hcall.formats import folder, frames, hdlc, sysmgmt
@@ -19,10 +23,6 @@ from hcall.formats import input as evdev
 from hcall.messages import HELLO, MAGIC, Hello
 from hcall.session.guest import GuestSession
 from hcall.wire import Decoder, encode
-from notation import FOLDER, Unfinished, data, end, load, matches, value
-from raw import PATIENCE, RawGuest, attached, memfd, settled
-
-import hostd
 
 EXCHANGES = ("hello", "session", "limits", "calls", "memory", "interrupts", "resume", "times")
 

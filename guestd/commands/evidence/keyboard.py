@@ -3,11 +3,10 @@
 import asyncio
 from pathlib import Path
 
-from hcall.formats.input import DOWN, EV_KEY, EV_LED, UP, Event, Packet, Packets
-from hcall.formats.keycodes import LEDS, typed
-
 from guestd import AsyncGuest
 from guestd.drivers.hid import HidDriver
+from hcall.formats.input import DOWN, EV_KEY, EV_LED, UP, Event, Packet, Packets
+from hcall.formats.keycodes import LEDS, typed
 
 _TEXT = "hello from the host"
 _CAPS = LEDS["LED_CAPSL"]

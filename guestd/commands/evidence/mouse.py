@@ -3,11 +3,10 @@
 import asyncio
 from pathlib import Path
 
-from hcall.formats.input import DOWN, EV_KEY, EV_REL, UP, Event, Packet
-from hcall.formats.keycodes import AXES, BUTTONS
-
 from guestd import AsyncGuest
 from guestd.drivers.hid import HidDriver
+from hcall.formats.input import DOWN, EV_KEY, EV_REL, UP, Event, Packet
+from hcall.formats.keycodes import AXES, BUTTONS
 
 _MOVES = 500  # before the click, and after
 _STEP, _DOWN, _UP = (

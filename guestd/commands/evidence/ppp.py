@@ -4,9 +4,8 @@ import zlib
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from hcall.formats import ipv4
-
 from guestd import AsyncGuest
+from hcall.formats import ipv4
 
 _COUNT = 100
 _SIZE = 1000

@@ -5,12 +5,11 @@ import json
 import time
 from pathlib import Path
 
+from guestd import AsyncGuest
+from guestd.drivers.sysman import SysmanDriver
 from hcall.errors import LinkLost
 from hcall.formats.sysmgmt import Happened
 from hcall.rendezvous import CONTROL_SOCKET, find
-
-from guestd import AsyncGuest
-from guestd.drivers.sysman import SysmanDriver
 
 
 async def show(guest: AsyncGuest, folder: Path) -> str:

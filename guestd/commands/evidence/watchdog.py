@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from hcall.errors import LinkLost
-
 from guestd import AsyncGuest, attach
+from hcall.errors import LinkLost
 
 
 async def show(guest: AsyncGuest, folder: Path) -> str:

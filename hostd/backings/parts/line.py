@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Final
 
 from hcall.saved import Saved
-
 from hostd.backing import Backing, Port
 
 log = logging.getLogger(__name__)

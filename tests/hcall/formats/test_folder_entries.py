@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from hcall.formats.folder import MAX_ENTRY, Entry, Kind, check_name, check_path, pack, shown, unpack
 from hypothesis import given
 from hypothesis import strategies as st
+
+from hcall.formats.folder import MAX_ENTRY, Entry, Kind, check_name, check_path, pack, shown, unpack
 
 NAME = st.binary(min_size=1, max_size=255).filter(lambda name: not {0, 47} & {*name} and name not in (b".", b".."))
 COOKIE, ID = st.integers(-(1 << 63), (1 << 63) - 1), st.integers(0, (1 << 64) - 1)

@@ -6,10 +6,11 @@ import itertools
 import struct
 
 import pytest
-from hcall.formats import frames as batches
-from hcall.formats.frames import HEADER, MAX_FRAME, MAX_FRAMES, PREFIX, fitting, pack_into, runs, split
 from hypothesis import given
 from hypothesis import strategies as st
+
+from hcall.formats import frames as batches
+from hcall.formats.frames import HEADER, MAX_FRAME, MAX_FRAMES, PREFIX, fitting, pack_into, runs, split
 
 ADDRESSES = [bytes([2, 0, 0, 0, 0, n]) for n in range(3)]
 ADDRESS = st.sampled_from(ADDRESSES)

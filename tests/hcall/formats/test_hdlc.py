@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 
 import pytest
-from hcall.formats.hdlc import EVERY_CONTROL, Decoder, encode, fcs16
 from hypothesis import example, given
 from hypothesis import strategies as st
+
+from hcall.formats.hdlc import EVERY_CONTROL, Decoder, encode, fcs16
 
 MAPS = [0, EVERY_CONTROL, 1 << 0x11 | 1 << 0x13, 1]
 

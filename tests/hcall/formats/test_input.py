@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from hcall.formats import input as evdev
 from hcall.formats.input import DROPPED, MAX_EVENTS, Event, Packet, Packets, bitmap, codes_of
 from hcall.formats.keycodes import AXES, BUTTONS, KEYS, LEDS, typed
-from hypothesis import given
-from hypothesis import strategies as st
 
 HEADER = Path("/usr/include/linux/input-event-codes.h")
 

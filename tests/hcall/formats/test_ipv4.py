@@ -5,10 +5,11 @@ from __future__ import annotations
 from ipaddress import IPv4Address
 
 import pytest
-from hcall.formats import ipv4
-from hcall.formats.ipv4 import ECHO_PORT, ICMP, Packet, answer, checksum, datagram, echo_request, forwarded
 from hypothesis import given
 from hypothesis import strategies as st
+
+from hcall.formats import ipv4
+from hcall.formats.ipv4 import ECHO_PORT, ICMP, Packet, answer, checksum, datagram, echo_request, forwarded
 
 HOST, GUEST = IPv4Address("10.0.0.1"), IPv4Address("10.0.0.2")
 PING = echo_request(GUEST, HOST, 1, 2, b"hello")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import struct
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from hcall.errors import BadArgument, HcallError, IoError, LinkLost, NoSpace, ReadOnly, StaleHandle
 from hcall.formats import nbd
 from hcall.formats.nbd import BadMessage, Flag, Handshake, OptionReply, Stage
-from hypothesis import given
-from hypothesis import strategies as st
 
 SIZE = 1 << 40
 FLAGS = Flag.HAS_FLAGS | Flag.SEND_FLUSH

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from hcall.clock import ManualClock
 from hcall.formats.ppp_control import (
     MAX_CONFIGURE,
@@ -17,8 +20,6 @@ from hcall.formats.ppp_control import (
     decode_options,
     encode_options,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 RFC_1661 = """
 Up   |    2     irc,scr/6     -         -         -         -

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from ipaddress import IPv4Address
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from hcall.clock import ManualClock
 from hcall.formats import hdlc
 from hcall.formats.ppp import IP, IPCP, LCP, Peer
 from hcall.formats.ppp_control import Code, Packet, decode_options
-from hypothesis import given
-from hypothesis import strategies as st
 
 HOST, GUEST = IPv4Address("10.0.0.1"), IPv4Address("10.0.0.2")
 MRU, ACCM, AUTH, QUALITY, MAGIC, PFC, ACFC = 1, 2, 3, 4, 5, 7, 8

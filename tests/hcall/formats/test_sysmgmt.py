@@ -5,6 +5,9 @@ from __future__ import annotations
 import struct
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from hcall.formats.sysmgmt import (
     LONGEST,
     Body,
@@ -19,8 +22,6 @@ from hcall.formats.sysmgmt import (
     encode,
     messages,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 U8, U32 = st.integers(0, 255), st.integers(0, (1 << 32) - 1)
 BODIES: st.SearchStrategy[Body] = st.one_of(

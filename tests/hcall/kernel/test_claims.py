@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from hcall.kernel.claims import claim, remove_stale
 
 KINDS = [socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET]

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from hcall.programs import plugins
 from hcall.programs.command import explain
 from hcall.programs.plugins import Mistakes, PluginError, is_plugin, load, load_all

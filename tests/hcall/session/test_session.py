@@ -7,13 +7,14 @@ from functools import partial
 from typing import Any
 
 import pytest
+from session_ends import DEPTHS, HELLO_HERE, LAST_WORD, UNFIT, Guest, Session, call, deep, ready_host, sent, welcome
+
 from hcall.errors import ProtocolViolation, Status
 from hcall.messages import ACK, CALL, END, IRQ, REPLY, VERSION, WELCOME, Welcome
 from hcall.session.guest import GuestSession
 from hcall.session.host import HostSession
 from hcall.session.states import GUEST_MOVES, HOST_MOVES, Event, State
 from hcall.wire import Decoder, encode
-from session_ends import DEPTHS, HELLO_HERE, LAST_WORD, UNFIT, Guest, Session, call, deep, ready_host, sent, welcome
 
 # Where each event leads, "." = nowhere.  Written from docs/protocol.md, not from the code.
 HOST_TABLE = """

@@ -5,14 +5,15 @@ from __future__ import annotations
 import enum
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from session_ends import HELLO_HERE, sent, welcome
+
 from hcall.messages import REPLY
 from hcall.session.guest import GuestSession
 from hcall.session.host import HostSession
 from hcall.session.states import State
 from hcall.wire import Decoder
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from session_ends import HELLO_HERE, sent, welcome
 
 CALLS, DEPTH = 20, 4
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from session_ends import HELLO_HERE, LAST_WORD, call, ready_guest, ready_host, welcome
+
 from hcall.errors import ProtocolViolation
 from hcall.messages import ACK, CALL, END, IRQ, MAX_SLOTS, REPLY, VERSION, WELCOME, Hello
 from hcall.session.host import HostSession
 from hcall.session.states import State
 from hcall.wire import Decoder, encode
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
-from session_ends import HELLO_HERE, LAST_WORD, call, ready_guest, ready_host, welcome
 
 U64 = range(1 << 64)
 I64 = range(-(1 << 63), 1 << 64)

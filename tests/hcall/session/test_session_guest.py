@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 
 import pytest
+from session_ends import DEPTHS, HELLO_HERE, LAST_WORD, UNFIT, Guest, deep, ready_guest, ready_host, sent, welcome
+
 from hcall.errors import BadArgument, Status
 from hcall.messages import ACK, CALL, END, HELLO, IRQ, REPLY, WELCOME
 from hcall.session.states import State
 from hcall.wire import encode
-from session_ends import DEPTHS, HELLO_HERE, LAST_WORD, UNFIT, Guest, deep, ready_guest, ready_host, sent, welcome
 
 
 def call(guest: Guest, waiter: str, arg: object = None) -> None:

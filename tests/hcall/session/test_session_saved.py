@@ -6,13 +6,14 @@ from typing import Any
 
 import msgpack
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from session_ends import call, ready_host, sent
+
 from hcall.saved import Saved
 from hcall.session.host import HostSession
 from hcall.session.states import State
 from hcall.wire import encode
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from session_ends import call, ready_host, sent
 
 SLOTS = 4
 

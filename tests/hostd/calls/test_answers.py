@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import pytest
+from raw import attached, bystander, served
+
 from hcall import numbers
 from hcall.clock import ManualClock
 from hcall.errors import Status
-from raw import attached, bystander, served
-
 from hostd.device import Device, Later, call
 from hostd.machine.file import DeviceSpec
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hcall import numbers
-from hcall.errors import BadArgument
 from raw import attached, served
 
+from hcall import numbers
+from hcall.errors import BadArgument
 from hostd.device import Device, Feature, Irq, Property, call
 from hostd.machine.file import DeviceSpec
 

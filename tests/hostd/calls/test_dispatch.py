@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hcall import numbers
-from hcall.errors import BadArea, BadArgument, Status, WouldBlock
 from raw import ADDRESS, PAGE, attached, bystander, served, settled
 
 import hostd
+from hcall import numbers
+from hcall.errors import BadArea, BadArgument, Status, WouldBlock
 from hostd.device import Data, Device, Feature, Irq, Later, Room, call
 from hostd.machine.file import DeviceSpec
 

@@ -18,12 +18,12 @@ from clumsy import (
     negotiate,
     works,
 )
-from hcall import numbers
-from hcall.clock import ManualClock
-from hcall.errors import Internal, Status
 from raw import LIVE, attached, bystander, served, settled, until
 
 import guestd
+from hcall import numbers
+from hcall.clock import ManualClock
+from hcall.errors import Internal, Status
 from hostd.machine.file import DeviceSpec, MachineError
 
 HOOK_ERRORS = pytest.mark.parametrize("error", [RAISED[0], RAISED[3]], ids=repr)

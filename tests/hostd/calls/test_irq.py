@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from hcall import numbers
-from hcall.messages import ACK, IRQ
-from hcall.wire import encode
 from raw import RawGuest, attached, bystander, connected, hello, served, settled, until
 
 import hostd
+from hcall import numbers
+from hcall.messages import ACK, IRQ
+from hcall.wire import encode
 from hostd.calls.vectors import Vectors
 from hostd.device import Device, Irq
 from hostd.machine.file import DeviceSpec

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hcall.messages import MAX_SLOTS
 from raw import RNG
 from sources import ROOT
 
 import guestd
 import hostd
 from guestd.clients.guest import RAM_BYTES
+from hcall.messages import MAX_SLOTS
 from hostd.calls.limits import BOUNDS, FILE_BOUNDS, GUESTD_BYTES, Limits
 
 MACHINE = '[devices.rng]\nmodel = "rng"\n[devices.disk]\nmodel = "block"\npath = "disk.img"\ncreate = "1M"\n'

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 from guest_files import Files
-from hcall.errors import BadArea
-from hcall.kernel.memfd import PAGE
-from hcall.wire import MAX_INLINE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hcall.errors import BadArea
+from hcall.kernel.memfd import PAGE
+from hcall.wire import MAX_INLINE
 from hostd.calls.memory import Memory
 
 IN, OUT = 1, 0  # the directions: to the guest, to the device

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 from guest_files import Files
+
 from hcall.errors import BadArea, Busy
 from hcall.kernel.memfd import F_GET_SEALS, F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, PAGE, SEALS
-
 from hostd.calls.memory import Memory, identity
 
 F_SEAL_WRITE, F_SEAL_FUTURE_WRITE = 8, 16  # linux/fcntl.h

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hcall import numbers
-from hcall.errors import Internal, IoError
 
 import guestd
 from guestd.driver import Driver, Op
+from hcall import numbers
+from hcall.errors import Internal, IoError
 from hostd.calls.overrun import SECONDS, guard
 from hostd.device import Device
 from hostd.model.blame import Overrun

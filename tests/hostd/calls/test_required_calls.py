@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 from clumsy import device
-from hcall import numbers
-from hcall.errors import Status
-from hcall.messages import ACK
-from hcall.wire import encode
 from raw import ADDRESS, PAGE, RawGuest, attached, served, settled
 from slow import SPECS, node, opened, slow
 
 import hostd
+from hcall import numbers
+from hcall.errors import Status
+from hcall.messages import ACK
+from hcall.wire import encode
 
 
 @pytest.fixture

@@ -9,11 +9,6 @@ from pathlib import Path
 
 import pytest
 from clumsy import device, negotiate
-from hcall import numbers
-from hcall.errors import Status
-from hcall.features import DeviceStatus
-from hcall.messages import ACK, FD_LANE
-from hcall.wire import encode
 from raw import (
     ADDRESS,
     LIVE,
@@ -32,6 +27,11 @@ from raw import (
 from slow import SPECS, opened
 
 import hostd
+from hcall import numbers
+from hcall.errors import Status
+from hcall.features import DeviceStatus
+from hcall.messages import ACK, FD_LANE
+from hcall.wire import encode
 
 
 @pytest.fixture

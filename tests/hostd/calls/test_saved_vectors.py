@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import msgpack
 import pytest
-from hcall.saved import Saved
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hcall.saved import Saved
 from hostd.calls.vectors import LEAP, Vectors
 
 STEPS = {

@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from hcall.programs.command import Failure
 
+from hcall.programs.command import Failure
 from hostd.commands.new import make
 
 FILES = ["machine.toml", "test_{}.py", "{}.py", "{}_driver.py"]

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from hcall.text import sized
 
+from hcall.text import sized
 from hostd.filters import brief, events, reader
 from hostd.guests.guests import Came
 from hostd.service import following

@@ -11,11 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hcall import numbers
-from hcall.clock import ManualClock
-from hcall.errors import Status
-from hcall.messages import CALL
-from hcall.wire import encode
 from probe import PROBE, probe
 from raw import ADDRESS, attached, bystander, connected, hello, served, settled, until
 from slow import SPECS, slow
@@ -23,6 +18,11 @@ from tracing import Event, following
 
 import guestd
 import hostd
+from hcall import numbers
+from hcall.clock import ManualClock
+from hcall.errors import Status
+from hcall.messages import CALL
+from hcall.wire import encode
 from hostd.filters.reader import Reader
 from hostd.guests.guest import Guest
 from hostd.machine.file import DeviceSpec

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hcall import numbers
-from hcall.clock import ManualClock
 from probe import PROBE, probe
 from raw import RNG, RawGuest, attached, settled
 
 import guestd
 import hostd
+from hcall import numbers
+from hcall.clock import ManualClock
 from hostd import Machine
 from hostd.service.following import opened, recorded
 from hostd.service.serve import running

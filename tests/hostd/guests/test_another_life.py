@@ -11,14 +11,14 @@ from typing import Any
 
 import msgpack
 import pytest
-from hcall import numbers
-from hcall.errors import Busy, IoError, StaleHandle
-from hcall.saved import Saved
 
 import guestd
 import hostd
 from guestd.driver import Driver, Op, Signal
 from guestd.drivers.rng import RngDriver
+from hcall import numbers
+from hcall.errors import Busy, IoError, StaleHandle
+from hcall.saved import Saved
 
 MODEL = """
 from hostd.device import Device, Feature, Irq, Later, Room, State, call

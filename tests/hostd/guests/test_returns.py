@@ -13,15 +13,15 @@ from pathlib import Path
 from weakref import ref
 
 import pytest
+from probe import PROBE, probe
+from raw import ADDRESS, PAGE, attached, bystander, connected, hello, lent, memfd, served, settled, until
+
+import hostd
 from hcall import numbers
 from hcall.clock import ManualClock
 from hcall.errors import NotAllowed, Status
 from hcall.messages import HELLO, Hello
 from hcall.session.host import HostSession
-from probe import PROBE, probe
-from raw import ADDRESS, PAGE, attached, bystander, connected, hello, lent, memfd, served, settled, until
-
-import hostd
 from hostd.devices.watchdog import Watchdog
 from hostd.machine.file import DeviceSpec
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from time import monotonic
 
 import pytest
-from hcall import numbers
-from hcall.errors import Status
-from hcall.messages import END, FD_LANE
 from raw import RawGuest, attached, bystander, connected, hello, lent, memfd, served
 
 import hostd
+from hcall import numbers
+from hcall.errors import Status
+from hcall.messages import END, FD_LANE
 from hostd.device import Device, call
 from hostd.machine.file import DeviceSpec
 

@@ -10,15 +10,15 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from raw import ADDRESS, PAGE, attached, bystander, connected, hello, lent, memfd, served, settled, until
+
+import hostd
 from hcall import numbers
 from hcall.clock import ManualClock
 from hcall.errors import Status
 from hcall.kernel.memfd import F_GET_SEALS, F_SEAL_GROW, F_SEAL_SEAL, SEALS
 from hcall.messages import END, FD_LANE, WELCOME
 from hcall.wire import encode
-from raw import ADDRESS, PAGE, attached, bystander, connected, hello, lent, memfd, served, settled, until
-
-import hostd
 
 F_SEAL_WRITE = 8  # linux/fcntl.h
 ONE = ((ADDRESS, PAGE),)

@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from hcall import numbers
-from hcall.errors import Status
-from hcall.messages import FD_LANE
 from raw import PAGE, connected, hello, lent, memfd, served, until
 
 import hostd
+from hcall import numbers
+from hcall.errors import Status
+from hcall.messages import FD_LANE
 
 LOW, HIGH = 0x1000_0000, 0x1_0000_0000
 RAM = ((LOW, 2 * PAGE, 0), (HIGH, PAGE, 2 * PAGE), (HIGH + PAGE, PAGE, 5 * PAGE))

@@ -9,15 +9,15 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from probe import PROBE, probe
+from raw import RawGuest, attached, bystander, connected, hello, served, settled, until
+
+import hostd
 from hcall import numbers
 from hcall.clock import ManualClock
 from hcall.errors import Status
 from hcall.messages import ACK, CALL, END, HELLO, REPLY, WELCOME
 from hcall.wire import encode
-from probe import PROBE, probe
-from raw import RawGuest, attached, bystander, connected, hello, served, settled, until
-
-import hostd
 
 
 @pytest.fixture

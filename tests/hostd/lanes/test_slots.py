@@ -9,13 +9,13 @@ from random import Random
 from typing import Any
 
 import pytest
+from raw import PATIENCE, RawGuest, connected, hello, served
+
+import hostd
 from hcall import numbers
 from hcall.errors import Status
 from hcall.messages import CALL, REPLY
 from hcall.wire import encode
-from raw import PATIENCE, RawGuest, connected, hello, served
-
-import hostd
 from hostd.device import Device, Later, call
 from hostd.machine.file import DeviceSpec
 

@@ -8,9 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hcall import numbers
-from hcall.clock import ManualClock
-from hcall.errors import Status
 from raw import RNG, RawGuest, attached, plugged, run_on, until
 from sources import HOMES, Sources
 
@@ -18,6 +15,9 @@ import guestd
 import hostd
 from guestd.clients.guest import Guest
 from guestd.probers import tree
+from hcall import numbers
+from hcall.clock import ManualClock
+from hcall.errors import Status
 from hostd import Identity
 from hostd.device import Device, call
 from hostd.devices.ppp import Ppp

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hcall.programs.command import explain
 
 import guestd
 import hostd
+from hcall.programs.command import explain
 from hostd import Machine, MachineError
 from hostd.machine.file import read_device
 

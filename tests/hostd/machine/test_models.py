@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hcall.programs.plugins import PluginError
 
 import guestd
 import hostd
 from guestd.driver import Driver, Op
+from hcall.programs.plugins import PluginError
 from hostd.devices.block import Block
 from hostd.machine import models
 from hostd.machine.description import describe

@@ -12,13 +12,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from hcall import numbers
-from hcall.clock import ManualClock
 from raw import PATIENCE, RawGuest, attached, connected, hello, until
 
 import guestd
 import hostd
 from guestd.drivers.block import BlockDriver
+from hcall import numbers
+from hcall.clock import ManualClock
 from hostd.machine.reload import Outcome, Running
 from hostd.service.serve import running
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hcall.programs.command import explain
-from hcall.programs.plugins import PluginError
 
 import hostd
+from hcall.programs.command import explain
+from hcall.programs.plugins import PluginError
 from hostd.commands.check import check_model
 from hostd.commands.cli import app
 from hostd.device import Config, Device

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hcall import numbers
-from hcall.errors import HcallError, Internal, NoSpace, NoSuchCall, NotAllowed, ReadOnly, Reset
 
 import guestd
 import hostd
 from guestd.driver import Driver, Op
+from hcall import numbers
+from hcall.errors import HcallError, Internal, NoSpace, NoSuchCall, NotAllowed, ReadOnly, Reset
 from hostd.device import Config, Data, Device, Feature, Irq, Later, Property, Room, call
 from hostd.machine.file import DeviceSpec
 from hostd.stream import Stream

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 import pytest
-from hcall.errors import BadArgument, IoError, Status
-from hcall.programs.command import Failure, explain
 from raw import attached, served
 
 import hostd
+from hcall.errors import BadArgument, IoError, Status
+from hcall.programs.command import Failure, explain
 from hostd.commands.remote import ask
 from hostd.device import Config, Device, Later, action, call
 from hostd.machine.file import DeviceSpec

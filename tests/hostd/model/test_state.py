@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import msgpack
 import pytest
-from hcall import numbers
-from hcall.errors import Internal, Status
 from raw import RawGuest, attached, plugged, served
 
+from hcall import numbers
+from hcall.errors import Internal, Status
 from hostd.backings.named import AnyBacking
 from hostd.backings.stream import BackedStream
 from hostd.device import Config, Data, Device, Property, Room, Saved, State, action, call

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hcall.clock import ManualClock
-from hcall.errors import BadArgument, LinkLost
-from hcall.programs.command import Failure
 
 import guestd
 import hostd
 from guestd.driver import Driver, Op, Signal
+from hcall.clock import ManualClock
+from hcall.errors import BadArgument, LinkLost
+from hcall.programs.command import Failure
 from hostd.commands.remote import ask
 from hostd.device import Device, Irq, Later, action, call
 from hostd.machine.file import DeviceSpec

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
-from hcall import numbers
 from raw import attached
 
 import guestd
 import hostd
+from hcall import numbers
 from hostd import Machine
 
 USAGE, NO_SUCH_DEVICE, BUSY, TIMED_OUT, BAD_CONFIGURATION = 2, 4, 5, 6, 78  # exit codes of the commands

@@ -12,13 +12,13 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from hcall import numbers
-from hcall.errors import LinkLost, NoMatch, Status
-from hcall.messages import END, REPLY
 from raw import PATIENCE, attached, bystander, connected, hello, served, settled
 
 import guestd
 import hostd
+from hcall import numbers
+from hcall.errors import LinkLost, NoMatch, Status
+from hcall.messages import END, REPLY
 from hostd.device import Device, Later, call
 from hostd.machine.file import DeviceSpec
 from hostd.service.sockets import AlreadyServed, listeners

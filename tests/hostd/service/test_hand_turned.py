@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hcall.clock import ManualClock
 from raw import PATIENCE, attached, served
 
 import hostd
+from hcall.clock import ManualClock
 from hostd.device import Device, Later, call
 from hostd.guests import guests
 from hostd.machine.file import DeviceSpec

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hcall.programs.command import Exit, Failure, explain, print_json
-from hcall.programs.mistakes import BadConfiguration, InUse
-from hcall.programs.plugins import PluginError
 from sources import HOMES, Sources
 
 import guestd
 import hostd
+from hcall.programs.command import Exit, Failure, explain, print_json
+from hcall.programs.mistakes import BadConfiguration, InUse
+from hcall.programs.plugins import PluginError
 from hostd.commands.remote import ask
 from hostd.machine import models
 from hostd.machine.file import DeviceInUse

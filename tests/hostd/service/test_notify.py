@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hcall.clock import ManualClock
 
+from hcall.clock import ManualClock
 from hostd.service.systemd import Notifier
 
 

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from raw import attached, served
+
 from hcall import numbers
 from hcall.clock import ManualClock
 from hcall.errors import BadArgument, Internal, LinkLost, Status
-from raw import attached, served
-
 from hostd.device import Device, call
 from hostd.machine.file import DeviceSpec
 from hostd.tree.complaints import Complaints

@@ -8,11 +8,11 @@ import threading
 from pathlib import Path
 
 import pytest
-from hcall import numbers
-from hcall.clock import ManualClock
 from raw import attached, served
 
 import hostd
+from hcall import numbers
+from hcall.clock import ManualClock
 from hostd.backings.stream import BackedStream
 from hostd.device import Device, Feature
 from hostd.devices.folder import Folder

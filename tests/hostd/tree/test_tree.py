@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hcall import numbers
-from hcall.errors import Busy, NoMatch, StaleHandle, Status, failure
-from hcall.numbers import ADDED, LEAVING, REMOVED
-from hcall.programs.mistakes import InUse
 from raw import Nobody, RawGuest, attached, bystander, plugged, served, settled
 
 import guestd
 import hostd
 from guestd.driver import Driver, Op
 from guestd.probers import tree as tree_prober
+from hcall import numbers
+from hcall.errors import Busy, NoMatch, StaleHandle, Status, failure
+from hcall.numbers import ADDED, LEAVING, REMOVED
+from hcall.programs.mistakes import InUse
 from hostd.calls.account import Account
 from hostd.calls.dispatch import Dispatcher
 from hostd.calls.limits import Limits
