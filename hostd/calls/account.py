@@ -86,8 +86,8 @@ class Account:
         """The node behind *handle*.  Raises StaleHandle or BadHandle."""
         if handle in self.holds:
             raise BadHandle(f"{handle:#x} is an open handle, not a node's")
-        node = self.tree.node(handle)
-        if not self.sees(node):
+        node = self.tree.nodes.get(handle)
+        if node is None or (self.owner.sees is not None and not self.sees(node)):
             raise self.tree.handles.missing(handle)
         return node
 
@@ -110,6 +110,8 @@ class Account:
 
     def _seen(self, node: Node | None) -> Node | None:
         """*node*, or the next sibling that the guest sees."""
+        if self.owner.sees is None:
+            return node
         while node is not None and not self.sees(node):
             node = node.next
         return node

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import reprlib
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
@@ -48,7 +47,7 @@ class Guest:
         self.account = Account(tree, limits, self)
         self.acknowledge = self.account.acknowledge
         self.lane = SocketLane(session, self, clock.time)
-        self._waiting: deque[Lane[Any]] = deque()  # lanes whose calls wait for the guest's next turn
+        self._waiting: list[Lane[Any]] = []  # lanes whose calls wait for the guest's next turn: few, and seldom any
         self._filters: list[Filter] = []
         self._way_in = Dispatcher(self.account).dispatch
         self.dispatch: Dispatch = self._way_in
@@ -108,11 +107,11 @@ class Guest:
         waiting, until = self._waiting, self._time() + _TURN_SECONDS
         while waiting:
             if waiting[0].work(until):
-                waiting.rotate(-1)
+                waiting.append(waiting.pop(0))
                 asyncio.get_running_loop().call_soon(self._turn)
                 return
             if waiting:  # else the guest has ended meanwhile
-                waiting.popleft()
+                waiting.pop(0)
 
     def may_repeat(self, number: int, handle: int) -> bool:
         """Whether a call that may have been made can be made again: it is marked so, or of the core."""

@@ -20,6 +20,9 @@ class Node:
         self.previous: Node | None = None
         self.leaving = False
         self.gone = False
+        strings = plugged.device.compatible if plugged is not None else ()
+        self.compatible = (strings,) if isinstance(strings, str) else strings  # what drivers match, the best first
+        self.ids = plugged.device.ids if plugged is not None else (0, 0)  # 16-bit vendor and device; (0, 0) = none
 
     @property
     def device(self) -> Device | None:
@@ -35,17 +38,6 @@ class Node:
     def failed(self) -> bool:
         """Whether its device is broken, until a reset of it succeeds."""
         return self.plugged is not None and self.plugged.failed
-
-    @property
-    def compatible(self) -> tuple[str, ...]:
-        """What drivers match, most specific first; nothing without a device."""
-        strings = self.plugged.device.compatible if self.plugged is not None else ()
-        return (strings,) if isinstance(strings, str) else strings
-
-    @property
-    def ids(self) -> tuple[int, int]:
-        """16-bit vendor and device; (0, 0) = none."""
-        return self.plugged.device.ids if self.plugged is not None else (0, 0)
 
     @property
     def path(self) -> str:
