@@ -18,7 +18,7 @@ from hcall.kernel import memfd
 from hcall.kernel.memfd import PAGE
 from hcall.messages import Areas, Direction
 
-_TO_GUEST, _TO_DEVICE = Direction.TO_GUEST, Direction.TO_DEVICE  # looked up for every call
+_TO_GUEST, _TO_DEVICE = int(Direction.TO_GUEST), int(Direction.TO_DEVICE)  # plain: see `GuestSession.call`
 START: Final = 0x4000_0000  # where the first region lies; nothing depends on it
 
 

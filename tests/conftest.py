@@ -15,10 +15,14 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import uvloop
 
 import hostd
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # a machine may be busy: no test is timed
+hypothesis.settings.load_profile("untimed")
 
 ALLOWED_SKIPS = ("root may read everything",)
 MACHINE = """

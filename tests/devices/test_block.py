@@ -105,7 +105,7 @@ async def compare(folder: Path, steps: list[tuple[str, int, int, str, int]]) -> 
 
 
 @pytest.mark.parametrize(("new_loop", "where"), [(uvloop.new_event_loop, None), (asyncio.new_event_loop, "/dev/shm")])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(steps=st.lists(STEP, max_size=12))
 @pytest.mark.spec("BLK-1", "BLK-2")
 def test_any_sequence_of_calls_does_what_it_does_to_a_bytearray(

@@ -16,7 +16,7 @@ from shipped_uses import LOOKS, MODELS, Model, Use
 
 import hostd.devices
 
-RUNS = settings(max_examples=30, deadline=None)
+RUNS = settings(max_examples=30)
 Done: TypeAlias = list[tuple[str, Any]]
 
 

@@ -11,7 +11,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from hcall.text import MAX_TEXT
-from hcall.wire import MAX_INLINE, MAX_ITEMS, MAX_LEVELS, MAX_MESSAGE, MAX_READ, Decoder, encode, fits
+from hcall.wire import MAX_INLINE, MAX_ITEMS, MAX_LEVELS, MAX_MESSAGE, MAX_READ, Decoder, encode, encode_plain, fits
 
 numbers = st.integers(-(1 << 63), (1 << 64) - 1)
 scalars = st.none() | st.booleans() | numbers | st.floats(allow_nan=False) | st.text(max_size=40) | st.binary()
@@ -19,6 +19,12 @@ keys = st.text(max_size=10) | st.binary(max_size=10)
 values = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=6).map(tuple) | st.dictionaries(keys, inner, max_size=6)
 )
+
+
+@given(st.lists(scalars, max_size=5).map(tuple), scalars)
+def test_the_quick_way_makes_the_same_bytes(some: tuple[object, ...], other: object) -> None:
+    for value in ((0, 3, some, (some, other)), other):
+        assert encode_plain(value) == encode(value)
 
 
 def feed_in(decoder: Decoder, data: bytes, sizes: list[int]) -> list[object]:
@@ -32,7 +38,7 @@ def feed_in(decoder: Decoder, data: bytes, sizes: list[int]) -> list[object]:
     return messages
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(values, max_size=5), st.lists(st.integers(1, 50), min_size=1, max_size=5))
 @pytest.mark.spec("E-1")
 def test_however_the_bytes_are_cut_the_messages_are_the_same(messages: list[object], sizes: list[int]) -> None:
@@ -106,7 +112,7 @@ anything = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(anything)
 @example({1: 2})
 @example([{None: ()}])
@@ -287,7 +293,7 @@ def test_a_body_of_fixed_width_is_a_body(number: int, handle: int, argument: int
 # Decoders share Unpackers, but never one with bytes in it.
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data(), st.integers(2, 12), st.integers(0, 1 << 32))
 def test_decoders_that_take_turns_do_not_disturb_each_other(data: st.DataObject, count: int, seed: int) -> None:
     random = Random(seed)

@@ -41,9 +41,9 @@ class BlockingLink:
 
     def send(self, out: list[bytes]) -> None:
         """Send the rest, or all of *out*, which is empty then: as far as the host takes it; the rest is left."""
-        data = rest = self.rest
-        if not rest:
-            data = out[0] if len(out) == 1 else b"".join(out)
+        data = self.rest
+        if not data:
+            data = out.pop() if len(out) == 1 else b"".join(out)
             out.clear()
         try:
             done = self._send(data, _NOW)
@@ -53,8 +53,10 @@ class BlockingLink:
             self.rest = b""
             out.clear()
         else:
-            if rest or done < len(data):
-                self.rest = memoryview(data)[done:] if done < len(data) else b""
+            if done < len(data):
+                self.rest = memoryview(data)[done:]
+            elif self.rest:
+                self.rest = b""
 
     def readable(self, clock: BlockingClock, out: list[bytes]) -> bool:
         """Wait until there is something to read, and the rest and *out* go out meanwhile; no, if *clock* rang first."""

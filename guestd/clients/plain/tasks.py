@@ -68,6 +68,7 @@ class Tasks:
         """*pump* waits until something has happened, and wakes those who wait for it.  It raises LinkLost."""
         self._pump = pump
         self.current: Task | None = None  # the one that runs
+        self._spare: Task | None = None  # to be used again: nobody knows it, for it never waited; 0.3 us a call
 
     def run(self, work: Awaitable[T]) -> T:
         """Run *work* to its end, as `run_all` does, in half the time.
@@ -75,8 +76,14 @@ class Tasks:
         It waits for most of its calls by itself, see `Pending.__await__`, and need not come back here for that.
         """
         coroutine: CoroutineType[Any, Any, T] = work if type(work) is CoroutineType else _wait(work)  # type: ignore[assignment]  # `async def` makes them
-        ready: deque[Task] = deque()
-        task, outer = Task(coroutine, ready, True), self.current
+        task, outer = self._spare, self.current
+        if task is None:
+            task = Task(coroutine, deque(), True)
+        else:
+            self._spare = None
+            task.coroutine = coroutine
+        ready = task.ready
+        spare: Task | None = task
         while True:
             try:
                 self.current = task
@@ -86,6 +93,7 @@ class Tasks:
                     else:
                         thrown, task.throw = task.throw, None
                         awaited = coroutine.throw(thrown)
+                    spare = None
                     try:
                         if awaited.task is None and not task.expired:  # most often
                             awaited.task = task
@@ -100,6 +108,7 @@ class Tasks:
             except StopIteration as stop:
                 if task.error is not None:
                     raise task.error from None
+                self._spare = spare
                 return stop.value  # type: ignore[no-any-return]
             except BaseException as error:
                 if coroutine.cr_frame is None:  # it has ended, and by that

@@ -8,11 +8,11 @@ from typing import Any, Final, Generic, TypeVar
 
 from ..errors import BadArgument, ProtocolViolation, Status
 from ..messages import ACK, CALL, END, IRQ, REPLY, WELCOME, Areas, Args, Direction, End, Hello, Welcome
-from ..wire import MAX_MESSAGE, SMALL, encode, fits
+from ..wire import MAX_MESSAGE, PLAIN, SMALL, encode, encode_plain, fits
 from .states import GUEST_MOVES, READY, Event, Message, Session, State
 
 W = TypeVar("W")  # what a guest's client keeps beside a call until the answer comes
-TO_GUEST: Final = Direction.TO_GUEST  # a member's look-up costs 0.08 us
+TO_GUEST: Final = int(Direction.TO_GUEST)  # a member's look-up costs 0.08 us
 _EVENTS: Final = {REPLY: Event.REPLY, IRQ: Event.IRQ, WELCOME: Event.WELCOME, END: Event.END}
 
 
@@ -95,7 +95,18 @@ class GuestSession(Session, Generic[W]):
         slot = self._free.pop()
         seq = self._seq + 1
         try:
-            data = encode((CALL, slot, seq, number, handle, args, areas))
+            is_plain = not args or (len(args) == 1 and type(args[0]) in PLAIN)  # most often
+            if is_plain and areas:
+                area = areas[0]
+                is_plain = len(areas) == 1 and (
+                    type(area) in PLAIN
+                    or (
+                        type(area) is tuple
+                        and len(area) == 3
+                        and int is type(area[0]) is type(area[1]) is type(area[2])
+                    )
+                )
+            data = (encode_plain if is_plain else encode)((CALL, slot, seq, number, handle, args, areas))
             if len(data) > SMALL and (len(data) > MAX_MESSAGE or not fits(args) or not fits(areas)):
                 raise ValueError("longer than a message may be")
         except (TypeError, ValueError, OverflowError) as error:
@@ -147,10 +158,10 @@ class GuestSession(Session, Generic[W]):
                 if int is type(kind) is type(slot) is type(seq) is type(status):
                     call = sent.get(slot)
                     if call is not None and call[0] == seq:
-                        if call[3] and status == 0:
-                            room = call[3][0]
-                            is_inline = type(room) is int and type(value) is bytes and len(value) <= room  # most often
-                            if not is_inline and not _possible(value, call[3]):
+                        areas = call[3]
+                        if areas and status == 0:
+                            is_inline = type(value) is bytes and type(areas[0]) is int and len(value) <= areas[0]
+                            if not is_inline and not _possible(value, areas):
                                 self.broken = ProtocolViolation("an answer that does not fit the room there was")
                                 return answers, interrupts
                         answers.append((call[2], status, value))  # first: see `mend`

@@ -8,7 +8,7 @@ from ..errors import ProtocolViolation, Status
 from ..messages import ACK, CALL, IRQ, REPLY, SLOTS, End, Hello
 from ..numbers import MAX_VECTORS
 from ..saved import Saved, check
-from ..wire import MAX_MESSAGE, SMALL, encode, fits
+from ..wire import MAX_MESSAGE, PLAIN, SMALL, encode, encode_plain, fits
 from .states import HOST_MOVES, READY, Event, Message, Session, State
 
 
@@ -152,7 +152,7 @@ class HostSession(Session):
         """Answer the call *seq* in *slot*; whether the wire can carry *value*, else the answer is INTERNAL."""
         carried = True
         try:
-            data = encode((REPLY, slot, seq, status, value))
+            data = (encode_plain if type(value) in PLAIN else encode)((REPLY, slot, seq, status, value))
             if len(data) > SMALL and (len(data) > MAX_MESSAGE or not fits(value)):
                 raise ValueError("longer than a message may be")
         except (TypeError, ValueError, OverflowError):

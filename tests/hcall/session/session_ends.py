@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
+import uuid
 from typing import Any, TypeAlias
+
+import msgspec
 
 from hcall.errors import Status
 from hcall.messages import CALL, HELLO, MAGIC, VERSION, WELCOME, Hello, Welcome, end
@@ -57,5 +61,6 @@ UNFIT = {
     "string": "x" * 257, "characters": "é" * 129, "bytes": bytes(4097), "array": (None,) * 65,
     "map": {str(n): n for n in range(65)}, "within": ({"key": ["x" * 257]},), "message": (bytes(4096),) * 4,
     "integer": 1 << 64, "object": object(), "set": {1}, "surrogate": "\ud800",
-    "words": memoryview(bytes(8192)).cast("Q"),
+    "moment": datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC), "ready": msgspec.Raw(b"\x01"),
+    "uuid": uuid.UUID(int=1), "extension": msgspec.msgpack.Ext(1, b"x"), "words": memoryview(bytes(8192)).cast("Q"),
 }  # fmt: skip

@@ -153,7 +153,7 @@ def test_a_link_is_cut_at_every_byte(moment: Moment, noticed: bool, way: int) ->
     assert len(late) > 10 * CALLS and max(late) == DEPTH - way
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.sampled_from(Moment),
     st.booleans(),

@@ -71,7 +71,7 @@ def ends(messages: list[Any]) -> bytes:
 parts = st.sampled_from([1, 2, 7, 1 << 20])
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(almost(), max_size=4).map(ends) | rubbish(), parts)
 @example(encode((ACK, 1, -1, 1)), 1)
 @example(encode((ACK, 1, 0, -1)), 1)
@@ -88,7 +88,7 @@ def test_a_host_takes_calls_and_acks_and_nothing_else(data: bytes, part: int) ->
     assert host.calls == taken and not host.out and host.state is State.READY
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(almost(), max_size=4).map(ends) | rubbish(), parts)
 @pytest.mark.spec("E-8", "K-1")
 def test_a_guest_takes_what_a_host_may_say_and_nothing_else(data: bytes, part: int) -> None:
@@ -108,7 +108,7 @@ def test_a_guest_takes_what_a_host_may_say_and_nothing_else(data: bytes, part: i
     assert (guest.state is State.ENDED) == (guest.last is not None)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(almost(), min_size=1, max_size=2).map(ends) | rubbish(), parts)
 @example(encode((4.0, *HELLO_HERE[1:])), 1)
 @pytest.mark.spec("H-2")
@@ -127,7 +127,7 @@ def test_a_host_is_greeted_by_a_hello_and_nothing_else(data: bytes, part: int) -
     assert hello.lowest <= VERSION <= hello.highest and hello.features in U64 and len(hello.token) == 16
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(almost())
 def test_a_guest_is_welcomed_or_refused_and_nothing_else(message: list[Any]) -> None:
     guest = ready_guest()

@@ -66,7 +66,7 @@ def lived(data: st.DataObject) -> tuple[HostSession, Guest]:
     return host, guest
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 @pytest.mark.spec("R-2", "R-4")
 def test_a_restored_session_goes_on_as_the_old_one(data: st.DataObject) -> None:

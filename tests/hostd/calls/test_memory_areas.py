@@ -159,7 +159,7 @@ def test_an_area_over_many_regions_is_in_the_order_of_addresses_whatever_their_o
     memory.regions.clear()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_an_area_is_taken_if_every_byte_of_it_is_memory(data: st.DataObject) -> None:
     """Against a list of pages, with pieces of odd sizes."""
