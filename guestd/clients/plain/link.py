@@ -41,22 +41,26 @@ class BlockingLink:
 
     def send(self, out: list[bytes]) -> None:
         """Send the rest, or all of *out*, which is empty then: as far as the host takes it; the rest is left."""
-        data = self.rest
-        if not data:
-            data = out.pop() if len(out) == 1 else b"".join(out)
+        data: bytes | memoryview
+        if self.rest:
+            data, self.rest = self.rest, b""
+        elif len(out) == 1:
+            data = out.pop()
+        else:
+            data = b"".join(out)
             out.clear()
         try:
             done = self._send(data, _NOW)
+            if done < len(data):
+                self.rest = memoryview(data)[done:]
         except BlockingIOError:
             self.rest = data
         except (BrokenPipeError, ConnectionResetError):  # the host's last word may be there to be read
-            self.rest = b""
             out.clear()
-        else:
-            if done < len(data):
-                self.rest = memoryview(data)[done:]
-            elif self.rest:
-                self.rest = b""
+        except BaseException:  # a signal handler's, and nobody knows how much went out: the next read tells
+            with contextlib.suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RDWR)
+            raise
 
     def readable(self, clock: BlockingClock, out: list[bytes]) -> bool:
         """Wait until there is something to read, and the rest and *out* go out meanwhile; no, if *clock* rang first."""

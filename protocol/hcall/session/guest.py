@@ -95,18 +95,13 @@ class GuestSession(Session, Generic[W]):
         slot = self._free.pop()
         seq = self._seq + 1
         try:
-            is_plain = not args or (len(args) == 1 and type(args[0]) in PLAIN)  # most often
-            if is_plain and areas:
-                area = areas[0]
-                is_plain = len(areas) == 1 and (
-                    type(area) in PLAIN
-                    or (
-                        type(area) is tuple
-                        and len(area) == 3
-                        and int is type(area[0]) is type(area[1]) is type(area[2])
-                    )
-                )
-            data = (encode_plain if is_plain else encode)((CALL, slot, seq, number, handle, args, areas))
+            call = (CALL, slot, seq, number, handle, args, areas)
+            if (args and (len(args) > 1 or type(args[0]) not in PLAIN)) or (
+                areas and (len(areas) > 1 or type(areas[0]) is not int)
+            ):
+                data = encode(call)
+            else:  # most often
+                data = encode_plain(call)
             if len(data) > SMALL and (len(data) > MAX_MESSAGE or not fits(args) or not fits(areas)):
                 raise ValueError("longer than a message may be")
         except (TypeError, ValueError, OverflowError) as error:
