@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import resource
 import signal
-import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import ParamSpec
 
 import uvloop
 
@@ -24,25 +25,38 @@ from ..calls.overrun import guard
 from ..machine.file import Machine
 from ..machine.host import Host
 from ..machine.reload import Reloads
+from .log import apart
 from .serve import running
 from .sockets import handed_over
 from .systemd import Notifier
 
 log = logging.getLogger(__name__)
+P = ParamSpec("P")
 
 _NOT_FOUND = 127  # exit codes of shells
 _SIGNALLED = 128
 _WORKER_SECONDS = 5.0  # at the end: a flush, say, that was begun
 
 
-@contextlib.contextmanager
-def _theirs_on_stderr() -> Iterator[None]:
-    """What models print, from when they are read until their workers are through, is no data of the command's."""
-    with contextlib.redirect_stdout(sys.stderr):
-        yield
+def _daemon(work: Callable[P, int]) -> Callable[P, int]:
+    """What *work* and models say, from when they are read until their workers are through, is for the log.
+
+    Workers that are not through in time end with the process.
+    """
+
+    @functools.wraps(work)
+    def daemon(*args: P.args, **kwargs: P.kwargs) -> int:
+        with apart():
+            code = work(*args, **kwargs)
+            left = _left()
+        if left:
+            os._exit(code)  # the interpreter would wait for them
+        return code
+
+    return daemon
 
 
-@_theirs_on_stderr()
+@_daemon
 def serve_forever(file: Path, runtime_dir: Path | None, ready_fd: int | None, verbose: bool,
                   trace: Path | None = None) -> int:  # fmt: skip
     """Serve the machine of *file* until SIGTERM or SIGINT; 0.  SIGHUP reads the file again.
@@ -85,7 +99,7 @@ def serve_forever(file: Path, runtime_dir: Path | None, ready_fd: int | None, ve
         machine = Machine.load(file)
         with guard():
             uvloop.run(main())
-    return _left(0)
+    return 0
 
 
 def _may_open_files() -> None:
@@ -109,7 +123,7 @@ async def _reload_on(again: asyncio.Event, reloads: Reloads) -> None:
             await reloads.begin()
 
 
-@_theirs_on_stderr()
+@_daemon
 def run_captive(file: Path, command: list[str], trace: Path | None = None) -> int:
     """Serve the machine of *file* while *command* runs with HOSTD_SOCKET set; its exit status, as a shell has it.
 
@@ -137,12 +151,11 @@ def run_captive(file: Path, command: list[str], trace: Path | None = None) -> in
             return status if status >= 0 else _SIGNALLED - status
 
     with guard():
-        status = uvloop.run(main())
-    return _left(status)
+        return uvloop.run(main())
 
 
-def _left(code: int) -> int:
-    """*code*, once the worker threads of models are through; those that are not in time end with the process."""
+def _left() -> bool:
+    """Whether a worker thread of a model is still at work, though it had time to come to an end."""
     clock = SystemClock()  # the loop has ended, and the host's clock with it
     deadline = clock.time() + _WORKER_SECONDS
     for thread in threading.enumerate():
@@ -150,9 +163,8 @@ def _left(code: int) -> int:
             thread.join(max(0.0, deadline - clock.time()))
             if thread.is_alive():
                 say("hostd", f"{thread.name} is still at work: it is left behind")
-                sys.stdout.flush()
-                os._exit(code)  # the interpreter would wait for it
-    return code
+                return True
+    return False
 
 
 async def _pass_on(terminated: asyncio.Event, process: asyncio.subprocess.Process) -> None:
