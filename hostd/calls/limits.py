@@ -33,24 +33,32 @@ BOUNDS: Final = {
     "handles": Bounds(1, 1 << 16, "a guest without a device has no use, and each costs the host memory"),
     "regions": Bounds(1, MAX_ITEMS, "HELLO has room for no more, and a guest lends one at least"),
     "memory": Bounds(PAGE, 1 << 52, "a region has a page at least, and no machine has more"),
+    "greetings": Bounds(1, 1 << 20, "no process has descriptors for more"),
+    "opens": Bounds(1, 1 << 24, "a guest without a device has no use, and each costs the host memory"),
+    "lent": Bounds(PAGE, 1 << 52, "a region has a page at least, and no machine has more"),
+    "share": Bounds(1, 100, "it is in percent"),
     "queued": Bounds(HIGH_WATER, 1 << 40, "so much waits before the host stops to read from a guest"),
 }  # fmt: skip
 # A machine file is for `guestd`, too; a program that serves may have guests of its own, which do with less.
 GUESTD_BYTES: Final = 64 << 20
 FILE_BOUNDS: Final = BOUNDS | {
-    "memory": BOUNDS["memory"]._replace(least=GUESTD_BYTES, why="so much guestd lends at once")
+    name: BOUNDS[name]._replace(least=GUESTD_BYTES, why="so much guestd lends at once") for name in ("memory", "lent")
 }
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All are per guest, but for *guests*.  Raises ValueError beyond BOUNDS."""
+    """Those above *share* are for each guest, those below for all together.  Raises ValueError beyond BOUNDS."""
 
-    guests: int = 2048
     slots: int = SLOTS  # calls at once
     handles: int = 1024  # devices open at once
     regions: int = 16  # of memory
     memory: int = 4 << 30  # bytes
     queued: int = 1 << 20  # bytes to a guest that does not read
+    share: int = 50  # percent of each of the following that one user may have, see `shares`
+    guests: int = 2048
+    greetings: int = 512  # connections without a guest
+    opens: int = 1 << 16  # devices open at once
+    lent: int = 256 << 30  # bytes of memory
 
     def __post_init__(self) -> None:
         for name, bounds in BOUNDS.items():
