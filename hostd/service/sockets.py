@@ -7,10 +7,12 @@ Those that are made have the right permissions, and nothing is left of them at t
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import itertools
 import os
 import socket
+import stat
 from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Final
@@ -85,9 +87,9 @@ def listeners(directory: Path, given: Mapping[str, socket.socket] | None = None)
     no answer from it, there is nobody behind it.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    check_private(directory)
+    check_private(directory, serving=True)
     with contextlib.ExitStack() as stack:
-        lock = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = _lock(directory / _LOCK)
         stack.callback(os.close, lock)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -98,6 +100,21 @@ def listeners(directory: Path, given: Mapping[str, socket.socket] | None = None)
             if name not in bound:
                 bound[name] = stack.enter_context(_bound(directory / name, mode))
         yield bound
+
+
+def _lock(path: Path) -> int:
+    """The file to lock.  Raises PermissionError if it is somebody else's, or leads to what is."""
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise PermissionError(f"{path} is a symbolic link: remove it") from None
+        raise
+    info = os.fstat(lock)
+    if stat.S_ISREG(info.st_mode) and info.st_uid in (os.getuid(), 0):
+        return lock
+    os.close(lock)
+    raise PermissionError(f"{path} is no file of yours: remove it, or name another directory")
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -42,12 +43,28 @@ def find(named: str | None, socket: str, environ: Mapping[str, str] = os.environ
     return path if is_socket else path / socket
 
 
-def check_private(directory: Path) -> None:
-    """Raises PermissionError if *directory* is in reach of everybody (/tmp) and is not this user's own."""
+def check_private(directory: Path, serving: bool = False) -> None:
+    """Raises PermissionError if others may put something of theirs into *directory*, or in its place.
+
+    By modes and owners, whatever it is called: it is not writable for everybody.  One in reach of everybody, as in
+    /tmp, is this user's alone; one for *serving* is this user's or root's, and nobody else writes to it.
+    """
     try:
         info = directory.lstat()
     except FileNotFoundError:
         return
-    if directory.parent == Path("/tmp") and (info.st_uid != os.getuid() or info.st_mode & 0o077):
-        mend = "chmod 700 it, or " if info.st_uid == os.getuid() else ""
+    is_link = stat.S_ISLNK(info.st_mode)
+    there = directory.parent.resolve() / directory.name if is_link else directory.resolve()
+    above = {each: each.stat().st_mode for each in there.parents}
+    for each, mode in above.items():
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise PermissionError(f"{directory} is not yours alone: everybody may write to {each}")
+    in_reach = above.get(there.parent, 0) & stat.S_IWOTH
+    if is_link and not in_reach:
+        info = directory.stat()
+    owners = {os.getuid()} if in_reach else {os.getuid(), 0} if serving else {os.getuid(), 0, info.st_uid}
+    closed = 0o077 if in_reach else 0o022 if serving else 0o002
+    if info.st_uid not in owners or info.st_mode & closed:
+        mine = info.st_uid == os.getuid() and not is_link
+        mend = f"chmod go-{'rwx' if in_reach else 'w'} it, or " if mine else ""
         raise PermissionError(f"{directory} is not yours alone; {mend}name another directory")

@@ -113,8 +113,45 @@ def test_a_link_to_a_directory_of_ones_own_is_refused(in_reach: Path, tmp_path: 
         link.unlink()
 
 
-def test_a_directory_out_of_reach_or_not_there_is_no_matter(in_reach: Path, tmp_path: Path) -> None:
-    tmp_path.chmod(0o777)
+def test_a_directory_out_of_reach_is_anybodys_who_writes_to_it_alone(
+    in_reach: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o755)
+    check_private(tmp_path, serving=True)
+    tmp_path.chmod(0o775)
+    check_private(tmp_path)  # a service's, whose user and group its administrator has chosen
+    with pytest.raises(PermissionError, match="chmod go-w it"):
+        check_private(tmp_path, serving=True)
+    monkeypatch.setattr(os, "getuid", lambda: UID)
     check_private(tmp_path)
+    if os.geteuid() == 0:  # whom everybody trusts
+        os.chown(tmp_path, UID + 1, -1)
+    check_private(tmp_path)
+    with pytest.raises(PermissionError, match="not yours alone; name another"):
+        check_private(tmp_path, serving=True)
+
+
+@pytest.mark.parametrize("serving", [False, True])
+@pytest.mark.parametrize("mode", [0o777, 0o702, 0o1777])
+def test_one_that_all_may_write_to_is_nobodys_however_it_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, serving: bool
+) -> None:
+    (directory := tmp_path / "run").mkdir()
+    (tmp_path / "link").symlink_to(directory)
+    directory.chmod(mode)
+    monkeypatch.chdir(directory)
+    for name in (directory, ".", "../run", "../link", tmp_path / "run" / ".." / "run", "/tmp", "/tmp/."):
+        with pytest.raises(PermissionError, match="not yours"):
+            check_private(Path(name), serving)
+    directory.chmod(0o700)
+    for name in (directory, ".", "../run", "../link"):
+        check_private(Path(name), serving)
+    tmp_path.chmod(mode & ~0o1000)  # what is in it can be replaced
+    for name in (directory, ".", "../run", tmp_path / "link"):
+        with pytest.raises(PermissionError, match=f"everybody may write to {tmp_path}"):
+            check_private(Path(name), serving)
+
+
+def test_what_is_not_there_is_no_matter(in_reach: Path) -> None:
     check_private(in_reach / "not there")
     check_private(in_reach.with_name(in_reach.name + "-not-there"))

@@ -116,6 +116,32 @@ async def test_a_file_that_is_no_socket_is_not_touched(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "guest.sock").read_text() == "precious"
 
 
+async def test_a_directory_that_others_may_write_to_is_not_served_from(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run").chmod(0o777)
+    with pytest.raises(PermissionError, match=f"{tmp_path / 'run'} is not yours alone"):
+        async with served(tmp_path):
+            raise AssertionError("whoever likes replaces control.sock")
+    assert not list((tmp_path / "run").iterdir())
+
+
+@pytest.mark.parametrize("what", ["link", "pipe", *(["other"] if os.getuid() == 0 else [])])
+async def test_a_lock_that_is_no_file_of_ones_own_is_refused(tmp_path: Path, what: str) -> None:
+    (tmp_path / "run").mkdir()
+    lock, target = tmp_path / "run" / "hostd.lock", tmp_path / "target"
+    if what == "link":
+        lock.symlink_to(target)
+    elif what == "pipe":
+        os.mkfifo(lock)
+    else:
+        lock.touch()
+        os.chown(lock, 54321, 54321)
+    with pytest.raises(PermissionError, match=f"{lock} is "):
+        async with served(tmp_path):
+            raise AssertionError("it was taken")
+    assert not target.exists() and not sockets(tmp_path)
+
+
 @pytest.mark.parametrize("umask", [0, 0o077])
 async def test_permissions_do_not_depend_on_the_umask(tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)
