@@ -58,8 +58,8 @@ class Hand:
 
     def _set_up(self) -> None:
         self.vectors = Vectors(lambda vector, count: None)
-        self.site.live.append(self.vectors)
-        self.site.holds.append(Holder(self.guest))  # type: ignore[arg-type]  # all that is asked of it
+        self.site.live[self.vectors] = None
+        self.site.holds[Holder(self.guest)] = None  # type: ignore[index]  # all that is asked of it
         self.device: Any = self.site.device
 
     def move(self) -> None:

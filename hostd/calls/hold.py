@@ -47,7 +47,7 @@ class Hold:
         self._after: list[Callable[[], None]] = []
         self.vectors = Vectors(partial(keeper.hint, cookie or handle))
         self.table = plugged.table(None)  # by hypercall number: what may be called as things stand
-        plugged.holds.append(self)
+        plugged.holds[self] = None
 
     @property
     def guest(self) -> int:
@@ -77,7 +77,7 @@ class Hold:
         self.vectors.restore(saved["vectors"])
         if self.negotiation.live:
             self.table = self.plugged.table(self.negotiation.accepted)
-            self.plugged.live.append(self.vectors)
+            self.plugged.live[self.vectors] = None
 
     def missing(self, number: int) -> HcallError:
         """Why *number* is not in the table."""
@@ -140,7 +140,7 @@ class Hold:
     def _set_up(self) -> None:
         """DRIVER_OK: calls may be made, and interrupts come."""
         self.table = self.plugged.table(self.negotiation.accepted)
-        self.plugged.live.append(self.vectors)
+        self.plugged.live[self.vectors] = None
         try:
             self.plugged.ready()
         except BaseException:
@@ -169,8 +169,7 @@ class Hold:
 
     def _silence(self) -> None:
         self.table = self.plugged.table(None)
-        if self.vectors in self.plugged.live:
-            self.plugged.live.remove(self.vectors)
+        self.plugged.live.pop(self.vectors, None)
 
     def _reset(self) -> int:
         self.negotiation.reset()

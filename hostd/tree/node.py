@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 
 from hcall.text import cut
 
@@ -30,7 +30,7 @@ class Node:
         return self.plugged.device if self.plugged is not None else None
 
     @property
-    def opens(self) -> Sequence[Holder]:
+    def opens(self) -> Collection[Holder]:
         """The holds on its device."""
         return self.plugged.holds if self.plugged is not None else ()
 

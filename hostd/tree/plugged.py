@@ -82,8 +82,8 @@ class Plugged:
         self.clock: Clock = _ModelClock(clock, self)
         self.common: WeakValueDictionary[Hashable, Any] = WeakValueDictionary() if common is None else common
         self.class_id = 0  # the tree gives one
-        self.holds: list[Holder] = []
-        self.live: list[Signalled] = []  # of holds whose driver has set the device up
+        self.holds: dict[Holder, None] = {}  # in their order; a list would make the end of many quadratic
+        self.live: dict[Signalled, None] = {}  # of holds whose driver has set the device up
         self.failed = False  # the device is of no use until a reset of it succeeds
         self.used = False  # since the last reset: see Site, and `_noting`
         self.complaints = Complaints(path, clock)
@@ -256,12 +256,12 @@ class Plugged:
 
     def release(self, hold: Holder) -> None:
         """*hold* is given back, and no call of it is under way."""
-        self.holds.remove(hold)
+        del self.holds[hold]
         self.reset_for(hold)
 
     def reset_for(self, hold: Holder) -> None:
         """The driver of *hold* wants a reset, or has gone; a shared device that works is not reset under the others."""
-        others = any(other is not hold for other in self.holds)
+        others = len(self.holds) > (hold in self.holds)
         if not self.gone and (self.failed or not (self.device.shared and others)):
             self.reset()
         self.complaints.settle()

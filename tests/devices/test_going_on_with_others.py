@@ -60,7 +60,7 @@ def test_a_card_is_in_its_switch_again() -> None:
     sites = [place(card) for card in cards]
     for site in sites:
         site.start()
-        site.holds.append(Holder(1))  # type: ignore[arg-type]  # all that is asked of it
+        site.holds[Holder(1)] = None  # type: ignore[index]  # all that is asked of it
         site.ready()
     saved, _ = sites[0].save()
     sites[0].cede()
@@ -97,7 +97,7 @@ def test_a_countdown_goes_on_for_the_guest_that_it_was_for() -> None:
     site = guests.place(Watchdog(timeout=20), clock)
     site.start()
     for guest in (7, 8):  # 7 closes the device, and its countdown goes on
-        site.holds[:] = [Holder(guest)]  # type: ignore[list-item]  # all that is asked of it
+        site.holds = {Holder(guest): None}  # type: ignore[dict-item]  # all that is asked of it
         site.ready()
         clock.turn(5)
         if guest == 7:
@@ -113,7 +113,7 @@ def test_a_countdown_goes_on_for_the_guest_that_it_was_for() -> None:
     assert not guests.ended
     there.turn(0.25)
     assert guests.ended == [(7, "the watchdog fired: no ping for 20 s")]
-    again.holds[:] = [Holder(8)]  # type: ignore[list-item]
+    again.holds = {Holder(8): None}  # type: ignore[dict-item]
     again.device.keepalive()  # type: ignore[attr-defined]  # a Watchdog
     there.turn(19.75)
     again.reset()

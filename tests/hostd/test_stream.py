@@ -51,7 +51,7 @@ class Guest:
         self.site = plugged(self.pipe)
         self.pipe.start()
         self.vectors = Vectors(lambda vector, count: None)
-        self.site.live.append(self.vectors)
+        self.site.live[self.vectors] = None
         self.pipe.ready()
         self.before = dict.fromkeys(VECTORS, 0)
         self.before = self.counts  # that there is room was told by DRIVER_OK
@@ -315,7 +315,7 @@ def test_what_is_true_when_a_guest_is_ready_is_told_once(ended: bool) -> None:
         pipe.hang_up()  # nobody could be told: no handle is open
     site.reset()
     vectors = Vectors(lambda vector, count: None)
-    site.live.append(vectors)
+    site.live[vectors] = None
     pipe.ready()
     pipe.set_param(Param.INTERRUPT_MASK, TX | RX | DISCONNECT)
     counted = {name: vectors.count(pipe.declares.irqs.index(name)) for name in VECTORS}
