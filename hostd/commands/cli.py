@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from hcall.programs.command import Exit, Failure, console, print_json, print_table, run, say
 from hcall.programs.help import new_program
 from hcall.programs.options import Json, ReadyFd, Socket
-from hcall.text import shown, sized
+from hcall.text import shown
 
 if TYPE_CHECKING:
     from cyclopts.completion import CompletionContext
@@ -162,27 +162,14 @@ def tree(*, socket: Socket = None, as_json: Json = False) -> None:
 @app.command
 def status(*, socket: Socket = None, as_json: Json = False) -> None:
     """Show a running host and its guests."""
-    from datetime import timedelta
-
     from .remote import ask
+    from .status import show_status
 
     found = ask(socket, "status")
     if as_json:
         print_json(found)
         return
-    found["uptime"] = timedelta(seconds=round(found["uptime"]))
-    guests = found.pop("guests")
-    limits = found.pop("limits")
-    for key, value in found.items():
-        print(f"{key + ':':10}{'-' if value is None else value}")
-    print(f"{'guests:':10}{len(guests)} of {limits['guests']}")
-    if guests:
-        print()
-        print_table(
-            ("GUEST", "LINK", "CALLS", "MEMORY", "OPEN"),
-            ((guest["name"], "up" if guest["linked"] else "lost", guest["calls"], sized(guest["memory"]),
-              ", ".join(guest["open"]) or "-") for guest in guests),
-        )  # fmt: skip
+    show_status(found)
 
 
 def _model_names(_: CompletionContext) -> list[str]:

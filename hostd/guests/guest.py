@@ -6,11 +6,11 @@ import asyncio
 import reprlib
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 from hcall.clock import Clock
 from hcall.errors import Status
-from hcall.numbers import CLASS_SHIFT
+from hcall.numbers import CLASS_SHIFT, CORE
 from hcall.saved import Saved, check
 from hcall.session.host import HostSession
 from hcall.session.states import State
@@ -24,9 +24,8 @@ from ..lanes.lane import Lane
 from ..lanes.socket.lane import SocketLane
 from ..model.blame import Misbehaved
 from ..tree.complaints import Complaints
+from ..tree.long_calls import TURN_SECONDS
 from ..tree.tree import Tree
-
-_TURN_SECONDS: Final = 0.005  # of one guest's calls, and one call more: others wait meanwhile
 
 
 class Guest:
@@ -98,13 +97,13 @@ class Guest:
         waiting = self._waiting
         if waiting:
             waiting.append(lane)
-        elif lane.work(self._time() + _TURN_SECONDS):
+        elif lane.work(self._time() + TURN_SECONDS):
             waiting.append(lane)
             asyncio.get_running_loop().call_soon(self._turn)
 
     def _turn(self) -> None:
         """Its lanes, one after the other; what there is no time for comes when the other guests had their turn."""
-        waiting, until = self._waiting, self._time() + _TURN_SECONDS
+        waiting, until = self._waiting, self._time() + TURN_SECONDS
         while waiting:
             if waiting[0].work(until):
                 waiting.append(waiting.pop(0))
@@ -117,6 +116,14 @@ class Guest:
         """Whether a call that may have been made can be made again: it is marked so, or of the core."""
         hold = self.account.holds.get(handle)
         return number >> CLASS_SHIFT == 0 or (hold is not None and hold.plugged.may_repeat(number))
+
+    def overran(self, number: int, handle: int, seconds: float) -> None:
+        """The call *number* took longer than a turn."""
+        hold = self.account.holds.get(handle)
+        if number >> CLASS_SHIFT and hold is not None:
+            hold.plugged.long_calls.note(hold.plugged.name_of(number), seconds)
+        else:
+            self.account.tree.long_calls.note(CORE.get(number, "an unknown call"), seconds)
 
     def misfit(self, number: int, handle: int, value: object) -> None:
         """*value*, the answer of the call *number*, is none: no message carries it."""

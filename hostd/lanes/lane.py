@@ -54,5 +54,8 @@ class Carried(Protocol):
     def may_repeat(self, number: int, handle: int) -> bool:
         """Whether a call that may have been made can be made again."""
 
+    def overran(self, number: int, handle: int, seconds: float) -> None:
+        """The call *number* took longer than a turn."""
+
     def misfit(self, number: int, handle: int, value: object) -> None:
         """*value*, the answer of the call *number*, does not fit the lane: the guest is told INTERNAL."""

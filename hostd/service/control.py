@@ -227,7 +227,7 @@ async def _status(at: Running, request: _Nothing) -> Answer:
         "pid": os.getpid(), "epoch": host.epoch, "uptime": round(host.clock.time() - host.started, 3),
         "socket": str(host.socket),
         "devices": sum(node.device is not None for node in host.tree.nodes.values()),
-        "limits": msgspec.to_builtins(host.guests.limits), "guests": guests,
+        "limits": msgspec.to_builtins(host.guests.limits), "guests": guests, "long_calls": host.tree.overran(),
     }  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from ..model.mistakes import unfit
 from ..model.site import Ender
 from . import behind
 from .complaints import Complaints
+from .long_calls import LongCalls
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -87,6 +88,7 @@ class Plugged:
         self.failed = False  # the device is of no use until a reset of it succeeds
         self.used = False  # since the last reset: see Site, and `_noting`
         self.complaints = Complaints(path, clock)
+        self.long_calls = LongCalls()
         self.gone = self.stopped = False
         self._acting: set[Later[Any]] = set()  # actions that are answered later
         self.when_free: list[Callable[[], None]] = []  # called once, when the last hold is given back
@@ -118,13 +120,17 @@ class Plugged:
 
     def invoke(self, hook: Callable[..., T], *args: Any, may: tuple[type[Exception], ...] = (), what: str = "") -> T:
         """Call *hook* of the model, *what* to people.  Raises what it *may*; all else is logged, and is Internal."""
+        what = what or f"{getattr(hook, '__name__', 'a hook')}()"
+        began = self.clock.time()
         try:
             return hook(*args)
         except may:
             raise
         except BaseException as error:  # a model may do anything: sys.exit(), too
-            self.complaints.note(what or f"{getattr(hook, '__name__', 'a hook')}()", error)
+            self.complaints.note(what, error)
             raise Internal(blame(error)) from error
+        finally:
+            self.long_calls.note(what, self.clock.time() - began)
 
     def start(self) -> None:
         """Take hold of the backing.  Raises OSError, ValueError or Internal, when what it had taken is let go."""

@@ -6,10 +6,11 @@ unplug can go on from what it last saw, and never shows a node twice.
 
 from __future__ import annotations
 
+import operator
 import re
 from collections import deque
 from collections.abc import Callable
-from typing import Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from hcall.errors import NoMatch
 from hcall.numbers import ADDED, CHANGES_LIMIT, FIRST_ASSIGNED_CLASS, LEAVING, REMOVED
@@ -19,6 +20,7 @@ from hcall.text import suggest
 
 from ..device import Device
 from .handles import Handles
+from .long_calls import LongCalls
 from .node import Node
 from .plugged import Plugged
 
@@ -55,6 +57,7 @@ class Tree:
         self.handles = Handles(epoch, saved["used"], saved["nodes"])
         self.nodes: dict[int, Node] = {}
         self.watchers: dict[object, Watcher] = {}
+        self.long_calls = LongCalls()  # of the core
         self._classes: dict[tuple[object, ...], int] = {tuple(sort): number for sort, number in saved["classes"]}
         #: With serials, of the same counter as handles, and paths.
         self._log = deque((serial, Change(*change), path) for serial, change, path in saved["log"])
@@ -87,6 +90,19 @@ class Tree:
                 raise NoMatch(f"no node {path!r}{suggest(name, there) or ': `hostd ls` shows what there is'}")
             node = child
         return node
+
+    def overran(self) -> list[dict[str, Any]]:
+        """Which calls and hooks took longer than a turn, of which device, or of the core: how often, how long at most.
+
+        Milliseconds; those that took the longest first.
+        """
+        of_devices = [(node.path, node.plugged.long_calls) for node in self.nodes.values() if node.plugged is not None]
+        found: list[dict[str, Any]] = [
+            {"device": path, "call": name, "count": count, "longest_ms": round(longest * 1000, 1)}
+            for path, calls in [(None, self.long_calls), *of_devices]
+            for name, (count, longest) in calls.by_name.items()
+        ]
+        return sorted(found, key=operator.itemgetter("longest_ms"), reverse=True)
 
     def check(self, path: str) -> None:
         """Whether something can be plugged at *path* now.  Raises InUse, it is taken or leaves, or ValueError."""

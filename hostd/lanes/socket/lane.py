@@ -16,6 +16,7 @@ from hcall.messages import end
 from hcall.session.host import HostSession
 from hcall.session.states import READY, Message, State
 
+from ...tree.long_calls import TURN_SECONDS
 from ..lane import Carried
 
 _FD_BYTES: Final = 4  # a datagram of the fd lane: the id, little-endian, and one descriptor
@@ -77,7 +78,7 @@ class SocketLane:
     def work(self, until: float) -> bool:
         """See `Lane`.  The link is not read while some are left: what a guest can send has no other bound."""
         session, dispatch, messages, time = self.session, self._guest.dispatch, self._messages, self._time
-        begun = session.begun
+        begun, before = session.begun, until - TURN_SECONDS
         self._batching = True
         try:
             while messages:
@@ -102,7 +103,11 @@ class SocketLane:
                 else:
                     _, handle, vector, seen = message
                     self._guest.acknowledge(handle, vector, seen)
-                if messages and time() > until:
+                now = time()
+                if now - before > TURN_SECONDS and len(message) == 7:
+                    self._guest.overran(message[3], message[4], now - before)
+                before = now
+                if now > until and messages:
                     break
         finally:
             self._batching = False

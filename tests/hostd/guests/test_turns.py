@@ -37,6 +37,9 @@ class Slow(Device):
         self.made += 1
         return self.made
 
+    def reset(self) -> None:
+        self.work()
+
 
 @pytest.fixture
 async def host(tmp_path: Path) -> AsyncIterator[hostd.Host]:
@@ -62,6 +65,17 @@ async def test_a_guest_waits_for_no_more_than_a_turn_of_another(host: hostd.Host
         await other.core(numbers.NOP)
         assert slow(host).made < CALLS / 2
         assert [await guest.reply() for _ in range(CALLS)] == [(0, n) for n in range(1, CALLS + 1)]
+
+
+async def test_what_took_longer_than_a_turn_is_counted_by_device_and_name(host: hostd.Host) -> None:
+    async with attached(host) as guest:
+        guest.send(await calls_at_once(guest))
+        for _ in range(CALLS):
+            await guest.reply()
+    await host.guests.wait_for(lambda: not host.guests.by_token)
+    long = {(call["device"], call["call"]): call for call in host.tree.overran()}
+    assert long["/slow", "work()"]["count"] == CALLS and long["/slow", "reset()"]["count"] == 1
+    assert long["/slow", "work()"]["longest_ms"] >= 10
 
 
 async def test_calls_that_wait_for_their_turn_are_made_once_though_the_link_is_lost(host: hostd.Host) -> None:

@@ -1,0 +1,33 @@
+"""What `hostd status` shows to people."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from hcall.programs.command import print_table
+from hcall.text import sized
+
+
+def show_status(found: dict[str, Any]) -> None:
+    """*found* is what the control socket answered."""
+    found["uptime"] = timedelta(seconds=round(found["uptime"]))
+    guests = found.pop("guests")
+    limits = found.pop("limits")
+    long_calls = found.pop("long_calls")
+    for key, value in found.items():
+        print(f"{key + ':':10}{'-' if value is None else value}")
+    print(f"{'guests:':10}{len(guests)} of {limits['guests']}")
+    if guests:
+        print()
+        print_table(
+            ("GUEST", "LINK", "CALLS", "MEMORY", "OPEN"),
+            ((guest["name"], "up" if guest["linked"] else "lost", guest["calls"], sized(guest["memory"]),
+              ", ".join(guest["open"]) or "-") for guest in guests),
+        )  # fmt: skip
+    if long_calls:
+        print()
+        print_table(
+            ("LONGER THAN A TURN", "DEVICE", "COUNT", "LONGEST"),
+            ((call["call"], call["device"] or "-", call["count"], f"{call['longest_ms']} ms") for call in long_calls),
+        )
