@@ -25,13 +25,13 @@ from typing import Any
 import msgspec
 
 from hcall.programs.mistakes import BadConfiguration, InUse
-from hcall.programs.plugins import PluginError
-from hcall.text import MAX_TEXT, named, sentence, suggest
+from hcall.programs.plugins import PluginError, is_interrupted
+from hcall.text import MAX_TEXT, cut, named, sentence, suggest
 
 from ..calls.limits import FILE_BOUNDS, Limits
 from ..device import Config, Device
 from ..model.keys import TOML_NAMES
-from ..tree.tree import NAME
+from ..tree.tree import path_mistakes
 from . import models
 
 
@@ -64,9 +64,9 @@ class DeviceSpec:
             device.check_keys()
         except ValueError as error:
             raise ValueError(sentence(error) or "the model does not take these keys") from None
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:  # a model may do anything: sys.exit(), too
+            if is_interrupted(error):
+                raise
             raise ValueError(f"the model failed in check_keys(): {named(error)}") from error
 
     def make(self) -> Device:
@@ -166,11 +166,11 @@ class _Checker:
 
     def device(self, path: str, table: object, words: Mapping[str, str] = MappingProxyType({})) -> DeviceSpec | None:
         """The device of the table `[devices.path]` and of *words*, or None and a mistake."""
-        place = f"devices.{path}" if "/" not in path else f'devices."{path}"'
+        shown = cut(path)
+        place = f"devices.{shown}" if "/" not in path else f'devices."{shown}"'
         before = len(self.mistakes)
-        for name in path.split("/"):
-            if not NAME.fullmatch(name):
-                self.wrong(place, f"{name!r} is no device name: 1 to 31 letters, digits and ,._+-")
+        for mistake in path_mistakes(path):
+            self.wrong(place, mistake)
         if not isinstance(table, dict):
             self.wrong(place, "must be a table")
             return None
@@ -205,9 +205,9 @@ class _Checker:
                 config[key] = declared.convert(table.get(key, declared.default), self._folder)
             except ValueError as error:
                 self.wrong(f"{place}.{key}", sentence(error) or "the model cannot read it")
-            except KeyboardInterrupt:
-                raise
             except BaseException as error:  # of the model's own parse, which may do anything: sys.exit(), too
+                if is_interrupted(error):
+                    raise
                 self.wrong(f"{place}.{key}", f"the model cannot read it: {named(error)}")
         if len(self.mistakes) > before:
             return None

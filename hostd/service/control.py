@@ -37,6 +37,7 @@ from .panel import act, actions_of
 log = logging.getLogger(__name__)
 
 _LINE: Final = 64 * 1024
+_REST: Final = 1 << 20  # bytes of a longer one that are read, so that its end finds the answer
 Answer: TypeAlias = object
 _Told: TypeAlias = tuple[bytes, Reader | None]  # the line of an answer, and who gets what follows
 Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
@@ -103,7 +104,7 @@ class Control:
         assert task is not None
         self._clients.add(task)
         try:
-            while line := await reader.readline():
+            while line := await self._line(reader, writer):
                 answer = asyncio.ensure_future(self._answer(line))
                 try:
                     while not await self._done(answer):
@@ -117,13 +118,28 @@ class Control:
                     return
                 writer.write(text + b"\n")
                 await writer.drain()
-        except (ValueError, ConnectionError):
-            pass  # a line longer than the limit; a client that went away
+        except ConnectionError:
+            pass  # a client that went away
         except asyncio.CancelledError:
             pass  # the host is shutting down
         finally:
             self._clients.discard(task)
             writer.close()
+
+    async def _line(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        """The next request, or b"" if there is none any more.  Raises ConnectionError.
+
+        One that is too long is refused, and the last; so much more of it is read that the client comes to its answer.
+        """
+        try:
+            return await reader.readline()
+        except ValueError:
+            writer.write(json.dumps(_error(f"a request has {_LINE} bytes at most", Exit.USAGE)).encode() + b"\n")
+            writer.write_eof()
+            for _ in range(_REST // _LINE):
+                if not await reader.read(_LINE):
+                    break
+            return b""
 
     async def _follow(self, reader: Reader, text: bytes, writer: asyncio.StreamWriter) -> None:
         """Write *text*, and then what *reader* gets, until the client hangs up.  Raises ConnectionError."""

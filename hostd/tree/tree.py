@@ -9,14 +9,14 @@ from __future__ import annotations
 import operator
 import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from hcall.errors import NoMatch
 from hcall.numbers import ADDED, CHANGES_LIMIT, FIRST_ASSIGNED_CLASS, LEAVING, REMOVED
 from hcall.programs.mistakes import InUse
 from hcall.saved import Saved, check
-from hcall.text import suggest
+from hcall.text import cut, suggest
 
 from ..device import Device
 from .handles import Handles
@@ -25,8 +25,19 @@ from .node import Node
 from .plugged import Plugged
 
 NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9,._+-]{0,30}")  # IEEE 1275, 3.2.1.1: 1 to 31 characters
+DEPTH: Final = 32  # names of a path at most: what walks the tree, or tells of it, goes down a call for each
 _VERSION: Final = 1  # of what is saved
 _LOG: Final = 256  # changes that are kept for CHANGES
+
+
+def path_mistakes(path: str) -> Iterator[str]:
+    """What is wrong with *path*, without its first slash, as the place of a device."""
+    if path.count("/") >= DEPTH:
+        yield f"a path has {DEPTH} names at most, not {path.count('/') + 1}"
+    else:
+        for name in path.split("/"):
+            if not NAME.fullmatch(name):
+                yield f"{cut(name)!r} is no device name: 1 to 31 letters, digits and ,._+-"
 
 
 class Change(NamedTuple):
@@ -106,10 +117,9 @@ class Tree:
 
     def check(self, path: str) -> None:
         """Whether something can be plugged at *path* now.  Raises InUse, it is taken or leaves, or ValueError."""
+        for mistake in path_mistakes(path.strip("/")):
+            raise ValueError(mistake)
         *above, name = path.strip("/").split("/")
-        for each in (*above, name):
-            if not NAME.fullmatch(each):
-                raise ValueError(f"{each!r} is no device name: 1 to 31 letters, digits and ,._+-")
         parent: Node | None = self.root
         for each in above:
             parent = parent.children.get(each) if parent is not None else None

@@ -10,6 +10,7 @@ import ast
 import contextlib
 import importlib
 import importlib.metadata
+import signal
 import sys
 import traceback
 import types
@@ -92,6 +93,11 @@ def load_offered(point: importlib.metadata.EntryPoint, base: type[T]) -> type[T]
     return load("".join(point.value.partition("[")[0].split()), Path(), base)  # extras may stand behind it
 
 
+def is_interrupted(error: BaseException) -> bool:
+    """Whether *error* is the user's Ctrl-C: where that is no exception, as in a daemon, it is its author's doing."""
+    return isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def _module(name: str) -> types.ModuleType:
     missing = PluginError([f"no module {name!r} is installed; a file is written as path/file.py:Class"])
     if not all(part.isidentifier() for part in name.split(".")):
@@ -99,9 +105,9 @@ def _module(name: str) -> types.ModuleType:
     try:
         with contextlib.redirect_stdout(sys.stderr):  # what it prints is no data of ours
             return importlib.import_module(name)
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:  # whatever its author did, sys.exit() included
+        if is_interrupted(error):
+            raise
         if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
             raise missing from None
         raise PluginError(_told(error)) from error
@@ -131,7 +137,7 @@ def _file(path: Path, shown: str) -> types.ModuleType:
         del sys.modules[module.__name__]
         if before is not None:  # classes of it may be in use
             sys.modules[module.__name__] = before
-        if isinstance(error, KeyboardInterrupt | PluginError):
+        if isinstance(error, PluginError) or is_interrupted(error):
             raise
         raise PluginError(_told(error, str(path), shown)) from error
     _files[path] = source, module

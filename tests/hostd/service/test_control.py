@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import json
 import os
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,6 +19,8 @@ import guestd
 import hostd
 from hcall import numbers
 from hostd import Machine
+from hostd.devices.rng import Rng
+from hostd.machine.file import DeviceSpec, MachineError
 
 USAGE, NO_SUCH_DEVICE, BUSY, TIMED_OUT, BAD_CONFIGURATION = 2, 4, 5, 6, 78  # exit codes of the commands
 LIMIT = 64 * 1024  # bytes of a line
@@ -280,7 +284,81 @@ async def test_a_line_beyond_the_limit_ends_that_client_only(host: hostd.Host, c
         with contextlib.suppress(ConnectionError):  # it may be gone before all of it is sent
             talker.writer.write(b"x" * (2 * LIMIT + 1))
             await talker.writer.drain()
-            assert await talker.reader.read() == b""
+            answer = json.loads(await talker.reader.read())
+            assert answer == {"error": f"a request has {LIMIT} bytes at most", "code": USAGE}
+    assert len(await client.ask("ls")) == 3
+
+
+@pytest.mark.parametrize("more", [0, 1, LIMIT, 10 * LIMIT, 100 * LIMIT])
+async def test_whoever_says_too_much_is_told_so_and_hung_up_on(host: hostd.Host, more: int) -> None:
+    def say() -> bytes:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(str(host.socket.with_name("control.sock")))
+            with contextlib.suppress(BrokenPipeError):
+                sock.sendall(b"x" * (LIMIT + 1 + more))
+            return b"".join(iter(partial(sock.recv, 4096), b""))
+
+    assert b"at most" in await asyncio.to_thread(say)
+
+
+@pytest.mark.parametrize(
+    ("path", "says"), [("/".join("a" * 33), "32 names at most, not 33"), ("a/" * 3000 + "a", "32 names at most"),
+                       ("a" * 60_000, "1 to 31 letters")],
+)  # fmt: skip
+async def test_a_path_that_is_too_deep_or_long_is_plugged_nowhere(
+    host: hostd.Host, client: Client, path: str, says: str, machine_file: Path
+) -> None:
+    with machine_file.open("a") as file:
+        file.write(f'[devices."{path}"]\nmodel = "rng"\n')
+    for request in ({"do": "plug", "path": path, "config": {"model": "rng"}}, {"do": "reload"}):
+        answer = await client.raw(json.dumps(request).encode() + b"\n")
+        assert says in answer["error"] and len(answer["error"]) < 1000, answer
+    with pytest.raises(MachineError, match=says):
+        host.plug(DeviceSpec(path, "rng", Rng, {}))
+    assert len(await client.ask("ls")) == 3 and len(host.tree.nodes) == 4
+
+
+async def test_the_deepest_and_longest_path_is_as_any_other(host: hostd.Host, client: Client) -> None:
+    for path in ("/".join("a" * 32), "/".join(["a" * 31] * 32)):
+        await client.ask("plug", path=path, config={"model": "rng"})
+        assert (await client.ask("ls"))[-1]["path"] == f"/{path}"
+        await client.ask("tree")
+        assert await client.ask("unplug", path=path.split("/")[0]) == {"willing": True}
+
+
+INTERRUPTED = """
+from hostd.device import Config, Device
+class Parsed:
+    @classmethod
+    def parse(cls, text, folder):
+        raise KeyboardInterrupt
+class Rude(Device):
+    compatible = "test,rude"
+    WHERE
+"""
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "key = Config(Parsed)",
+        "def check_keys(self): raise KeyboardInterrupt",
+        "raise KeyboardInterrupt",
+        "def start(self): raise KeyboardInterrupt",
+        "def __init__(self, **keys): raise KeyboardInterrupt",
+    ],
+)
+async def test_a_model_that_says_it_was_interrupted_has_failed(
+    host: hostd.Host, client: Client, tmp_path: Path, where: str
+) -> None:
+    (tmp_path / "rude.py").write_text(INTERRUPTED.replace("WHERE", where))
+    request = {
+        "do": "plug",
+        "path": "rude",
+        "config": {"model": "rude.py", **({"key": "x"} if "Config" in where else {})},
+    }
+    answer = await client.raw(json.dumps(request).encode() + b"\n")
+    assert answer["code"] == BAD_CONFIGURATION and "KeyboardInterrupt" in answer["error"]
     assert len(await client.ask("ls")) == 3
 
 
