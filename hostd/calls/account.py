@@ -5,7 +5,7 @@ Knows no lane and no socket.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Protocol
 
@@ -43,8 +43,8 @@ class Owner(Protocol):
     def descriptor(self, number: int) -> int:
         """The descriptor that it sent with *number*, the caller's to close.  Raises BadArgument."""
 
-    def detach(self) -> None:
-        """It has said DETACH."""
+    def detach(self, then: Callable[[], None]) -> None:
+        """It has said DETACH: its devices are given back, and *then* follows."""
 
     @property
     def sees(self) -> Callable[[str], bool] | None:
@@ -213,17 +213,33 @@ class Account:
         for vectors in [*(hold.vectors for hold in self.holds.values()), *self.watched.values()]:
             vectors.relink()
 
-    def close(self, then: Callable[[], None]) -> None:
-        """Give back all devices; *then* is called when none of them works for this guest any more."""
+    def close(self, then: Callable[[], None]) -> Iterator[None]:
+        """Give back all devices: those with calls under way now, each of the others in a step of its own.
+
+        *then* is called when none of them works for this guest any more.
+        """
         self.tree.watchers.pop(self, None)
         self.watched.clear()
-        waiting = {0, *self.holds}  # 0 until all have been told
+        waiting = 1  # until all have been told
 
-        def closed(handle: int) -> None:
-            waiting.discard(handle)
+        def closed() -> None:
+            nonlocal waiting
+            waiting -= 1
             if not waiting:
                 then()
 
-        for handle, hold in list(self.holds.items()):
-            hold.close(partial(closed, handle))
-        closed(0)
+        def close(hold: Hold) -> None:
+            nonlocal waiting
+            waiting += 1
+            hold.close(closed)
+
+        def rest() -> Iterator[None]:
+            for hold in list(self.holds.values()):
+                if hold.handle in self.holds:  # else it was closed meanwhile
+                    close(hold)
+                    yield
+            closed()
+
+        for hold in [hold for hold in self.holds.values() if hold.pending]:
+            close(hold)
+        return rest()

@@ -163,7 +163,6 @@ def _remove_memory(guest: Account, handle: int, address: int) -> None:
 
 @_call(numbers.DETACH)
 def _detach(guest: Account, handle: int) -> Later[None]:
-    guest.owner.detach()
     later: Later[None] = Later()
-    guest.close(lambda: later.done(None))
+    guest.owner.detach(lambda: later.done(None))
     return later

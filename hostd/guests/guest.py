@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import reprlib
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from hcall.clock import Clock
 from hcall.errors import Status
@@ -20,23 +18,23 @@ from ..calls.dispatch import Dispatch, Dispatcher
 from ..calls.filters import Filter, Hint, chain, chain_hints
 from ..calls.limits import Limits
 from ..calls.memory import Identity
-from ..lanes.lane import Lane
 from ..lanes.socket.lane import SocketLane
 from ..model.blame import Misbehaved
 from ..tree.complaints import Complaints
-from ..tree.long_calls import TURN_SECONDS
 from ..tree.tree import Tree
+from .turns import TURN, Steps, User, Works
 
 
 class Guest:
     """The owner of an account, whose lanes take turns."""
 
-    __slots__ = ("__weakref__", "_filters", "_time", "_waiting", "_way_in", "account", "acknowledge", "complaints",
-                 "dispatch", "hint", "identity", "lane", "name", "number", "sees", "token", "uid")  # fmt: skip
+    __slots__ = ("__weakref__", "_filters", "_time", "_user", "_waiting", "_way_in", "account", "acknowledge",
+                 "complaints", "dispatch", "had", "hint", "identity", "lane", "name", "number", "sees", "token",
+                 "uid")  # fmt: skip
 
     def __init__(self, number: int, name: str, token: bytes, uid: int, session: HostSession, tree: Tree, limits: Limits,
-                 clock: Clock) -> None:  # fmt: skip
-        """No other guest of the host, in all its lives, has the *number*."""
+                 clock: Clock, user: User) -> None:  # fmt: skip
+        """No other guest of the host, in all its lives, has the *number*; its turns are of *user*'s."""
         self.number = number
         self.name = "".join(letter if letter.isprintable() else "?" for letter in name)  # it goes to terminals
         self.token, self.uid, self._time = token, uid, clock.time
@@ -46,7 +44,8 @@ class Guest:
         self.account = Account(tree, limits, self)
         self.acknowledge = self.account.acknowledge
         self.lane = SocketLane(session, self, clock.time)
-        self._waiting: list[Lane[Any]] = []  # lanes whose calls wait for the guest's next turn: few, and seldom any
+        self._user, self.had = user, 0.0
+        self._waiting: list[Works] = []  # lanes, say, with work for the guest's next turn: few, and seldom any
         self._filters: list[Filter] = []
         self._way_in = Dispatcher(self.account).dispatch
         self.dispatch: Dispatch = self._way_in
@@ -63,11 +62,11 @@ class Guest:
         }  # fmt: skip
 
     @classmethod
-    def restore(cls, saved: Saved, tree: Tree, limits: Limits, clock: Clock) -> Guest:
+    def restore(cls, saved: Saved, tree: Tree, limits: Limits, clock: Clock, user: User) -> Guest:
         """The guest as it was, without a link and its memory, which it brings again.  Raises ValueError."""
         check(saved, 1)
         session = HostSession.restore(saved["session"])
-        guest = cls(saved["number"], saved["name"], saved["token"], saved["uid"], session, tree, limits, clock)
+        guest = cls(saved["number"], saved["name"], saved["token"], saved["uid"], session, tree, limits, clock, user)
         guest.identity = {tuple(each) for each in saved["identity"]}
         guest.account.restore(saved["account"])
         guest.lane.lost_at = clock.time()
@@ -92,25 +91,34 @@ class Guest:
 
     # Turns.
 
-    def due(self, lane: Lane[Any]) -> None:
-        """Calls of *lane* wait: they are made now, unless the guest has had its turn and waits for the next."""
-        waiting = self._waiting
-        if waiting:
+    def due(self, lane: Works) -> None:
+        """*lane* has work: it is done now, unless the guest, or its user, has had its turn and waits for the next."""
+        waiting, user = self._waiting, self._user
+        if not waiting:
+            now = self._time()
+            if user.free <= now and not user.queue:
+                left = lane.work(now + TURN)
+                user.charge(now)
+                if not left:
+                    return
+            if not waiting:  # else it has come to wait meanwhile
+                user.enter(self)
+        if lane not in waiting:
             waiting.append(lane)
-        elif lane.work(self._time() + TURN_SECONDS):
-            waiting.append(lane)
-            asyncio.get_running_loop().call_soon(self._turn)
 
-    def _turn(self) -> None:
-        """Its lanes, one after the other; what there is no time for comes when the other guests had their turn."""
-        waiting, until = self._waiting, self._time() + TURN_SECONDS
+    def work(self, until: float) -> bool:
+        """See `Works`: its lanes, one after the other."""
+        waiting = self._waiting
         while waiting:
-            if waiting[0].work(until):
-                waiting.append(waiting.pop(0))
-                asyncio.get_running_loop().call_soon(self._turn)
-                return
-            if waiting:  # else the guest has ended meanwhile
-                waiting.pop(0)
+            lane = waiting[0]
+            left = lane.work(until)
+            if lane in waiting:  # else the guest has ended meanwhile
+                waiting.remove(lane)
+                if left:
+                    waiting.append(lane)
+            if left:
+                break
+        return bool(waiting)
 
     def may_repeat(self, number: int, handle: int) -> bool:
         """Whether a call that may have been made can be made again: it is marked so, or of the core."""
@@ -136,9 +144,10 @@ class Guest:
         """The descriptor that it sent with *number*, the caller's to close.  Raises BadArgument."""
         return self.lane.descriptor(number)
 
-    def detach(self) -> None:
-        """It has said DETACH: the loss of its link is its end."""
+    def detach(self, then: Callable[[], None]) -> None:
+        """It has said DETACH: its devices are given back, and *then* follows; the loss of its link is its end."""
         self.lane.detached = True
+        self.let_go(then)
 
     # Its life.
 
@@ -149,7 +158,8 @@ class Guest:
 
     def let_go(self, then: Callable[[], None]) -> None:
         """Give back all devices, every call answered; *then* follows when none is under way any more."""
-        self.lane.batch(partial(self.account.close, then))
+        steps = self.lane.batch(partial(self.account.close, then))
+        self.due(Steps(steps, self._time, self.lane.batch))
 
     def end(self, status: Status, text: str, then: Callable[[], None] = lambda: None) -> None:
         """Say the last word and give back all devices; *then* follows when no call is under way any more."""

@@ -25,6 +25,7 @@ from ..lanes.socket.link import Link
 from ..lanes.socket.listener import Listener
 from ..tree.tree import Tree
 from .guest import Guest
+from .turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ class Guests:
         self.watchers: dict[object, GuestWatcher] = {}
         self._swept, self._stood_still = clock.time(), 0.0
         self._sweeper = clock.call_later(SWEEP_SECONDS, self._sweep)
+        self.turns = Turns(clock.time)
 
     def time(self) -> float:
         """The clock's, less what the host stood still for: the time that guests have had."""
@@ -120,7 +122,8 @@ class Guests:
             return guest, True
         if len(self.by_token) >= self.limits.guests:
             raise Busy(f"this host serves at most {self.limits.guests} guests")
-        guest = Guest(self._last + 1, hello.name, hello.token, uid, session, self.tree, self.limits, self.clock)
+        user = self.turns.of(uid)
+        guest = Guest(self._last + 1, hello.name, hello.token, uid, session, self.tree, self.limits, self.clock, user)
         self._last += 1
         self._lend(guest, hello, fds)
         guest.identity = guest.account.memory.identity
@@ -157,7 +160,7 @@ class Guests:
         check(saved, 1)
         self._last = saved["last"]
         for each in saved["guests"]:
-            guest = Guest.restore(each, self.tree, self.limits, self.clock)
+            guest = Guest.restore(each, self.tree, self.limits, self.clock, self.turns.of(each["uid"]))
             self.by_token[guest.token] = guest
             for put in self._put:
                 put.on(guest)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-TURN_SECONDS: Final = 0.005  # of one guest's calls, and one call more
+TURN_SECONDS: Final = 0.005  # a turn, and some time for what else goes on in the machine
 _KNOWN: Final = 64  # names that are told apart; all others are one
 _OTHERS: Final = "others"
 

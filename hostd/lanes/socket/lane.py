@@ -8,20 +8,23 @@ import socket
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias, TypeVar
 
-from hcall.errors import BadArgument, ProtocolViolation, Status
+from hcall.errors import BadArgument, Status
 from hcall.kernel import descriptors
 from hcall.messages import end
 from hcall.session.host import HostSession
 from hcall.session.states import READY, Message, State
+from hcall.wire import MAX_INLINE
 
 from ...tree.long_calls import TURN_SECONDS
 from ..lane import Carried
 
 _FD_BYTES: Final = 4  # a datagram of the fd lane: the id, little-endian, and one descriptor
+_AT_ONCE: Final = MAX_INLINE + 256  # bytes that are decoded before time is looked at: 0.7 ms for ACKs, the smallest
 _LANE_READS: Final = 1024  # more datagrams than the lane holds; a guest that never stops sending is not waited for
 
+T = TypeVar("T")
 #: What an answer finds its call by: slot, seq, hypercall number, handle.
 Ticket: TypeAlias = tuple[int, int, int, int]
 
@@ -45,8 +48,8 @@ class Connection(Protocol):
 class SocketLane:
     """Takes a link's bytes, makes the calls in them when it is the guest's turn, and answers in one write."""
 
-    __slots__ = ("_batching", "_fd_lane", "_guest", "_held", "_messages", "_stopped", "_time", "_under_way", "detached",
-                 "link", "lost_at", "session")  # fmt: skip
+    __slots__ = ("_at", "_batching", "_came", "_fd_lane", "_guest", "_held", "_messages", "_stopped", "_time",
+                 "_under_way", "detached", "link", "lost_at", "session")  # fmt: skip
 
     handle = 0
 
@@ -58,30 +61,33 @@ class SocketLane:
         self.detached = False  # the loss of the link is the end
         self._fd_lane: socket.socket | None = None
         self._batching = False
+        self._came = b""  # and is not decoded yet, from `_at` on: that is of the guest's turn, too
+        self._at = 0
         self._messages: deque[Message] = deque()  # that came, and wait for their turn
         self._held = False  # the link does not read: there was no time for all that came
         self._under_way = 0  # calls that are answered later
         self._stopped: Callable[[], None] | None = None
 
-    def receive(self, data: bytes) -> ProtocolViolation | None:
-        """The bytes of a link; what is wrong with them."""
-        messages = self._messages
-        waits = bool(messages)
-        messages.extend(self.session.receive(data))
-        if not waits:
-            if messages:
-                self._guest.due(self)
-            elif self.session.out:  # answers to calls that came again
-                self.flush()
-        return self.session.broken
+    def receive(self, data: bytes) -> bool:
+        """The bytes of a link; whether all of them are decoded, else the link hears when it reads again."""
+        self._came = data if not self._came else self._came + data
+        self._guest.due(self)
+        if self._came:
+            self._hold()
+            return False
+        return True
 
     def work(self, until: float) -> bool:
         """See `Lane`.  The link is not read while some are left: what a guest can send has no other bound."""
         session, dispatch, messages, time = self.session, self._guest.dispatch, self._messages, self._time
-        begun, before = session.begun, until - TURN_SECONDS
+        begun, before = session.begun, time()
         self._batching = True
         try:
-            while messages:
+            while messages or self._came:
+                if not messages:
+                    self._decode()
+                    before = time()
+                    continue
                 message = messages.popleft()
                 if len(message) == 7:
                     _, slot, seq, number, handle, args, areas = message
@@ -107,21 +113,42 @@ class SocketLane:
                 if now - before > TURN_SECONDS and len(message) == 7:
                     self._guest.overran(message[3], message[4], now - before)
                 before = now
-                if now > until and messages:
+                if now > until and (messages or self._came):
                     break
         finally:
             self._batching = False
         if session.out:
             self.flush()
-        if messages or self._held or self._stopped is not None:
+        left = bool(messages or self._came)
+        if left or self._held or self._stopped is not None:
             self._hold()
-        return bool(messages)
+        return left
+
+    def _decode(self) -> None:
+        """Decode some of what came."""
+        data = self._came
+        if len(data) <= _AT_ONCE:
+            self._came = b""
+        else:
+            at = self._at
+            self._at += _AT_ONCE
+            if self._at >= len(data):
+                self._forget()
+            data = data[at : at + _AT_ONCE]
+        self._messages.extend(self.session.receive(data))
+        if self.session.broken is not None:
+            self._forget()
+
+    def _forget(self) -> None:
+        """What came and is not decoded."""
+        self._came, self._at = b"", 0
 
     def _hold(self) -> None:
         """Not all that came could be made, or all of it now."""
-        if bool(self._messages) is not self._held and self.link is not None:
-            self._held = bool(self._messages)
-            self.link.hold(self._held)
+        left = bool(self._messages or self._came)
+        if left is not self._held and self.link is not None:
+            self._held = left
+            self.link.hold(left)
         self._drained()
 
     def flush(self) -> None:
@@ -162,11 +189,13 @@ class SocketLane:
         old, self.link = self.link, None
         if old is not None:
             old.abort()
+        self._forget()  # the guest says it again
         self.session.resume()
 
     def lose(self, now: float) -> None:
         """The link broke."""
         self.link, self.lost_at = None, now
+        self._forget()
         self.session.lose()
 
     def stop(self, then: Callable[[], None]) -> None:
@@ -177,13 +206,14 @@ class SocketLane:
         self._drained()
 
     def _drained(self) -> None:
-        if self._stopped is not None and not self._messages and not self._under_way:
+        if self._stopped is not None and not self._messages and not self._came and not self._under_way:
             then, self._stopped = self._stopped, None
             then()
 
     def end(self, status: Status, text: str) -> None:
         """See `Lane`."""
         self._messages.clear()
+        self._forget()
         self.session.end(end(status, text))
         self.flush()
         if self.link is not None:
@@ -191,14 +221,15 @@ class SocketLane:
             self.link = None
         self.take_fd_lane(None)
 
-    def batch(self, work: Callable[[], None]) -> None:
+    def batch(self, work: Callable[[], T]) -> T:
         """Do *work*, whose answers and hints go out in one write."""
-        self._batching = True
+        before, self._batching = self._batching, True
         try:
-            work()
+            return work()
         finally:
-            self._batching = False
-        self.flush()
+            self._batching = before
+            if not before:
+                self.flush()
 
     # Its descriptors.
 

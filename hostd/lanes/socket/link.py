@@ -57,10 +57,14 @@ class Link(asyncio.Protocol):
             transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        broken = self._receive(data)
+        if self._receive(data):
+            self._decoded()
+
+    def _decoded(self) -> None:
+        """Whatever came is looked at: some of it may be no message, or one that has not ended."""
         session = self._lane.session
-        if broken is not None:
-            self._guests.end(self._guest, broken.status, str(broken))
+        if session.broken is not None:
+            self._guests.end(self._guest, session.broken.status, str(session.broken))
         elif not session.partial:
             self.partial_since = None
         elif (self.partial_since is None or session.partial_is_new) and self._reads:
@@ -81,6 +85,8 @@ class Link(asyncio.Protocol):
         """Read nothing more while *held*."""
         self._held = held
         self._read_or_not()
+        if not held:
+            self._decoded()
 
     def pause_writing(self) -> None:
         self.full_since, self._unread = self._guests.time(), self._waiting()

@@ -1,0 +1,135 @@
+"""Turns: who has work is given time, users in turn, then their guests, each as much as it has not had.
+
+Work is done at once as long as its user has not used up its time (`User.may`): so a guest that is alone, or asks for
+little, never waits in a queue.  Who has, or has work left, waits for its user's next turn: one user's for each round of
+the loop, so that between two turns whatever has come is read and new connections are let in.  Within a user's turn the
+guest that had the least time comes first, for a part of the turn; one that had none for long is not owed for that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Final, Protocol
+
+TURN: Final = 0.002  # seconds of one user, and one call more: others wait meanwhile
+PART: Final = TURN / 16  # of one of its guests, at least, if there are many
+
+
+class Works(Protocol):
+    """Something that works in turns: a guest, and each of its lanes."""
+
+    def work(self, until: float) -> bool:
+        """Work as long as there is time, a little at least; whether some is left."""
+
+
+class Worker(Works, Protocol):
+    """Something of a user's: a guest, say."""
+
+    had: float  # seconds, as `User` counts them
+
+
+class Turns:
+    """The turns of all users."""
+
+    def __init__(self, time: Callable[[], float]) -> None:
+        """*time* is that of a clock, by which turns end."""
+        self.time = time
+        self._users: dict[int, User] = {}
+        self.waiting: deque[User] = deque()  # who have work, the next one first
+        self._called = False
+
+    def of(self, uid: int) -> User:
+        """The turns of the user *uid*."""
+        user = self._users.get(uid)
+        if user is None:
+            user = self._users[uid] = User(self)
+        return user
+
+    def add(self, user: User) -> None:
+        """*user* has work, and had none."""
+        self.waiting.append(user)
+        if not self._called:
+            self._called = True
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self) -> None:
+        user = self.waiting[0]  # it stays there meanwhile: what else is due of it waits
+        try:
+            user.turn()
+        finally:
+            self.waiting.popleft()
+            if user.queue:
+                self.waiting.append(user)
+            self._called = bool(self.waiting)
+            if self._called:
+                asyncio.get_running_loop().call_soon(self._turn)
+
+
+class User:
+    """The turns of one user."""
+
+    __slots__ = ("_order", "_turns", "free", "had", "queue")
+
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
+        self._order = itertools.count()
+        self.queue: list[tuple[float, int, Worker]] = []  # a heap: who had the least comes first
+        self.had = 0.0  # seconds, of the worker whose turn it was last: who comes now is not owed more
+        self.free = float("-inf")  # when it may work without waiting in turn
+
+    def may(self, now: float) -> bool:
+        """Whether work that is due *now* may be done at once, before `charge`."""
+        return self.free <= now and not self.queue
+
+    def charge(self, begun: float) -> None:
+        """It has worked since then: twice that, and once for each other user who waits, is everybody's."""
+        now = self._turns.time()
+        self.free = max(self.free, begun - TURN) + (now - begun) * (2 + len(self._turns.waiting))
+
+    def enter(self, worker: Worker) -> None:
+        """*worker*, which is not in the queue, has work."""
+        is_first = not self.queue
+        heapq.heappush(self.queue, (max(self.had, worker.had), next(self._order), worker))
+        if is_first and self not in self._turns.waiting:
+            self._turns.add(self)
+
+    def turn(self) -> None:
+        """Have those who wait work, for a turn."""
+        queue, time = self.queue, self._turns.time
+        begun = now = time()
+        until = begun + TURN
+        part = max(PART, TURN / len(queue))
+        while queue and now <= until:
+            self.had, _, worker = heapq.heappop(queue)
+            left = False
+            try:
+                left = worker.work(min(until, now + part))
+            finally:
+                before, now = now, time()
+                worker.had = self.had + now - before
+                if left:
+                    heapq.heappush(queue, (worker.had, next(self._order), worker))
+        self.free = begun
+        self.charge(begun)
+
+
+class Steps:
+    """Work in small steps: the end of a guest, say."""
+
+    def __init__(
+        self, steps: Iterator[None], time: Callable[[], float], batch: Callable[[Callable[[], bool]], bool]
+    ) -> None:
+        """*batch* does some of them; what they send goes out in one write."""
+        self._steps, self._time, self._batch = steps, time, batch
+
+    def work(self, until: float) -> bool:
+        """See `Works`."""
+        return self._batch(partial(self._some, until))
+
+    def _some(self, until: float) -> bool:
+        return any(self._time() > until for _ in self._steps)
