@@ -72,7 +72,7 @@ async def test_what_took_longer_than_a_turn_is_counted_by_device_and_name(host: 
         guest.send(await calls_at_once(guest))
         for _ in range(CALLS):
             await guest.reply()
-    await host.guests.wait_for(lambda: not host.guests.by_token)
+    await host.guests.wait_for(lambda: not host.tree.find("/slow").opens)
     long = {(call["device"], call["call"]): call for call in host.tree.overran()}
     assert long["/slow", "work()"]["count"] == CALLS and long["/slow", "reset()"]["count"] == 1
     assert long["/slow", "work()"]["longest_ms"] >= 10
