@@ -34,6 +34,7 @@ class Driver:
     compatible: ClassVar[tuple[str, ...]] = ()
     ids: ClassVar[tuple[tuple[int, int], ...]] = ()  # 16-bit vendor and device, where no compatible string matches
     wants: ClassVar[tuple[str, ...]] = ()  # features to accept, by name, if the device offers them
+    properties: ClassVar[tuple[str, ...]] = ()  # that `probe` reads: they come with the negotiation
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

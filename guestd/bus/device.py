@@ -62,6 +62,7 @@ class OpenDevice:
         self.ram, self.clock = guest.ram, guest.clock
         self.features: frozenset[str] = frozenset()
         self._fresh = True  # just opened, and so reset
+        self.asked: dict[str, Awaitable[Any]] = {}  # properties, with the negotiation; until the driver has probed
         self.gone = False  # closed, or unplugged
         self.leaving = False  # was asked for before its driver was bound
         self.call = partial(guest.call, self.handle)  # (number, args, areas); raises the HcallError of its status
@@ -79,7 +80,8 @@ class OpenDevice:
 
     async def property(self, name: str, kind: type | None = None) -> Any:
         """A property of the device's node, of this *kind* if one is given.  Errors: NoMatch; IoError for another."""
-        value = await self.guest.core(self.found.node, numbers.GETPROP, name)
+        asked = self.asked.pop(name, None) if self.asked else None
+        value = await (asked or self.guest.core(self.found.node, numbers.GETPROP, name))
         if kind is not None and type(value) is not kind:
             raise IoError(f"{self.name}: its property {name!r} is a {type(value).__name__}, and no {kind.__name__}")
         return value
@@ -88,41 +90,44 @@ class OpenDevice:
         """Give the device back; its calls under way are answered with RESET."""
         return self.guest.post(self.handle, numbers.CLOSE)
 
-    async def negotiate(self, wants: Iterable[str]) -> None:
+    async def negotiate(self, wants: Iterable[str], properties: Iterable[str] = ()) -> None:
         """Reset the device and agree on features (virtio 1.2, 3.1.1): those of *wants* that it offers.
 
         All steps travel together, as if it offered all that it has names for; if it does not, they are done again.
+        With them go the questions for *properties*, see `property`.
         Raises NotAllowed if it refuses what it offers, IoError if it has failed and cannot be reset.
         """
         bits = {name: 1 << self.offered[name] for name in wants if name in self.offered}
         if not self._fresh:
             await self.guest.core(self.handle, numbers.SET_STATUS, _RESET)  # its calls end, which may take a moment
         self._fresh = False
-        reached, offered = await self._step_through(sum(bits.values()))
-        if sum(bits.values()) & ~offered:
+        accepted = sum(bits.values())
+        features = self.guest.post(self.handle, numbers.GET_FEATURES) if accepted else None
+        reached, live = await self._step_through(accepted, properties)
+        offered: int = checked(numbers.GET_FEATURES, await features) if features is not None else 0
+        if accepted & ~offered:
             bits = {name: bit for name, bit in bits.items() if bit & offered}
-            reached, _ = await self._step_through(sum(bits.values()))
+            reached, live = await self._step_through(accepted & offered, properties)
+        if reached & _NEEDS_RESET:
+            raise IoError(f"{self.name} has failed, and cannot be reset; the host's log says why")
         if not reached & _FEATURES_OK:
             await self.guest.core(self.handle, numbers.SET_STATUS, _DRIVER | _FAILED)
             raise NotAllowed(f"{self.name} refuses the features {', '.join(bits)}")
+        await live
         self.features = frozenset(bits)
 
-    async def _step_through(self, accepted: int) -> tuple[int, int]:
-        """From the reset to DRIVER_OK at once: the status after FEATURES_OK, and the bits that are offered."""
-        status = partial(self.guest.post, self.handle, numbers.SET_STATUS)
-        steps = [status((_RESET,))]
-        features = None
+    async def _step_through(self, accepted: int, properties: Iterable[str]) -> tuple[int, Awaitable[Any]]:
+        """From the reset to DRIVER_OK at once: the status after FEATURES_OK, and the answer to DRIVER_OK."""
+        post, handle = self.guest.post, self.handle
+        steps = [post(handle, numbers.SET_STATUS, (_RESET,))]
         if accepted:
-            steps.append(status((_DRIVER,)))
-            features = self.guest.post(self.handle, numbers.GET_FEATURES)
-            steps.append(self.guest.post(self.handle, numbers.SET_FEATURES, (accepted,)))
-        agreed, live = status((_AGREED,)), status((_LIVE,))
+            steps.append(post(handle, numbers.SET_STATUS, (_DRIVER,)))
+            steps.append(post(handle, numbers.SET_FEATURES, (accepted,)))
+            agreed = post(handle, numbers.SET_STATUS, (_AGREED,))
+            live = post(handle, numbers.SET_STATUS, (_LIVE,))
+        else:  # there is nothing to refuse
+            agreed = live = post(handle, numbers.SET_STATUS, (_LIVE,))
+        self.asked = {name: post(self.found.node, numbers.GETPROP, (name,)) for name in properties}
         for step in steps:
             await step
-        offered: int = checked(numbers.GET_FEATURES, await features) if features is not None else 0
-        reached: int = checked(numbers.SET_STATUS, await agreed)
-        if reached & _NEEDS_RESET:
-            raise IoError(f"{self.name} has failed, and cannot be reset; the host's log says why")
-        if reached & _FEATURES_OK and not accepted & ~offered:
-            await live
-        return reached, offered
+        return checked(numbers.SET_STATUS, await agreed), live

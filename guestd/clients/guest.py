@@ -239,9 +239,10 @@ class Guest(Generic[W]):
     async def _bring_up(self, cookie: int, driver_class: type[Driver], wants: Iterable[str] | None) -> Driver:
         """Negotiate with the device of *cookie*, which was just opened, and bind its driver."""
         device = self.devices[cookie]
-        await device.negotiate(device.offered if wants is None else wants)
+        await device.negotiate(device.offered if wants is None else wants, driver_class.properties)
         driver = driver_class(device)
         await driver.probe()
+        device.asked.clear()  # they are of then
         if device.leaving:
             raise StaleHandle(f"{device.found.path} is being unplugged")
         self.drivers[device.found.path] = driver

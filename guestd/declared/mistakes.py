@@ -19,18 +19,20 @@ from .signals import Signal
 
 _HOOKS: Final = ("probe", "remove", "attend")
 _GIVEN: Final = ("dev", "clock")  # by the bus, before `probe`
+_STRINGS: Final = {
+    "compatible": ': ("vendor,name",)', "wants": ' of names of features: ("FLUSH",)',
+    "properties": ' of names of properties: ("capacity",)',
+}  # fmt: skip
 _OURS: Final = __name__.partition(".")[0]
 
 
 def mistakes(cls: Any, base: type) -> Iterator[tuple[str, str]]:
     """What is wrong with *cls*, a class of drivers below *base*: (member, sentence)."""
     name = cls.__name__
-    strings: object = cls.compatible
-    if not isinstance(strings, tuple) or not all(isinstance(each, str) for each in strings):
-        yield "compatible", f'{name}.compatible is a tuple: ("vendor,name",)'
-    wants: Any = cls.wants
-    if not isinstance(wants, tuple) or not all(isinstance(each, str) for each in wants):
-        yield "wants", f'{name}.wants is a tuple of names of features: ("FLUSH",)'
+    for attribute, sort in _STRINGS.items():
+        strings: object = getattr(cls, attribute)
+        if not isinstance(strings, tuple) or not all(isinstance(each, str) for each in strings):
+            yield attribute, f"{name}.{attribute} is a tuple{sort}"
     ids: Any = cls.ids
     if not isinstance(ids, tuple) or not all(map(_is_id, ids)):
         yield "ids", f"{name}.ids is a tuple of pairs of 16 bits each: ((vendor, device),)"

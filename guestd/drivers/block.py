@@ -8,6 +8,7 @@ class BlockDriver(Driver):
 
     compatible = ("hostd,block",)
     wants = ("RO", "FLUSH", "DISCARD", "WRITE_ZEROES")
+    properties = ("capacity",)
     discard = Op[[int, int], None]()  # at, length: the content no longer matters
     write_zeroes = Op[[int, int], None]()  # at, length; it may become a hole
     allocate_zeroes = Op[[int, int], None]()  # at, length; it takes its place

@@ -40,6 +40,7 @@ class FolderDriver(Driver):
 
     compatible = ("hostd,folder",)
     wants = ("RO",)
+    properties = ("mount-tag",)
     walk = Op[[int, bytes], tuple[int, int]]()  # node, path -> a new node, its kind
     forget = Op[[int], None]()  # node
     _stat = Op[[int, bytes], Stat]("stat")

@@ -16,6 +16,7 @@ class PppDriver(StreamDriver):
     """IP packets both ways, between `up` and `down`."""
 
     compatible = ("hostd,ppp",)
+    properties = ("max-packet-size",)
     link_up, link_down = Signal(), Signal()
 
     max_packet_size: int  # bytes, of one that comes

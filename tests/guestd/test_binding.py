@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any, Final
 
@@ -85,9 +86,7 @@ async def test_a_device_is_bound_in_three_round_trips(tmp_path: Path, client: st
     accepted = {"A", "B"} if driver.wants else set()
     assert bound.dev.features == accepted and device.status == 15 and len(trips) == 3
     assert [[call[0] for call in trip] for trip in trips[:2]] == [[numbers.FIND], [numbers.INFO, numbers.OPEN]]
-    assert [call[1] for call in trips[2] if call[0] == numbers.SET_STATUS] == (
-        [0, 3, 11, 15] if accepted else [0, 11, 15]
-    )
+    assert [call[1] for call in trips[2] if call[0] == numbers.SET_STATUS] == ([0, 3, 11, 15] if accepted else [0, 15])
 
 
 @CLIENTS
@@ -101,6 +100,39 @@ async def test_a_device_that_offers_less_than_it_has_names_for_takes_one_round_t
         trips = of_binding(host.batches, numbers.OPEN)
     assert bound.dev.features == accepted and device.status == 15 and len(trips) == 3
     assert device.accepted == sum(1 << NAMES[name] for name in accepted)
+
+
+class ReadingDriver(ThingDriver):
+    properties = ("size", "none")
+    size = 0
+
+    async def probe(self) -> None:
+        self.size = await self.dev.property("size", int)
+
+
+@CLIENTS
+@pytest.mark.parametrize("offered", [0b1001, 0b0001])
+async def test_what_a_driver_reads_comes_with_the_negotiation_and_later_it_is_asked_anew(
+    tmp_path: Path, client: str, offered: int
+) -> None:
+    sizes = itertools.count(1)
+
+    def told(_: int, name: str) -> Any:
+        return next(sizes) if name == "size" else "what nobody reads is no matter"
+
+    async def scenario(guest: Guest[Any]) -> None:
+        guest.known = [ReadingDriver]
+        driver = await guest.bind_path("/thing")
+        assert isinstance(driver, ReadingDriver) and driver.size == trips
+        assert [await driver.dev.property("size") for _ in range(2)] == [trips + 1, trips + 2]
+        assert await driver.dev.property("none") == "what nobody reads is no matter"
+        assert len(of_binding(host.batches, numbers.FIND)) == 2 + trips + 3
+
+    trips = 1 if offered == 0b1001 else 2  # of the negotiation: what was read in the first one is no longer so
+    with lying(tmp_path, Negotiating(offered).lies | {numbers.GETPROP: told}) as host:
+        await within(host.path, client, scenario)
+        asked = [call for batch in of_binding(host.batches, numbers.FIND) for call in batch if call[1:] == ("none",)]
+        assert len(asked) == trips + 1
 
 
 @CLIENTS

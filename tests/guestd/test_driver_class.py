@@ -129,7 +129,7 @@ def test_the_list_in_the_guide_is_what_the_base_classes_take() -> None:
     guide = (Path(__file__).parents[2] / "docs" / "write-a-driver.md").read_text()
     listed = guide.split("These names are the base class's own:")[1].split("A method may be")[0]
     assert set(re.findall(r"`(\w+)`", listed)) == {
-        "compatible", "ids", "wants", "dev", "clock", *(name for _, name in (*METHODS, *CALLS)),
+        "compatible", "ids", "wants", "properties", "dev", "clock", *(name for _, name in (*METHODS, *CALLS)),
     }  # fmt: skip
 
 
@@ -166,7 +166,8 @@ async def test_a_driver_has_errors_of_its_own(host: hostd.Host, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("wants", "FLUSH"), ("wants", (1,)), ("compatible", "v,d"), ("compatible", ["v,d"]), ("compatible", (1,)),
+        ("properties", "label"), ("properties", (1,)), ("wants", "FLUSH"), ("wants", (1,)),
+        ("compatible", "v,d"), ("compatible", ["v,d"]), ("compatible", (1,)),
         ("ids", (1, 2)), ("ids", (("1", "2"),)), ("ids", ((1, 2, 3),)), ("ids", ((1 << 16, 1),)), ("ids", ((-1, 1),)),
     ],
 )  # fmt: skip
