@@ -16,6 +16,7 @@ from ..driver import Sleeper
 from ..memory import Ram
 from ..probers import Found
 from .core import checked
+from .places import Places
 
 _NEEDS_RESET: Final = int(DeviceStatus.NEEDS_RESET)
 _FEATURES_OK: Final = int(DeviceStatus.FEATURES_OK)
@@ -29,6 +30,7 @@ class Caller(Protocol):
 
     ram: Ram
     clock: Sleeper
+    places: Places
 
     def call(self, handle: int, number: int, args: Args = (), areas: Areas = ()) -> Awaitable[Any]:
         """Make a call."""
@@ -93,7 +95,8 @@ class OpenDevice:
     async def negotiate(self, wants: Iterable[str], properties: Iterable[str] = ()) -> None:
         """Reset the device and agree on features (virtio 1.2, 3.1.1): those of *wants* that it offers.
 
-        All steps travel together, as if it offered all that it has names for; if it does not, they are done again.
+        All steps travel together, as if it offered what it did the last time, or all that it has names for; if it does
+        not, they are done again.
         With them go the questions for *properties*, see `property`.
         Raises NotAllowed if it refuses what it offers, IoError if it has failed and cannot be reset.
         """
@@ -101,13 +104,14 @@ class OpenDevice:
         if not self._fresh:
             await self.guest.core(self.handle, numbers.SET_STATUS, _RESET)  # its calls end, which may take a moment
         self._fresh = False
-        accepted = sum(bits.values())
-        features = self.guest.post(self.handle, numbers.GET_FEATURES) if accepted else None
+        wanted = sum(bits.values())
+        accepted = wanted & self.guest.places.offered(self.found)
+        features = self.guest.post(self.handle, numbers.GET_FEATURES) if wanted else None
         reached, live = await self._step_through(accepted, properties)
         offered: int = checked(numbers.GET_FEATURES, await features) if features is not None else 0
-        if accepted & ~offered:
-            bits = {name: bit for name, bit in bits.items() if bit & offered}
-            reached, live = await self._step_through(accepted & offered, properties)
+        if accepted != wanted & offered:
+            reached, live = await self._step_through(wanted & offered, properties)
+        bits = {name: bit for name, bit in bits.items() if bit & offered}
         if reached & _NEEDS_RESET:
             raise IoError(f"{self.name} has failed, and cannot be reset; the host's log says why")
         if not reached & _FEATURES_OK:
@@ -115,6 +119,7 @@ class OpenDevice:
             raise NotAllowed(f"{self.name} refuses the features {', '.join(bits)}")
         await live
         self.features = frozenset(bits)
+        self.guest.places.note(self.found, offered if wanted else ~0)
 
     async def _step_through(self, accepted: int, properties: Iterable[str]) -> tuple[int, Awaitable[Any]]:
         """From the reset to DRIVER_OK at once: the status after FEATURES_OK, and the answer to DRIVER_OK."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Generic, TypedDict, TypeVar, Unpack
 
 from hcall import numbers, rendezvous
-from hcall.errors import HcallError, IoError, LinkLost, NoMatch, NotAllowed, StaleHandle
+from hcall.errors import BadHandle, HcallError, IoError, LinkLost, NoMatch, NotAllowed, StaleHandle
 from hcall.messages import FD_LANE, HELLO, MAGIC, TOKEN_BYTES, VERSION, Areas, Args, Hello
 from hcall.session.guest import GuestSession
 from hcall.session.states import Message
@@ -23,6 +23,7 @@ from hcall.text import MAX_TEXT, suggest
 from ..bus.core import checked
 from ..bus.device import OpenDevice
 from ..bus.known import known_drivers, match
+from ..bus.places import Places
 from ..driver import Driver, Sleeper
 from ..memory import Ram, Region
 from ..probers import Found, absolute, tree
@@ -82,6 +83,7 @@ class Guest(Generic[W]):
         self._fd_ids = itertools.count(1)
         self._cookies = itertools.count(1)
         self.devices: dict[int, OpenDevice] = {}  # opened, by cookie
+        self.places = Places()
         self.hotplug = Hotplug(self)
         self._process = os.getpid()
         _guests.add(self)
@@ -179,10 +181,17 @@ class Guest(Generic[W]):
     async def bind_path(self, path: str) -> Driver:
         """Find the device at *path*, open it and bind its driver: three round trips, and what the driver asks.
 
+        Two if it was bound before, and is still there.
         Errors: NoMatch without a device or a driver, Busy, and the driver's.
         """
         path, cookie = absolute(path), next(self._cookies)
         try:
+            known = self.places.at(path)
+            if known is not None and (driver_class := match(known, self.known)) is not None:
+                with contextlib.suppress(StaleHandle, BadHandle):  # another one may be there now
+                    await self._open(known, cookie)
+                if cookie in self.devices:
+                    return await self._bring_up(cookie, driver_class, driver_class.wants)
             node = await self.core(0, numbers.FIND, path)
             info = self.post(node, numbers.INFO)
             refused = None
@@ -312,6 +321,8 @@ class Guest(Generic[W]):
     def _came_back(self) -> None:
         """The session goes on.  A host that was started anew with it has none of the descriptors that came later."""
         self.resumed += 1
+        if self.session.moved:
+            self.places = Places()  # another life of the host may have other devices behind the same handles
         for region in self.ram.added if self.session.moved and self.session.features & FD_LANE else ():
             self.post(0, numbers.ADD_MEMORY, self._sent(region))
 

@@ -11,8 +11,10 @@ from desk import CLIENTS
 from fake_host import OPEN, READ, lying
 from test_lying_host import within
 
+from guestd.bus.places import Places
 from guestd.clients.guest import Guest
 from guestd.driver import Driver
+from guestd.probers import Found
 from hcall import numbers
 from hcall.errors import Busy, HcallError, IoError, NoMatch, NotAllowed, Status
 from hcall.messages import REPLY
@@ -133,6 +135,58 @@ async def test_what_a_driver_reads_comes_with_the_negotiation_and_later_it_is_as
         await within(host.path, client, scenario)
         asked = [call for batch in of_binding(host.batches, numbers.FIND) for call in batch if call[1:] == ("none",)]
         assert len(asked) == trips + 1
+
+
+@CLIENTS
+@pytest.mark.parametrize("driver", [PlainDriver, ThingDriver])
+async def test_a_device_that_was_bound_before_takes_two_round_trips_whatever_it_offers_now(
+    tmp_path: Path, client: str, driver: type[Driver]
+) -> None:
+    async def scenario(guest: Guest[Any]) -> None:
+        guest.known = [driver]
+        trips = []
+        for offered, taken in ((1, {"A"}), (1, {"A"}), (9, {"A", "B"}), (8, {"B"}), (8, {"B"})):
+            device.offered = offered
+            host.batches.clear()
+            bound = await guest.bind_path("/thing")
+            assert bound.dev.features == (taken if driver.wants else set()) and device.status == 15
+            assert device.accepted == sum(1 << NAMES[name] for name in bound.dev.features)
+            trips.append(len(host.batches))
+            await guest.unbind("thing")
+        assert trips == ([4, 2, 3, 3, 2] if driver.wants else [3, 2, 2, 2, 2])
+
+    device = Negotiating(1)
+    with lying(tmp_path, device.lies | {numbers.GET_FEATURES: lambda _: device.offered}) as host:
+        await within(host.path, client, scenario)
+
+
+@CLIENTS
+@pytest.mark.parametrize("epoch", [1, 2])
+async def test_in_another_life_of_the_host_every_place_is_looked_at_again(
+    tmp_path: Path, client: str, epoch: int
+) -> None:
+    async def scenario(guest: Guest[Any]) -> None:
+        guest.known = [PlainDriver]
+        await guest.bind_path("thing")
+        await guest.unbind("thing")
+        host.welcome = host.welcome._replace(epoch=epoch)
+        host.cut()
+        await guest.call(0, numbers.NOP)
+        host.batches.clear()
+        await guest.bind_path("thing")
+        assert [call[0] for call in host.batches[0]] == [numbers.OPEN if epoch == 1 else numbers.FIND]
+
+    with lying(tmp_path, {numbers.OPEN: opened({})}) as host:
+        await within(host.path, client, scenario)
+
+
+def test_a_guest_remembers_so_many_places() -> None:
+    places = Places()
+    for n in range(1000):
+        places.note(Found(n, f"/{n}", f"{n}", (), (0, 0)), 1 << n)
+    known = [n for n in range(1000) if places.at(f"/{n}") is not None]
+    assert known == list(range(744, 1000)) and places.offered(Found(999, "/999", "999", (), (0, 0))) == 1 << 999
+    assert places.offered(Found(5, "/999", "999", (), (0, 0))) == ~0  # another node
 
 
 @CLIENTS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import itertools
 from collections.abc import AsyncIterator, Callable
@@ -255,6 +256,31 @@ async def test_a_name_that_is_wrong_is_told_by_a_sentence_wherever_it_is_given(h
         await guest.unbind("a-lamp")
         with pytest.raises(NoMatch):
             await guest.unbind("a-lamp")
+
+    await run_on(client, host, scenario, drivers=DRIVERS)
+
+
+@CLIENTS
+async def test_what_stands_now_where_a_device_was_bound_before_is_bound(host: hostd.Host, client: str) -> None:
+    loop = asyncio.get_running_loop()
+
+    async def replace(device: type[Device] | None) -> None:
+        if any(node.path == "/c-plain" for node in host.tree.root.walk()):
+            await host.unplug("/c-plain", surprise=True)
+        if device is not None:
+            host.plug(spec("c-plain", device))
+
+    async def scenario(guest: Guest[Any]) -> None:
+        for device, bound in ((Plain, LampDriver), (Broken, ZeroDivisionError), (None, NoMatch), (Lamp, LampDriver)):
+            replaced = asyncio.run_coroutine_threadsafe(replace(device), loop)
+            _ = replaced.result() if client == "blocking" else await asyncio.wrap_future(replaced)
+            for _ in range(2):
+                if issubclass(bound, Exception):
+                    with pytest.raises(bound):
+                        await guest.bind_path("c-plain")
+                else:
+                    assert type(await guest.bind_path("c-plain")) is bound
+                    await guest.unbind("c-plain")
 
     await run_on(client, host, scenario, drivers=DRIVERS)
 
