@@ -95,8 +95,7 @@ class OpenDevice:
     async def negotiate(self, wants: Iterable[str], properties: Iterable[str] = ()) -> None:
         """Reset the device and agree on features (virtio 1.2, 3.1.1): those of *wants* that it offers.
 
-        All steps travel together, as if it offered what it did the last time, or all that it has names for; if it does
-        not, they are done again.
+        All steps travel together: at once if it was bound before, with what it offered then; again if that has changed.
         With them go the questions for *properties*, see `property`.
         Raises NotAllowed if it refuses what it offers, IoError if it has failed and cannot be reset.
         """
@@ -105,34 +104,38 @@ class OpenDevice:
             await self.guest.core(self.handle, numbers.SET_STATUS, _RESET)  # its calls end, which may take a moment
         self._fresh = False
         wanted = sum(bits.values())
-        accepted = wanted & self.guest.places.offered(self.found)
+        before = self.guest.places.offered(self.found) if wanted else 0
         features = self.guest.post(self.handle, numbers.GET_FEATURES) if wanted else None
-        reached, live = await self._step_through(accepted, properties)
-        offered: int = checked(numbers.GET_FEATURES, await features) if features is not None else 0
-        if accepted != wanted & offered:
-            reached, live = await self._step_through(wanted & offered, properties)
-        bits = {name: bit for name, bit in bits.items() if bit & offered}
+        steps = [] if before is None else self._steps(wanted & before, properties)
+        offered: int = 0 if features is None else checked(numbers.GET_FEATURES, await features)
+        if before is None or wanted & (before ^ offered):
+            steps = self._steps(wanted & offered, properties)
+        *first, agreed, live = steps
+        for step in first:
+            await step
+        reached: int = checked(numbers.SET_STATUS, await agreed)
         if reached & _NEEDS_RESET:
             raise IoError(f"{self.name} has failed, and cannot be reset; the host's log says why")
+        bits = {name: bit for name, bit in bits.items() if bit & offered}
         if not reached & _FEATURES_OK:
             await self.guest.core(self.handle, numbers.SET_STATUS, _DRIVER | _FAILED)
             raise NotAllowed(f"{self.name} refuses the features {', '.join(bits)}")
-        await live
+        if live is not agreed:
+            await live
         self.features = frozenset(bits)
-        self.guest.places.note(self.found, offered if wanted else ~0)
+        self.guest.places.note(self.found, offered if wanted else None)
 
-    async def _step_through(self, accepted: int, properties: Iterable[str]) -> tuple[int, Awaitable[Any]]:
-        """From the reset to DRIVER_OK at once: the status after FEATURES_OK, and the answer to DRIVER_OK."""
+    def _steps(self, accepted: int, properties: Iterable[str]) -> list[Awaitable[Any]]:
+        """From the reset to DRIVER_OK; the last but one is FEATURES_OK."""
         post, handle = self.guest.post, self.handle
         steps = [post(handle, numbers.SET_STATUS, (_RESET,))]
         if accepted:
             steps.append(post(handle, numbers.SET_STATUS, (_DRIVER,)))
             steps.append(post(handle, numbers.SET_FEATURES, (accepted,)))
-            agreed = post(handle, numbers.SET_STATUS, (_AGREED,))
-            live = post(handle, numbers.SET_STATUS, (_LIVE,))
-        else:  # there is nothing to refuse
-            agreed = live = post(handle, numbers.SET_STATUS, (_LIVE,))
-        self.asked = {name: post(self.found.node, numbers.GETPROP, (name,)) for name in properties}
-        for step in steps:
-            await step
-        return checked(numbers.SET_STATUS, await agreed), live
+            steps.append(post(handle, numbers.SET_STATUS, (_AGREED,)))
+        steps.append(post(handle, numbers.SET_STATUS, (_LIVE,)))
+        if not accepted:  # there is nothing to refuse
+            steps.append(steps[-1])
+        if properties:
+            self.asked = {name: post(self.found.node, numbers.GETPROP, (name,)) for name in properties}
+        return steps

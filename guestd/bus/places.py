@@ -15,20 +15,20 @@ class Places:
     __slots__ = ("_known",)
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[Found, int]] = {}  # by path: the node, and the feature bits
+        self._known: dict[str, tuple[Found, int | None]] = {}  # by path: the node, and the feature bits
 
     def at(self, path: str) -> Found | None:
         """The node that was at *path*."""
         known = self._known.get(path)
         return None if known is None else known[0]
 
-    def offered(self, found: Found) -> int:
-        """The feature bits that the device of *found* has offered; all, if that is not known."""
+    def offered(self, found: Found) -> int | None:
+        """The feature bits that the device of *found* has offered; None, if that is not known."""
         known = self._known.get(found.path)
-        return ~0 if known is None or known[0].node != found.node else known[1]
+        return None if known is None or known[0].node != found.node else known[1]
 
-    def note(self, found: Found, offered: int) -> None:
-        """The device of *found* offers these feature bits, ~0 if it was not asked."""
+    def note(self, found: Found, offered: int | None) -> None:
+        """The device of *found* offers these feature bits, None if it was not asked."""
         if found.path not in self._known and len(self._known) == _MANY:
             del self._known[next(iter(self._known))]
         self._known[found.path] = found, offered

@@ -104,7 +104,7 @@ class AsyncGuest(Guest[Waiter]):
             self._loop.call_soon(self._flush)
         return future
 
-    def post(self, handle: int, number: int, args: Args = ()) -> Waiter:
+    def post(self, handle: int, number: int, args: Args = ()) -> late.Posted:
         """As in the base class."""
         if self._lost is not None:
             raise self._lost
@@ -113,9 +113,7 @@ class AsyncGuest(Guest[Waiter]):
         if not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush)
-        shielded = asyncio.shield(future)
-        shielded.add_done_callback(_look)
-        return shielded
+        return late.Posted(future)
 
     async def claim(
         self, keep: Callable[[Any], object], lost: Callable[[Any], object], handle: int, number: int, args: Args = ()
@@ -355,12 +353,6 @@ class _Link(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._guest._disconnected(self, error)
-
-
-def _look(future: Waiter) -> None:
-    """Whoever posted it may never look: then its error is nobody's mistake."""
-    if not future.cancelled():
-        future.exception()
 
 
 @contextlib.asynccontextmanager

@@ -181,7 +181,7 @@ class Guest(Generic[W]):
     async def bind_path(self, path: str) -> Driver:
         """Find the device at *path*, open it and bind its driver: three round trips, and what the driver asks.
 
-        Two if it was bound before, and is still there.
+        One more if the driver wants features; two if it was bound before, and is still there, and offers the same.
         Errors: NoMatch without a device or a driver, Busy, and the driver's.
         """
         path, cookie = absolute(path), next(self._cookies)

@@ -7,6 +7,7 @@ takes the place of that one: the answer is there for whoever takes the call over
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Generator
 from typing import Any, Final, TypeAlias
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -42,6 +43,20 @@ def take_over(call: Waiter) -> Waiter | None:
     if not call.cancelled():
         call.add_done_callback(_retrieved)
     return waiter(call)
+
+
+class Posted:
+    """A call that is made whoever is cancelled; whoever waits for it gets its answer."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Waiter) -> None:
+        self._call = call
+        call.add_done_callback(_retrieved)  # whoever posted it may never look
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        call = self._call
+        return (call if call.done() else asyncio.shield(call)).__await__()
 
 
 def _retrieved(call: Waiter) -> None:
