@@ -54,13 +54,14 @@ class Caller(Protocol):
 class OpenDevice:
     """An opened device: the BusDevice of a driver."""
 
-    def __init__(self, guest: Caller, found: Found, reply: tuple[Any, ...]) -> None:
+    def __init__(self, guest: Caller, found: Found, cookie: int, reply: tuple[Any, ...]) -> None:
+        """*reply* is the answer to OPEN."""
         self.handle: int
         self.calls: dict[str, int]
         self.vectors: dict[str, int]
         self.offered: dict[str, int]  # feature bits by name
         self.handle, self.calls, self.vectors, self.offered = reply
-        self.guest, self.found, self.name = guest, found, found.name
+        self.guest, self.found, self.name, self.cookie = guest, found, found.name, cookie
         self.ram, self.clock = guest.ram, guest.clock
         self.features: frozenset[str] = frozenset()
         self._fresh = True  # just opened, and so reset

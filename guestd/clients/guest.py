@@ -237,7 +237,7 @@ class Guest(Generic[W]):
         """Open the device of *found*; whoever is cancelled meanwhile has closed it again."""
 
         def keep(reply: object) -> None:
-            self.devices[cookie] = OpenDevice(self, found, checked(numbers.OPEN, reply))
+            self.devices[cookie] = OpenDevice(self, found, cookie, checked(numbers.OPEN, reply))
 
         def close(reply: object) -> None:
             with contextlib.suppress(HcallError):
@@ -289,17 +289,17 @@ class Guest(Generic[W]):
 
     async def let_go(self, driver: Driver) -> None:
         """Give the device of *driver* back, which may be gone already."""
-        for device in list(self.devices.values()):
-            if device is driver.dev:
-                await self._close(device)
+        device = driver.dev
+        if isinstance(device, OpenDevice) and self.devices.get(device.cookie) is device:
+            await self._close(device)
 
     async def _close(self, device: OpenDevice) -> None:
         try:
-            with contextlib.suppress(HcallError):  # it went by itself
-                await device.close()
+            await device.close()
+        except HcallError:
+            pass  # it went by itself
         finally:
-            for cookie in [cookie for cookie, each in self.devices.items() if each is device]:
-                del self.devices[cookie]
+            self.devices.pop(device.cookie, None)
             device.gone = True
             self._device_gone(device)
 

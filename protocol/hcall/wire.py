@@ -61,23 +61,25 @@ def _is_too_deep(message: tuple[object, ...]) -> bool:
 def fits(value: object) -> bool:
     """Whether the peer's decoder takes *value* in a message: its strings, bytes, arrays, maps and levels are within
     the limits."""
-    rest = [(value, 2)]
-    while rest:
-        value, level = rest.pop()
-        if isinstance(value, str):
-            if len(value.encode()) > MAX_TEXT:
-                return False
-        elif isinstance(value, bytes | bytearray | memoryview):
-            if memoryview(value).nbytes > MAX_INLINE:
-                return False
-        elif isinstance(value, tuple | list):
-            if len(value) > MAX_ITEMS or level > MAX_LEVELS:
-                return False
-            rest += [(item, level + 1) for item in value]
-        elif isinstance(value, dict):
-            if len(value) > MAX_ITEMS or level > MAX_LEVELS:
-                return False
-            rest += [(item, level + 1) for item in (*value, *value.values())]
+    level, row = 2, [value]
+    while row:
+        below: list[object] = []
+        for each in row:
+            if type(each) is int:  # most often
+                continue
+            if isinstance(each, str):
+                if len(each) > MAX_TEXT // 4 and len(each.encode()) > MAX_TEXT:
+                    return False
+            elif isinstance(each, bytes | bytearray | memoryview):
+                if memoryview(each).nbytes > MAX_INLINE:
+                    return False
+            elif isinstance(each, tuple | list | dict):
+                if len(each) > MAX_ITEMS or level > MAX_LEVELS:
+                    return False
+                below += each
+                if isinstance(each, dict):
+                    below += each.values()
+        level, row = level + 1, below
     return True
 
 
