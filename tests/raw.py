@@ -69,9 +69,11 @@ def hello(**fields: Any) -> bytes:
 class RawGuest:
     """One connection, and what a guest needs to remember about it."""
 
-    def __init__(self, path: Path) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.connect(str(path))
+    def __init__(self, path: Path, sock: socket.socket | None = None) -> None:
+        """*sock* is connected already, by somebody else."""
+        self.sock = sock or socket.socket(socket.AF_UNIX)
+        if sock is None:
+            self.sock.connect(str(path))
         self.sock.setblocking(False)
         self.seq = 0
         self.interrupts: list[Message] = []  # that came while `call` waited
@@ -162,9 +164,9 @@ class RawGuest:
 
 
 @contextlib.contextmanager
-def connected(host: hostd.Host) -> Iterator[RawGuest]:
-    """A connection, and nothing sent yet."""
-    guest = RawGuest(host.socket)
+def connected(host: hostd.Host, sock: socket.socket | None = None) -> Iterator[RawGuest]:
+    """A connection, *sock* if there is one already, and nothing sent yet."""
+    guest = RawGuest(host.socket, sock)
     try:
         yield guest
     finally:
@@ -172,16 +174,19 @@ def connected(host: hostd.Host) -> Iterator[RawGuest]:
 
 
 @contextlib.asynccontextmanager
-async def attached(host: hostd.Host, regions: int = 0, token: bytes = b"") -> AsyncIterator[RawGuest]:
+async def attached(
+    host: hostd.Host, regions: int = 0, token: bytes = b"", sock: socket.socket | None = None, name: str = "raw"
+) -> AsyncIterator[RawGuest]:
     """A guest with an fd lane and *regions* pages of memory from ADDRESS on; at the end the host has forgotten it."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     token = token or os.urandom(16)
     fds = [memfd() for _ in range(regions)]
-    with connected(host) as guest, lent(*fds), ours:
+    with connected(host, sock) as guest, lent(*fds), ours:
         guest.fds, guest.lane = fds, ours
         with theirs:
             pages = tuple((ADDRESS + n * PAGE, PAGE) for n in range(regions))
-            await guest.greet(hello(features=FD_LANE, token=token, regions=pages), [*fds, theirs.fileno()])
+            data = hello(features=FD_LANE, name=name, token=token, regions=pages)
+            await guest.greet(data, [*fds, theirs.fileno()])
         yield guest
     await until(host, lambda: token not in host.guests.by_token)
 
@@ -259,7 +264,7 @@ def plugged(device: Device, path: str = "/device", clock: Clock | None = None) -
 class Nobody:
     """The owner of an account who hears of nothing."""
 
-    name, number, sees = "nobody", 0, None
+    name, number, sees, opens = "nobody", 0, None, None
 
     def __init__(self) -> None:
         self.complaints = Complaints("nobody", ManualClock())

@@ -5,7 +5,7 @@ Knows no lane and no socket.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -16,7 +16,7 @@ from hostd.calls.memory import Memory
 
 from ..tree.complaints import Complaints
 from ..tree.node import Node
-from ..tree.tree import Change, Tree
+from ..tree.tree import LOG, Change, Sees, Tree
 from .hold import Hold
 from .limits import Limits
 from .vectors import Vectors
@@ -47,20 +47,26 @@ class Owner(Protocol):
         """It has said DETACH: its devices are given back, and *then* follows."""
 
     @property
-    def sees(self) -> Callable[[str], bool] | None:
+    def sees(self) -> Sees | None:
         """Whether the node at a path is there for it; what is below one that is not is not either.  None: all are."""
+
+    @property
+    def opens(self) -> Sees | None:
+        """Whether it may open the node at a path, if it sees it.  None: it may."""
 
 
 class Account:
     """What one guest has."""
 
-    __slots__ = ("holds", "limits", "memory", "owner", "tree", "watched")
+    __slots__ = ("_forgotten", "_own", "holds", "limits", "memory", "owner", "tree", "watched")
 
     def __init__(self, tree: Tree, limits: Limits, owner: Owner) -> None:
         self.tree, self.limits, self.owner = tree, limits, owner
         self.memory = Memory(limits.regions, limits.memory)
         self.holds: dict[int, Hold] = {}  # by open handle
         self.watched: dict[int, Vectors] = {}  # by node handle: changes among its children
+        self._own: Sequence[tuple[int, Change]] = ()  # with serials: what came and went for this guest alone
+        self._forgotten = 0  # such changes before this serial are not there
 
     @property
     def number(self) -> int:
@@ -106,7 +112,35 @@ class Account:
     def changes(self, since: int) -> tuple[int, tuple[Change, ...] | None]:
         """As `Tree.changes`, of what the guest sees; from now on it is told that there are more."""
         self.tree.watchers.setdefault(self, self._changed)
-        return self.tree.changes(since, self.owner.sees)
+        return self.tree.changes(since if since >= self._forgotten else 0, self.owner.sees, self._own)
+
+    def revise(self, before: Sees | None) -> None:
+        """What it sees and opens is not what it was *before*: what it sees no longer is gone, as if unplugged.
+
+        It is told of what comes and goes, and what it may not open any more it has not open.
+        """
+        after = self.owner.sees
+        came: list[Node] = []
+        went: list[Node] = []
+        for node in self.tree.root.walk():
+            saw, sees = (not each or each(node.path) for each in (before, after))
+            if saw is not sees:
+                (came if sees else went).append(node)
+        changed = [(numbers.REMOVED, node) for node in reversed(went)] + [(numbers.ADDED, node) for node in came]
+        changes = [(what, node, node.parent) for what, node in changed if node.parent is not None]
+        own = [*self._own]
+        own += ((self.tree.handles.new(), Change(what, node.handle, above.handle)) for what, node, above in changes)
+        if len(own) > LOG:
+            self._forgotten = own[-LOG - 1][0] + 1
+        self._own = own[-LOG:]
+        if self in self.tree.watchers:
+            for node in went:
+                self.watched.pop(node.handle, None)
+            for handle in dict.fromkeys(above.handle for _, _, above in changes if self.sees(above)):
+                self._watch(handle).fire(0)
+        for hold in list(self.holds.values()):
+            if self.owner.opens is not None and not self.owner.opens(hold.plugged.path):
+                hold.close()
 
     def _seen(self, node: Node | None) -> Node | None:
         """*node*, or the next sibling that the guest sees."""
@@ -136,6 +170,8 @@ class Account:
         plugged = node.plugged
         if plugged is None:
             raise NotAllowed(f"{node.path} has no device")
+        if self.owner.opens is not None and not self.owner.opens(node.path):
+            raise NotAllowed(f"{node.path} is for you to see, not to open: so says the machine's policy")
         if node.leaving:
             raise Busy(f"{node.path} is being unplugged")
         if plugged.holds and not plugged.device.shared:
@@ -176,6 +212,7 @@ class Account:
         """What `restore` needs, when no call is under way; but for the memory, which the guest brings again."""
         return {
             "version": 1, "watches": self in self.tree.watchers,
+            "own": [[serial, list(change)] for serial, change in self._own], "forgotten": self._forgotten,
             "holds": [hold.save() for hold in self.holds.values()],
             "watched": [[handle, vectors.save()] for handle, vectors in self.watched.items()],
         }  # fmt: skip
@@ -183,6 +220,7 @@ class Account:
     def restore(self, saved: Saved) -> None:
         """Go on where *saved* was taken; a hold on a device that is not there any more is stale.  Raises ValueError."""
         check(saved, 1)
+        self._own, self._forgotten = [(serial, Change(*each)) for serial, each in saved["own"]], saved["forgotten"]
         if saved["watches"]:
             self.tree.watchers.setdefault(self, self._changed)
         for handle, vectors in saved["watched"]:

@@ -19,27 +19,34 @@ from ..calls.filters import Filter, Hint, chain, chain_hints
 from ..calls.limits import Limits
 from ..calls.memory import Identity
 from ..lanes.socket.lane import SocketLane
+from ..lanes.socket.peer import Peer
 from ..model.blame import Misbehaved
 from ..tree.complaints import Complaints
 from ..tree.tree import Tree
+from .policy import Policy, Rights
 from .turns import TURN, Steps, User, Works
+
+
+def printable(name: str) -> str:
+    """*name*, as it may go to terminals."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name)
 
 
 class Guest:
     """The owner of an account, whose lanes take turns."""
 
     __slots__ = ("__weakref__", "_filters", "_time", "_user", "_waiting", "_way_in", "account", "acknowledge",
-                 "complaints", "dispatch", "had", "hint", "identity", "lane", "name", "number", "sees", "token",
-                 "uid")  # fmt: skip
+                 "complaints", "dispatch", "had", "hint", "identity", "lane", "name", "number", "opens", "peer",
+                 "rights", "sees", "token")  # fmt: skip
 
-    def __init__(self, number: int, name: str, token: bytes, uid: int, session: HostSession, tree: Tree, limits: Limits,
-                 clock: Clock, user: User) -> None:  # fmt: skip
+    def __init__(self, number: int, name: str, token: bytes, peer: Peer, session: HostSession, tree: Tree,
+                 limits: Limits, clock: Clock, user: User, rights: Rights) -> None:  # fmt: skip
         """No other guest of the host, in all its lives, has the *number*; its turns are of *user*'s."""
         self.number = number
-        self.name = "".join(letter if letter.isprintable() else "?" for letter in name)  # it goes to terminals
-        self.token, self.uid, self._time = token, uid, clock.time
+        self.name = printable(name)
+        self.token, self.peer, self._time = token, peer, clock.time
         self.identity: set[Identity] = set()  # the memory of its HELLO
-        self.sees: Callable[[str], bool] | None = None
+        self._have(rights)
         self.complaints = Complaints(f"guest {self.name!r}", clock)
         self.account = Account(tree, limits, self)
         self.acknowledge = self.account.acknowledge
@@ -57,6 +64,7 @@ class Guest:
         """What `restore` needs, when no call is under way."""
         return {
             "version": 1, "number": self.number, "name": self.name, "token": self.token, "uid": self.uid,
+            "groups": list(self.peer.groups), "rights": self.rights.save(),
             "identity": [list(each) for each in self.identity], "session": self.lane.session.save(),
             "account": self.account.save(),
         }  # fmt: skip
@@ -66,11 +74,30 @@ class Guest:
         """The guest as it was, without a link and its memory, which it brings again.  Raises ValueError."""
         check(saved, 1)
         session = HostSession.restore(saved["session"])
-        guest = cls(saved["number"], saved["name"], saved["token"], saved["uid"], session, tree, limits, clock, user)
+        peer, rights = Peer(saved["uid"], tuple(saved["groups"])), Rights.restore(saved["rights"])
+        guest = cls(saved["number"], saved["name"], saved["token"], peer, session, tree, limits, clock, user, rights)
         guest.identity = {tuple(each) for each in saved["identity"]}
         guest.account.restore(saved["account"])
         guest.lane.lost_at = clock.time()
         return guest
+
+    # What it may do.
+
+    def obey(self, policy: Policy, peer: Peer) -> None:
+        """*policy* is what holds from now on, and *peer* who it is.  Raises NotAllowed, and then it has to go."""
+        rights, before, saw = policy.rights(peer, self.name), self.rights, self.sees
+        self.peer = peer
+        self._have(rights)
+        if rights != before:
+            self.lane.batch(partial(self.account.revise, saw))
+
+    def _have(self, rights: Rights) -> None:
+        self.rights, self.sees, self.opens = rights, rights.sees, rights.opens
+
+    @property
+    def uid(self) -> int:
+        """Its user."""
+        return self.peer.uid
 
     # Filters.
 

@@ -23,8 +23,10 @@ from ..calls.memory import identity
 from ..lanes.socket.greeting import Greeting
 from ..lanes.socket.link import Link
 from ..lanes.socket.listener import Listener
+from ..lanes.socket.peer import Peer, peer
 from ..tree.tree import Tree
-from .guest import Guest
+from .guest import Guest, printable
+from .policy import Policy
 from .turns import Turns
 
 log = logging.getLogger(__name__)
@@ -61,7 +63,8 @@ class _Put(NamedTuple):
 class Guests:
     """The guests, their links, and the listener that they come by."""
 
-    def __init__(self, tree: Tree, limits: Limits, clock: Clock, epoch: int) -> None:
+    def __init__(self, tree: Tree, limits: Limits, clock: Clock, epoch: int, policy: Policy) -> None:
+        self.policy = policy
         self.tree, self.limits, self.clock, self.epoch = tree, limits, clock, epoch
         self.loop = asyncio.get_running_loop()
         self.by_token: dict[bytes, Guest] = {}
@@ -90,6 +93,8 @@ class Guests:
         greeting = Greeting(self, sock)
         if len(self.by_token) + len(self.greetings) > 2 * self.limits.guests:
             greeting.refuse(Status.BUSY, "too many connections")
+        elif not self.policy.may_come(who := peer(sock)):
+            greeting.refuse(Status.NOT_ALLOWED, f"the machine's policy has no rule for user {who.uid}")
 
     def put(self, make: Callable[[Guest], Filter]) -> Callable[[], None]:
         """Put a filter in front of each guest, those that come later too; what takes them out again."""
@@ -105,25 +110,29 @@ class Guests:
 
         return take_out
 
-    def admit(self, hello: Hello, session: HostSession, uid: int, fds: list[int]) -> tuple[Guest, bool]:
-        """The guest of *hello*, new, or known by its token; and whether it was known.
+    def admit(self, hello: Hello, session: HostSession, peer: Peer, fds: list[int]) -> tuple[Guest, bool]:
+        """The guest of *hello* and *peer*, new, or known by its token; and whether it was known.
 
         *fds* are its memory, in the order of its regions, and stay the caller's.  Raises NotAllowed, BadArea or Busy.
         """
         guest = self.by_token.get(hello.token)
         if guest is not None:
             brought = {identity(fd, *region) for region, fd in zip(hello.regions, fds, strict=True)}
-            if uid != guest.uid or brought != guest.identity:
+            if peer.uid != guest.uid or brought != guest.identity:
                 raise NotAllowed("this token is another guest's: its user and memory are not yours")
+            self._obey(guest, peer)
             self._unwatch(guest)
             self._lend(guest, hello, fds)
             self._tell(Came.RESUMED, guest)
             guest.resume()
             return guest, True
+        rights = self.policy.rights(peer, printable(hello.name))
         if len(self.by_token) >= self.limits.guests:
             raise Busy(f"this host serves at most {self.limits.guests} guests")
-        user = self.turns.of(uid)
-        guest = Guest(self._last + 1, hello.name, hello.token, uid, session, self.tree, self.limits, self.clock, user)
+        user = self.turns.of(peer.uid)
+        guest = Guest(
+            self._last + 1, hello.name, hello.token, peer, session, self.tree, self.limits, self.clock, user, rights
+        )
         self._last += 1
         self._lend(guest, hello, fds)
         guest.identity = guest.account.memory.identity
@@ -134,6 +143,20 @@ class Guests:
         self._tell(Came.ATTACHED, guest)
         self.changed.set()
         return guest, False
+
+    def obey(self, policy: Policy) -> None:
+        """*policy* is what holds from now on, for those who are here, too."""
+        self.policy = policy
+        for guest in list(self.by_token.values()):
+            with contextlib.suppress(NotAllowed):
+                self._obey(guest, guest.peer)
+
+    def _obey(self, guest: Guest, peer: Peer) -> None:
+        try:
+            guest.obey(self.policy, peer)
+        except NotAllowed as error:
+            self.end(guest, error.status, str(error))
+            raise
 
     def _tell(self, what: Came, guest: Guest, why: str = "") -> None:
         for watcher in list(self.watchers.values()):
@@ -164,6 +187,7 @@ class Guests:
             self.by_token[guest.token] = guest
             for put in self._put:
                 put.on(guest)
+        self.obey(self.policy)
 
     def connect(self, link: Link, sock: socket.socket) -> None:
         """Give *sock* to *link*."""

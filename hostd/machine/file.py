@@ -6,6 +6,12 @@ name = "demo"
 [limits]                    # see hostd.calls.limits
 guests = 16
 
+[policy.alice]              # see hostd.machine.rules
+users = ["alice"]
+
+[control.look]              # and here
+users = ["alice"]
+
 [devices.disk]              # a node of the tree; "bus/disk" stands below another
 model = "block"             # see hostd.machine.models
 path = "disk.img"           # and what the model declares with Config
@@ -30,9 +36,12 @@ from hcall.text import MAX_TEXT, cut, named, sentence, suggest
 
 from ..calls.limits import FILE_BOUNDS, Limits
 from ..device import Config, Device
+from ..guests.policy import Policy
 from ..model.keys import TOML_NAMES
 from ..tree.tree import path_mistakes
 from . import models
+from .roles import Roles
+from .rules import read_policy, read_roles, remarks
 
 
 class MachineError(BadConfiguration):
@@ -83,6 +92,9 @@ class Machine:
     limits: Limits = field(default_factory=Limits)
     devices: tuple[DeviceSpec, ...] = ()
     file: Path | None = None
+    policy: Policy = field(default_factory=Policy)
+    roles: Roles = field(default_factory=Roles)
+    remarks: tuple[str, ...] = ()  # what may be a slip of the pen, a line each
 
     @classmethod
     def load(cls, file: str | Path) -> Machine:
@@ -106,7 +118,7 @@ class Machine:
 
     @classmethod
     def _read(cls, tables: Mapping[str, Any], check: _Checker, file: Path | None) -> Machine:
-        sections = check.table("", tables, {"machine": dict, "limits": dict, "devices": dict})
+        sections = check.table("", tables, dict.fromkeys(("machine", "limits", "devices", "policy", "control"), dict))
         about = check.table("machine", sections.get("machine", {}), {"name": str})
         if len(about.get("name", "").encode()) > MAX_TEXT:
             check.wrong("machine.name", f"must be {MAX_TEXT} bytes at most")
@@ -116,6 +128,8 @@ class Machine:
             for key, value in check.table("limits", sections.get("limits", {}), names).items()
             if not (mistake := FILE_BOUNDS[key].mistake(value)) or check.wrong(f"limits.{key}", mistake)
         }
+        policy = read_policy(sections.get("policy", {}), check)
+        roles = read_roles(sections.get("control", {}), check)
         specs = [check.device(path, table) for path, table in sections.get("devices", {}).items()]
         if check.mistakes:
             raise MachineError(check.mistakes)
@@ -124,6 +138,9 @@ class Machine:
             msgspec.structs.replace(Limits(), **limits),
             tuple(spec for spec in specs if spec is not None),
             file,
+            policy,
+            roles,
+            tuple(f"{file or 'machine'}: {line}" for line in remarks(policy, sections.get("devices", {}))),
         )
 
 

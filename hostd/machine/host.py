@@ -54,7 +54,7 @@ class Host:
         self.machine, self.clock, self.socket = machine, clock, socket
         self.identity, self.epoch = identity, identity.epoch
         self.tree = Tree(self.epoch, machine.name, identity.tree)
-        self.guests = Guests(self.tree, _affordable(machine.limits), clock, self.epoch)
+        self.guests = Guests(self.tree, _affordable(machine.limits), clock, self.epoch, machine.policy)
         self.started = clock.time()
         self.trace = Trace(self.guests, self.tree, clock)
         self._specs: dict[int, DeviceSpec] = {}  # by node handle

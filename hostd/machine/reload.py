@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -51,8 +51,9 @@ class Outcome(msgspec.Struct):
 class Reloads:
     """The reloads of one host, one after the other; *told* hears of each."""
 
-    def __init__(self, host: Host, told: Told) -> None:
-        self._host, self._told = host, told
+    def __init__(self, host: Host, told: Told, changed: Callable[[Machine], None] = lambda machine: None) -> None:
+        """*changed* hears of what the machine is now."""
+        self._host, self._told, self._changed = host, told, changed
         self._turn = asyncio.Lock()
         self._waiting: asyncio.Task[Outcome] | None = None
         self._tasks: set[asyncio.Task[Outcome]] = set()
@@ -81,6 +82,7 @@ class Reloads:
             failed: list[str] = []
             try:
                 outcome = await _reload(self._host)
+                self._changed(self._host.machine)
                 failed = outcome.failed
             except MachineError as error:
                 failed = error.lines
@@ -126,6 +128,7 @@ async def _reload(host: Host) -> Outcome:
         for node in stale:
             group.create_task(_take_out(host, node))
     outcome = Outcome([f"/{path}" for path in gone if path not in wanted], [], [], [], [])
+    host.guests.obey(new.policy)  # before somebody sees what is new
     for path in sorted(wanted, key=lambda path: path.count("/")):  # what stands above comes first
         if path in gone or path not in there:
             try:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from hcall.clock import Clock, LoopClock
@@ -19,8 +21,10 @@ from ..machine.identity import Identity
 from ..machine.reload import Reloads, Running
 from .control import Control
 from .following import opened, recorded
-from .sockets import listeners
+from .sockets import let_in, listeners
 from .systemd import Notifier
+
+log = logging.getLogger(__name__)
 
 
 @contextlib.asynccontextmanager
@@ -62,9 +66,11 @@ async def running(
     if not isinstance(machine, Machine):
         machine = Machine.load(machine)
     async with contextlib.AsyncExitStack() as stack:
-        if runtime_dir is None:
-            runtime_dir = stack.enter_context(tempfile.TemporaryDirectory(prefix="hostd-"))
-        bound = stack.enter_context(listeners(Path(runtime_dir), given))
+        directory = _from_anywhere(runtime_dir or stack.enter_context(tempfile.TemporaryDirectory(prefix="hostd-")))
+        bound = stack.enter_context(listeners(directory, given))
+        if runtime_dir is None and (machine.policy.lets_others_in or machine.roles.lets_others_in):
+            directory.chmod(0o711)
+        made = {name: directory / name for name in bound if name not in (given or {})}
         guests_at = _from_anywhere(bound[GUEST_SOCKET].getsockname())
         identity = identity or (Identity.heir(saved) if saved is not None else Identity())
         fd = opened(trace) if trace is not None else None
@@ -77,14 +83,24 @@ async def running(
         host.restore()
         if machine.file is not None:  # which is read again
             host.machine = dataclasses.replace(machine, file=_from_anywhere(machine.file))
-        reloads = Reloads(host, notifier or Notifier({}))
+        reloads = Reloads(host, notifier or Notifier({}), partial(_let_in, made))
         stack.push_async_callback(reloads.close)
         served = Running(host, reloads)
         control = Control(served)
         stack.push_async_callback(control.close)
         await control.listen(bound[CONTROL_SOCKET].dup())
         host.guests.listen(bound[GUEST_SOCKET].dup())
+        _let_in(made, host.machine)
         yield served
+
+
+def _let_in(sockets: Mapping[str, Path], machine: Machine) -> None:
+    """Whoever the rules of *machine* are for can come to its *sockets*, but for what is told in the log."""
+    for line in machine.remarks:
+        log.warning("%s", line)
+    others = {GUEST_SOCKET: machine.policy.lets_others_in, CONTROL_SOCKET: machine.roles.lets_others_in}
+    if (trouble := let_in(sockets, others)) is not None:
+        log.warning("%s", trouble)
 
 
 def _from_anywhere(path: str | Path) -> Path:

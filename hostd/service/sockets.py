@@ -102,6 +102,19 @@ def listeners(directory: Path, given: Mapping[str, socket.socket] | None = None)
         yield bound
 
 
+def let_in(sockets: Mapping[str, Path], others: Mapping[str, bool]) -> str | None:
+    """The *sockets*, by name, that are for others, too, are open to everybody: who may come is asked of each who does.
+
+    What is wrong if nobody comes that far.
+    """
+    for name, path in sockets.items():
+        path.chmod(0o666 if others[name] else _MODES[name])
+        for each in path.parents if others[name] else ():
+            if not each.stat().st_mode & 0o011:
+                return f"nobody else comes to {path}, for whom the machine file has rules: chmod a+x {each}"
+    return None
+
+
 def _lock(path: Path) -> int:
     """The file to lock.  Raises PermissionError if it is somebody else's, or leads to what is."""
     try:

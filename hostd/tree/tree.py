@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 import re
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from hcall.errors import NoMatch
@@ -27,7 +27,7 @@ from .plugged import Plugged
 NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9,._+-]{0,30}")  # IEEE 1275, 3.2.1.1: 1 to 31 characters
 DEPTH: Final = 32  # names of a path at most: what walks the tree, or tells of it, goes down a call for each
 _VERSION: Final = 1  # of what is saved
-_LOG: Final = 256  # changes that are kept for CHANGES
+LOG: Final = 256  # changes that are kept for CHANGES
 
 
 def path_mistakes(path: str) -> Iterator[str]:
@@ -159,14 +159,17 @@ class Tree:
         for gone in reversed(below):
             self._note(REMOVED, gone)
 
-    def changes(self, since: int, sees: Sees | None = None) -> tuple[int, tuple[Change, ...] | None]:
+    def changes(
+        self, since: int, sees: Sees | None = None, own: Iterable[tuple[int, Change]] = ()
+    ) -> tuple[int, tuple[Change, ...] | None]:
         """(now, the changes from *since* to before *now*), or (now, None): too long ago, walk the tree again.
 
-        Of those among nodes that somebody *sees*.
+        Of those among nodes that somebody *sees*; and of *own*, somebody's who came to see others, with their serials.
         """
         if since < self._forgotten:
             return self.handles.following, None
         later = [(serial, change) for serial, change, path in self._log if serial >= since and (not sees or sees(path))]
+        later = sorted([*later, *(each for each in own if each[0] >= since)])
         if len(later) > CHANGES_LIMIT:
             return later[CHANGES_LIMIT][0], tuple(change for _, change in later[:CHANGES_LIMIT])
         return self.handles.following, tuple(change for _, change in later)
@@ -196,7 +199,7 @@ class Tree:
     def _note(self, what: int, node: Node, serial: int | None = None) -> None:
         assert node.parent is not None
         self._log.append((serial or self.handles.new(), Change(what, node.handle, node.parent.handle), node.path))
-        if len(self._log) > _LOG:
+        if len(self._log) > LOG:
             self._forgotten = self._log.popleft()[0] + 1
         for watcher in list(self.watchers.values()):
             watcher(what, node, node.parent)

@@ -6,8 +6,6 @@ import contextlib
 import logging
 import os
 import socket
-import struct
-from typing import Final
 
 from hcall.errors import Busy, HcallError, ProtocolViolation, Status
 from hcall.kernel import descriptors
@@ -16,11 +14,10 @@ from hcall.session.host import HostSession
 from hcall.wire import MAX_ITEMS, MAX_MESSAGE, encode
 
 from .link import Link
+from .peer import peer
 from .reception import Reception
 
 log = logging.getLogger(__name__)
-
-_PEERCRED: Final = struct.Struct("3i")  # pid, uid, gid
 
 
 class Greeting:
@@ -71,9 +68,8 @@ class Greeting:
         lane = None
         if hello.features & FD_LANE:
             lane = _lane(self._fds.pop())
-        _, uid, _ = _PEERCRED.unpack(self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size))
         try:
-            guest, resumed = self._guests.admit(hello, self._session, uid, self._fds)
+            guest, resumed = self._guests.admit(hello, self._session, peer(self._sock), self._fds)
         except BaseException:
             if lane is not None:
                 lane.close()

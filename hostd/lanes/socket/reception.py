@@ -12,6 +12,7 @@ from hcall.session.host import HostSession
 
 from ...calls.limits import Limits
 from .lane import SocketLane
+from .peer import Peer
 
 
 class Visitor(Protocol):
@@ -33,8 +34,8 @@ class Reception(Protocol):
     def time(self) -> float:
         """The clock's, less what the host stood still for: the time that guests have had."""
 
-    def admit(self, hello: Hello, session: HostSession, uid: int, fds: list[int]) -> tuple[Visitor, bool]:
-        """The guest of *hello*, new, or known by its token; and whether it was known."""
+    def admit(self, hello: Hello, session: HostSession, peer: Peer, fds: list[int]) -> tuple[Visitor, bool]:
+        """The guest of *hello* and *peer*, new, or known by its token; and whether it was known."""
 
     def connect(self, link: Any, sock: socket.socket) -> None:
         """Give *sock* to *link*."""

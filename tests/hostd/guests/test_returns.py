@@ -23,6 +23,7 @@ from hcall.errors import NotAllowed, Status
 from hcall.messages import HELLO, Hello
 from hcall.session.host import HostSession
 from hostd.devices.watchdog import Watchdog
+from hostd.lanes.socket.peer import Peer
 from hostd.machine.file import DeviceSpec
 
 
@@ -214,7 +215,7 @@ async def test_a_token_of_another_user_is_refused(host: hostd.Host) -> None:
     async with attached(host, token=token) as guest:
         with pytest.raises(NotAllowed):
             host.guests.admit(
-                Hello.check((HELLO, "hcall", 1, 1, 0, "x", token, ())), HostSession(), os.getuid() + 1, []
+                Hello.check((HELLO, "hcall", 1, 1, 0, "x", token, ())), HostSession(), Peer(os.getuid() + 1, ()), []
             )
         assert await guest.core(numbers.NOP) is None
 
