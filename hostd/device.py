@@ -58,6 +58,7 @@ class Device:
 
     site: Site  # where it stands; the clock and what is common are this one's
     clock: Clock  # given before `start`
+    guest_clock: Clock  # the same, less what the host stood still for: what a guest is held to is counted by it
     common: WeakValueDictionary[Hashable, Any]  # given before `start`: what devices of one host share, while one has it
     offered: int  # feature bits
 
@@ -159,6 +160,7 @@ class Device:
     def stand(self, site: Site) -> None:
         """It has this site.  For the host."""
         self.site, self.clock, self.common = site, site.clock, site.common
+        self.guest_clock = site.guest_clock
 
     def revert(self, used: bool) -> None:
         """As at power-on, as far as it is declared; what is early only if a guest has *used* it.  For the host."""

@@ -7,7 +7,7 @@ device, and goes on when that guest has closed it without the magic character, o
 from collections.abc import Callable
 from typing import Final
 
-from hcall.errors import BadArgument, NotAllowed
+from hcall.errors import BadArgument, Busy, NotAllowed
 from hostd.device import Config, Data, Device, Ender, Irq, Property, Saved, State, call
 
 # linux/watchdog.h
@@ -19,7 +19,7 @@ KEEPALIVEPING: Final = 0x8000
 
 _MAGIC: Final = b"V"
 _MOST: Final = 4096  # bytes of one write, which is searched for the magic character
-_LEFT: Final = 256  # countdowns of guests that have closed the device
+_LEFT: Final = 256  # countdowns that go on without the device: for one more, somebody has to come back for his
 
 
 class Watchdog(Device):
@@ -50,6 +50,7 @@ class Watchdog(Device):
         expel = self.ender()  # the same for every handle of one guest, so it stands for it
         running = self._left.pop(expel, None)
         if running is None:
+            self._make_room()
             running = _Countdown(self, expel)
             self._boot_status = CARDRESET if self._fired else 0
             self._fired = False
@@ -65,8 +66,16 @@ class Watchdog(Device):
             running.stop()
             return
         self._left[running.expel] = running
-        if len(self._left) > _LEFT:
-            next(iter(self._left.values())).expire()
+
+    def _make_room(self) -> None:
+        """For one more that goes on: those of guests that are gone have nobody to reset.  Raises Busy."""
+        if len(self._left) < _LEFT:
+            return
+        for countdown in [countdown for countdown in self._left.values() if countdown.expel.is_idle]:
+            countdown.stop()
+            del self._left[countdown.expel]
+        if len(self._left) == _LEFT:
+            raise Busy(f"{_LEFT} guests have closed the watchdog and left it running: no more can")
 
     def save(self) -> Saved:
         left = [countdown.save() for countdown in self._left.values()]
@@ -178,7 +187,7 @@ class _Countdown:
         countdown = cls(device, device.ender(saved["guests"]))
         countdown.timeout, countdown.pretimeout = saved["timeout"], saved["pretimeout"]
         countdown.is_magic = saved["magic"]
-        countdown._deadline = device.clock.time() + saved["left"]
+        countdown._deadline = device.guest_clock.time() + saved["left"]
         countdown.arm()
         if saved["over"]:
             countdown.stop()
@@ -187,17 +196,17 @@ class _Countdown:
     @property
     def left(self) -> float:
         """Seconds."""
-        return max(0.0, self._deadline - self._device.clock.time())
+        return max(0.0, self._deadline - self._device.guest_clock.time())
 
     def ping(self) -> None:
         """Begin anew."""
-        self._deadline = self._device.clock.time() + self.timeout
+        self._deadline = self._device.guest_clock.time() + self.timeout
         self.arm()
 
     def arm(self) -> None:
         """Set the timers to what is left."""
         self._cancel()
-        later = self._device.clock.call_later
+        later = self._device.guest_clock.call_later
         self._cancels.append(later(self.left, self.expire).cancel)
         if self.pretimeout:
             warning = later(max(0.0, self.left - self.pretimeout), lambda: self._device.warn(self))

@@ -15,4 +15,7 @@ work in its user's turns, too: calls under way are answered at once, then its de
 Another life: `Host.drain` and `Host.save` take all this apart into plain data, `hostd.serve(saved=...)` builds it
 anew.  Guests are away then, and come back as above; WELCOME names another epoch, so they bring their added memory
 again.
+
+Time: whatever a guest is held to (HELLO, a half message, answers that it does not read, coming back, a watchdog) counts
+by `Attended`, which stands still when the host does, and is over only when what lies in the sockets was looked at.
 """

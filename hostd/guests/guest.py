@@ -78,7 +78,6 @@ class Guest:
         guest = cls(saved["number"], saved["name"], saved["token"], peer, session, tree, limits, clock, user, rights)
         guest.identity = {tuple(each) for each in saved["identity"]}
         guest.account.restore(saved["account"])
-        guest.lane.lost_at = clock.time()
         return guest
 
     # What it may do.

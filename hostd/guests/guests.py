@@ -25,6 +25,7 @@ from ..lanes.socket.link import Link
 from ..lanes.socket.listener import Listener
 from ..lanes.socket.peer import Peer, peer
 from ..tree.tree import Tree
+from .attended import Attended
 from .guest import Guest, printable
 from .policy import Policy
 from .turns import Turns
@@ -68,6 +69,7 @@ class Guests:
         self.tree, self.limits, self.clock, self.epoch = tree, limits, clock, epoch
         self.loop = asyncio.get_running_loop()
         self.by_token: dict[bytes, Guest] = {}
+        self.by_number: dict[int, Guest] = {}
         self._last = 0  # number of a guest
         self.links: set[Link] = set()
         self.greetings: set[Greeting] = set()
@@ -77,13 +79,10 @@ class Guests:
         self._listener: Listener | None = None
         self._put: list[_Put] = []  # filters in front of everybody
         self.watchers: dict[object, GuestWatcher] = {}
-        self._swept, self._stood_still = clock.time(), 0.0
-        self._sweeper = clock.call_later(SWEEP_SECONDS, self._sweep)
+        self.attended = Attended(clock)
+        self.time = self.attended.time
+        self._sweeper = self.attended.call_later(SWEEP_SECONDS, self._sweep)
         self.turns = Turns(clock.time)
-
-    def time(self) -> float:
-        """The clock's, less what the host stood still for: the time that guests have had."""
-        return self.clock.time() - self._stood_still
 
     def listen(self, listener: socket.socket) -> None:
         """Let guests in by *listener*, which is closed at the end."""
@@ -136,9 +135,7 @@ class Guests:
         self._last += 1
         self._lend(guest, hello, fds)
         guest.identity = guest.account.memory.identity
-        for put in self._put:
-            put.on(guest)
-        self.by_token[guest.token] = guest
+        self._enter(guest)
         log.info("guest %r is here", guest.name)
         self._tell(Came.ATTACHED, guest)
         self.changed.set()
@@ -157,6 +154,11 @@ class Guests:
         except NotAllowed as error:
             self.end(guest, error.status, str(error))
             raise
+
+    def _enter(self, guest: Guest) -> None:
+        for put in self._put:
+            put.on(guest)
+        self.by_token[guest.token] = self.by_number[guest.number] = guest
 
     def _tell(self, what: Came, guest: Guest, why: str = "") -> None:
         for watcher in list(self.watchers.values()):
@@ -184,9 +186,8 @@ class Guests:
         self._last = saved["last"]
         for each in saved["guests"]:
             guest = Guest.restore(each, self.tree, self.limits, self.clock, self.turns.of(each["uid"]))
-            self.by_token[guest.token] = guest
-            for put in self._put:
-                put.on(guest)
+            guest.lane.lost_at = self.time()
+            self._enter(guest)
         self.obey(self.policy)
 
     def connect(self, link: Link, sock: socket.socket) -> None:
@@ -233,7 +234,7 @@ class Guests:
         """The session of *guest* is over; nothing of it can be resumed."""
         if self.by_token.get(guest.token) is not guest:  # it has ended before; another may have its token now
             return
-        del self.by_token[guest.token]
+        del self.by_token[guest.token], self.by_number[guest.number]
         log.info("guest %r: %s", guest.name, text)
         self._unwatch(guest)
         self._leaving += 1
@@ -245,7 +246,8 @@ class Guests:
 
     def expel(self, number: int, text: str) -> None:
         """A device wants a guest reset: soon, since a call of it may be under way.  It may be long gone."""
-        for guest in [guest for guest in self.by_token.values() if guest.number == number]:
+        guest = self.by_number.get(number)
+        if guest is not None:
             log.warning("guest %r is reset: %s", guest.name, text)
             self.loop.call_soon(self.end, guest, Status.RESET, text)
 
@@ -254,10 +256,6 @@ class Guests:
         self.changed.set()
 
     def _sweep(self) -> None:
-        # What a guest sent meanwhile lies in its socket, and timers come first: it has no fault in that.
-        late, self._swept = self.clock.time() - self._swept - SWEEP_SECONDS, self.clock.time()
-        if late > SWEEP_SECONDS:
-            self._stood_still += late
         now = self.time()
         for greeting in [greeting for greeting in self.greetings if now - greeting.since > HELLO_SECONDS]:
             greeting.refuse(Status.BAD_ARGUMENT, f"no HELLO within {HELLO_SECONDS:.0f} s")
@@ -273,7 +271,7 @@ class Guests:
             lost_at = guest.lane.lost_at
             if lost_at is not None and (now - lost_at > RESUME_SECONDS or guest.lane.is_dead()):
                 self.end(guest, Status.RESET, "the guest did not come back")
-        self._sweeper = self.clock.call_later(SWEEP_SECONDS, self._sweep)
+        self._sweeper = self.attended.call_later(SWEEP_SECONDS, self._sweep)
 
     async def close(self) -> None:
         """End all sessions, every call answered, and wait until the last bytes are out: a few seconds at most."""
@@ -281,6 +279,7 @@ class Guests:
             self._listener.close()
             self._listener = None
         self._sweeper.cancel()
+        self.attended.close()
         for greeting in list(self.greetings):
             greeting.refuse(Status.RESET, "the host is shutting down")
         if self._connecting:

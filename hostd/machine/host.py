@@ -120,8 +120,9 @@ class Host:
         try:
             self.tree.check(spec.path)
             path = f"/{spec.path}"
-            random, expel = self.identity.source(path), self.guests.expel
-            plugged = Plugged(self._made(spec), path, self.clock, random, self._common, expel)
+            random, guests = self.identity.source(path), self.guests
+            plugged = Plugged(self._made(spec), path, self.clock, random, self._common,
+                              guests.expel, guests.by_number.__contains__, guests.attended)  # fmt: skip
             if path in self._legacies:
                 plugged.load(*self._legacies.pop(path))
             else:
@@ -179,7 +180,7 @@ class Host:
         if not surprise and any(below.opens for below in node.walk()):
             self.tree.leave(node)
             closing = asyncio.ensure_future(self.closed(node))
-            timer = self.clock.call_later(within, closing.cancel)
+            timer = self.guests.attended.call_later(within, closing.cancel)
             try:
                 await asyncio.wait({closing})
                 willing = not closing.cancelled()

@@ -19,6 +19,12 @@ class Ender:
 
     guests: tuple[int, ...]
     expel: Callable[[int, str], None] = field(compare=False, repr=False)
+    is_there: Callable[[int], bool] = field(compare=False, repr=False)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether none of these sessions goes on: they have ended before."""
+        return not any(map(self.is_there, self.guests))
 
     def __call__(self, text: str) -> None:
         """End them, with a sentence to each."""
@@ -32,6 +38,10 @@ class Site(Protocol):
     @property
     def clock(self) -> Clock:
         """Its time; whatever a callback raises ends there."""
+
+    @property
+    def guest_clock(self) -> Clock:
+        """The same, less what the host stood still for: whatever a guest is held to is counted by it."""
 
     @property
     def common(self) -> WeakValueDictionary[Hashable, Any]:
@@ -67,6 +77,8 @@ class Nowhere:
         """Raises RuntimeError: a device has a clock from `start` on."""
         raise RuntimeError("a device that has not been plugged has no clock")
 
+    guest_clock = clock
+
     def random(self, count: int) -> bytes:
         """Raises RuntimeError: chance comes with a place, too."""
         raise RuntimeError("a device that has not been plugged draws nothing by chance")
@@ -79,7 +91,7 @@ class Nowhere:
 
     def ender(self, guests: Iterable[int] | None = None) -> Ender:
         """Ends nobody's session."""
-        return Ender((), _nobody)
+        return Ender((), _nobody, bool)
 
     def complain(self, text: str) -> None:
         """Nobody hears it."""

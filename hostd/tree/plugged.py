@@ -74,13 +74,16 @@ class Plugged:
         self, device: Device, path: str, clock: Clock, random: Callable[[int], bytes],
         common: WeakValueDictionary[Hashable, Any] | None = None,
         expel: Callable[[int, str], None] = lambda guest, text: None,
+        is_there: Callable[[int], bool] = lambda guest: True, guest_clock: Clock | None = None,
     ) -> None:  # fmt: skip
         """*path* begins with a slash, *random*(count) is chance; *common* is what the devices of one host share.
 
-        *expel*(guest, text) ends the session of the guest with that number, if it is still there.
+        *expel*(guest, text) ends the session of the guest with that number, if it *is_there*(guest); *guest_clock* is
+        *clock*, less what the host stood still for.
         """
-        self.device, self.path, self.random, self._expel = device, path, random, expel
+        self.device, self.path, self.random, self._expel, self._is_there = device, path, random, expel, is_there
         self.clock: Clock = _ModelClock(clock, self)
+        self.guest_clock: Clock = _ModelClock(guest_clock or clock, self)
         self.common: WeakValueDictionary[Hashable, Any] = WeakValueDictionary() if common is None else common
         self.class_id = 0  # the tree gives one
         self.holds: dict[Holder, None] = {}  # in their order; a list would make the end of many quadratic
@@ -110,7 +113,7 @@ class Plugged:
     def ender(self, guests: Iterable[int] | None = None) -> Ender:
         """What ends the sessions of those *guests*, or of those that have the device open now."""
         found = {hold.guest for hold in self.holds} if guests is None else guests
-        return Ender(tuple(sorted(found)), self._expel)
+        return Ender(tuple(sorted(found)), self._expel, self._is_there)
 
     def complain(self, text: str) -> None:
         """*text*, about this device, is for the log: once, and then a count."""

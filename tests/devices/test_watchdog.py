@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from raw import LIVE, RawGuest, attached
+from stopped import Stopped
 
 import guestd
 import hostd
 from guestd.drivers.watchdog import WatchdogDriver
 from hcall import numbers
-from hcall.clock import ManualClock
-from hcall.errors import BadArgument, Busy, LinkLost, NotAllowed
+from hcall.clock import ManualClock, Timer
+from hcall.errors import BadArgument, Busy, LinkLost, NotAllowed, Status
 from hostd import Machine
 from hostd.devices.watchdog import Watchdog
 
@@ -265,15 +267,65 @@ async def test_a_guest_that_died_is_told_to_the_next_one(host: hostd.Host, clock
         assert await (await bound(guest)).boot_status() == CARDRESET
 
 
-async def test_of_many_that_leave_it_running_the_first_pays(host: hostd.Host) -> None:
+async def leave_running(guest: RawGuest) -> tuple[int, object]:
+    """Open the watchdog, and close it without the magic character: how setting it up went."""
+    handle, *_ = await guest.core(numbers.OPEN, await guest.core(numbers.FIND, 0, "/watchdog"), 0)
+    for status in LIVE[:-1]:
+        await guest.core(numbers.SET_STATUS, handle, status)
+    answer = await guest.call(numbers.SET_STATUS, handle, LIVE[-1])
+    await guest.core(numbers.CLOSE, handle)
+    return answer
+
+
+async def test_at_the_bound_who_asks_is_refused_and_nobody_else_pays(host: hostd.Host, clock: ManualClock) -> None:
     """Memory is bounded: 256 countdowns without an open handle."""
-    async with guestd.attach(host.socket) as first:
-        await bound(first)
-        await first.unbind("watchdog")
-        for _ in range(256):
-            async with guestd.attach(host.socket, drivers=[WatchdogDriver], memory=1 << 16) as guest:
-                await bound(guest)
-        assert "fired" in await reason(first)
+    async with contextlib.AsyncExitStack() as stack:
+        guests = [await stack.enter_async_context(attached(host)) for _ in range(258)]
+        for guest in guests[:256]:
+            assert (await leave_running(guest))[0] == Status.OK
+        for _ in range(2):
+            status, text = await leave_running(guests[257])
+            assert status == Status.BUSY and "256 guests have closed the watchdog" in str(text)
+        assert (await leave_running(guests[0]))[0] == Status.OK  # which has one there
+        clock.turn(59)
+        for guest in guests:
+            await guest.core(numbers.NOP)
+    async with attached(host) as guest:  # all others are gone
+        assert (await leave_running(guest))[0] == Status.OK
+        device = host.tree.find("/watchdog").device
+        assert isinstance(device, Watchdog) and len(device._left) == 1
+
+
+async def test_time_in_which_the_host_stood_still_is_not_held_against_a_guest(tmp_path: Path) -> None:
+    clock = Stopped()
+    async with served(tmp_path, clock, timeout=10) as host, attached(host) as guest:
+        handle, calls = await guest.open("/watchdog")
+        for _ in range(5):
+            clock.turn(1)
+            clock.stand_still(60)
+        assert (await guest.call(calls["time_left"], handle))[1] == pytest.approx(5, abs=2)
+        clock.turn(6)
+        assert await guest.ended() == (Status.RESET, "the watchdog fired: no ping for 10 s")
+
+
+async def test_a_ping_that_came_in_time_counts_though_it_was_not_read(tmp_path: Path) -> None:
+    clock = Round()
+    async with served(tmp_path, clock, timeout=10) as host, attached(host) as guest:
+        handle, calls = await guest.open("/watchdog")
+        for _ in range(3):
+            guest.send(guest.next_call(calls["keepalive"], handle))
+            clock.turn(10)  # the loop has had no time to look
+            assert await guest.reply() == (0, None)
+            assert (await guest.call(calls["time_left"], handle))[1] == 10
+        clock.turn(10)
+        assert await guest.ended() == (Status.RESET, "the watchdog fired: no ping for 10 s")
+
+
+class Round(ManualClock):
+    """What is due at once comes when the loop has gone round, as by the system's clock."""
+
+    def call_later(self, delay: float, callback: Callable[[], object], /) -> Timer:
+        return super().call_later(delay, callback) if delay else asyncio.get_running_loop().call_soon(callback)
 
 
 @pytest.mark.parametrize("closed", [True, False])

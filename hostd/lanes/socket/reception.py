@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from hcall.errors import Status
@@ -30,9 +31,7 @@ class Reception(Protocol):
     loop: asyncio.AbstractEventLoop
     links: set[Any]
     greetings: set[Any]
-
-    def time(self) -> float:
-        """The clock's, less what the host stood still for: the time that guests have had."""
+    time: Callable[[], float]  # the clock's, less what the host stood still for: the time that guests have had
 
     def admit(self, hello: Hello, session: HostSession, peer: Peer, fds: list[int]) -> tuple[Visitor, bool]:
         """The guest of *hello* and *peer*, new, or known by its token; and whether it was known."""

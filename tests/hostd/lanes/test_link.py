@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from probe import PROBE, probe
 from raw import RawGuest, attached, bystander, connected, hello, served, settled, until
+from stopped import Stopped
 
 import hostd
 from hcall import numbers
@@ -193,15 +194,6 @@ async def test_what_all_slots_can_ask_for_may_wait(tmp_path: Path, slots: int, q
         for _ in range(slots):
             status, data = await guest.reply()
             assert status == 0 and len(data) == 4096
-
-
-class Stopped(ManualClock):
-    """Time that goes by while nothing runs: what fell due is made when it is over."""
-
-    def stand_still(self, seconds: float) -> None:
-        now = self._now = self._now + seconds
-        self._timers = sorted((max(at, now), order, timer) for at, order, timer in self._timers)
-        self.turn(0)
 
 
 @pytest.mark.spec("T-1", "T-2", "T-4", "T-6")
