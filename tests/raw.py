@@ -22,6 +22,7 @@ from hcall.kernel.memfd import F_ADD_SEALS, SEALS
 from hcall.messages import CALL, END, FD_LANE, HELLO, IRQ, MAGIC, REPLY, WELCOME
 from hcall.wire import Decoder, encode
 from hostd.calls.limits import Limits
+from hostd.calls.shares import Purse, Shares
 from hostd.device import Device
 from hostd.devices.rng import Rng
 from hostd.machine.file import DeviceSpec
@@ -268,6 +269,7 @@ class Nobody:
 
     def __init__(self) -> None:
         self.complaints = Complaints("nobody", ManualClock())
+        self.purse = Purse(Shares(Limits(), 1024).of(0))
 
     def hint(self, tag: int, vector: int, count: int) -> None:
         """It takes no interrupt."""
@@ -276,5 +278,5 @@ class Nobody:
         """It has sent none."""
         raise BadArgument("nobody sends descriptors")
 
-    def detach(self) -> None:
+    def detach(self, then: Callable[[], None]) -> None:
         """It does not matter."""

@@ -19,6 +19,7 @@ from ..tree.node import Node
 from ..tree.tree import LOG, Change, Sees, Tree
 from .hold import Hold
 from .limits import Limits
+from .shares import OPENS, Purse
 from .vectors import Vectors
 
 
@@ -36,6 +37,10 @@ class Owner(Protocol):
     @property
     def number(self) -> int:
         """No other guest of the host has it, however long this one is gone."""
+
+    @property
+    def purse(self) -> Purse:
+        """What it has of its user's share."""
 
     def hint(self, tag: int, vector: int, count: int) -> None:
         """Tell it of an interrupt."""
@@ -184,6 +189,7 @@ class Account:
             plugged.reset()
         if plugged.failed:
             raise IoError(f"{node.path} has failed, and cannot be reset; the host's log says why")
+        self.owner.purse.take(OPENS)
         hold = Hold(plugged, self.tree.handles.new(), cookie, self)
         self.holds[hold.handle] = hold
         return hold
@@ -204,7 +210,8 @@ class Account:
 
     def forget(self, handle: int) -> None:
         """*handle* was closed, or its device is gone: it is stale from now on."""
-        self.holds.pop(handle, None)
+        if self.holds.pop(handle, None) is not None:
+            self.owner.purse.give(OPENS)
 
     # What outlives the daemon.
 
@@ -232,6 +239,7 @@ class Account:
             if plugged is not None:
                 hold = self.holds[each["handle"]] = Hold(plugged, each["handle"], each["cookie"], self)
                 hold.restore(each)
+                self.owner.purse.owe(OPENS)
 
     # Interrupts.
 

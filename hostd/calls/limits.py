@@ -56,7 +56,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     queued: int = 1 << 20  # bytes to a guest that does not read
     share: int = 50  # percent of each of the following that one user may have, see `shares`
     guests: int = 2048
-    greetings: int = 512  # connections without a guest
+    greetings: int = 2048  # connections without a guest
     opens: int = 1 << 16  # devices open at once
     lent: int = 256 << 30  # bytes of memory
 

@@ -22,7 +22,7 @@ ARRIVING: Final = "arriving descriptors"  # of greetings: their sockets, and wha
 LENT: Final = "bytes of memory lent"
 OPENS: Final = "open devices"
 OURS: Final = 128  # descriptors of the daemon's own: devices, control connections, the interpreter
-_LANES: Final = 2  # a guest's socket and fd lane
+LINKS: Final = 2  # a guest's socket and fd lane
 
 
 class Bound(NamedTuple):
@@ -39,7 +39,7 @@ class Shares:
     def __init__(self, limits: Limits, files: int) -> None:
         """*files* are those that the process may have open."""
         of_guests = files - OURS
-        arriving = max(limits.regions + _LANES, of_guests // 8)
+        arriving = max(limits.regions + LINKS, of_guests // 4)
 
         def bound(total: int, one: int, limit: str) -> Bound:
             """*one* guest may have that much, whatever the share is."""
@@ -48,8 +48,8 @@ class Shares:
         self.bounds: Final = {
             GUESTS: bound(limits.guests, 1, "guests"),
             GREETINGS: bound(limits.greetings, 1, "greetings"),
-            DESCRIPTORS: bound(of_guests - arriving, limits.regions + _LANES, "share, and ulimit -n"),
-            ARRIVING: bound(arriving, limits.regions + _LANES, "share, and ulimit -n"),
+            DESCRIPTORS: bound(of_guests - arriving, limits.regions + LINKS, "share, and ulimit -n"),
+            ARRIVING: bound(arriving, limits.regions + LINKS, "share, and ulimit -n"),
             LENT: bound(limits.lent, limits.memory, "lent"),
             OPENS: bound(limits.opens, limits.handles, "opens"),
         }
@@ -81,10 +81,10 @@ class Share:
     def take(self, what: str, count: int = 1) -> None:
         """*count* more of *what*.  Raises Busy, with a sentence that says which limit it is, and takes nothing."""
         bound, has = self._of.bounds[what], self.used[what]
-        if has + count > bound.share:
-            raise Busy(f"user {self.uid} has {has} {what}, and may have {bound.share} of {bound.total}: {bound.limit}")
         if self._of.used[what] + count > bound.total:
             raise Busy(f"this host has at most {bound.total} {what}, for all users: {bound.limit}")
+        if has + count > bound.share:
+            raise Busy(f"user {self.uid} has {has} {what}, and may have {bound.share} of {bound.total}: {bound.limit}")
         self.owe(what, count)
 
     def owe(self, what: str, count: int = 1) -> None:
@@ -97,3 +97,34 @@ class Share:
         self.used[what] -= count
         self._of.used[what] -= count
         assert self.used[what] >= 0, what
+
+
+class Purse:
+    """What one guest, or one greeting, has of its user's share."""
+
+    __slots__ = ("share", "used")
+
+    def __init__(self, share: Share) -> None:
+        self.share = share
+        self.used: dict[str, int] = {}
+
+    def take(self, what: str, count: int = 1) -> None:
+        """See `Share.take`."""
+        self.share.take(what, count)
+        self.used[what] = self.used.get(what, 0) + count
+
+    def owe(self, what: str, count: int = 1) -> None:
+        """See `Share.owe`."""
+        self.share.owe(what, count)
+        self.used[what] = self.used.get(what, 0) + count
+
+    def give(self, what: str, count: int = 1) -> None:
+        """See `Share.give`."""
+        self.share.give(what, count)
+        self.used[what] -= count
+
+    def close(self) -> None:
+        """Give all back."""
+        for what, count in self.used.items():
+            self.share.give(what, count)
+        self.used.clear()

@@ -14,6 +14,7 @@ def show_status(found: dict[str, Any]) -> None:
     found["uptime"] = timedelta(seconds=round(found["uptime"]))
     guests = found.pop("guests")
     limits = found.pop("limits")
+    users, bounds = found.pop("users"), found.pop("bounds")
     long_calls = found.pop("long_calls")
     for key, value in found.items():
         print(f"{key + ':':10}{'-' if value is None else value}")
@@ -25,9 +26,24 @@ def show_status(found: dict[str, Any]) -> None:
             ((guest["name"], "up" if guest["linked"] else "lost", guest["calls"], sized(guest["memory"]),
               ", ".join(guest["open"]) or "-") for guest in guests),
         )  # fmt: skip
+    if users:
+        kinds = [what for what in bounds if any(what in user["has"] for user in users)]
+        print()
+        print_table(
+            ("USER", *(what.upper() for what in kinds), "SECONDS"),
+            [
+                *((user["uid"], *_row(user["has"], kinds), user["seconds"]) for user in users),
+                *((words, *_row({what: bounds[what][key] for what in kinds}, kinds), "-") for key, words in
+                  {"share": "may have", "total": "of"}.items()),
+            ],
+        )  # fmt: skip
     if long_calls:
         print()
         print_table(
             ("LONGER THAN A TURN", "DEVICE", "COUNT", "LONGEST"),
             ((call["call"], call["device"] or "-", call["count"], f"{call['longest_ms']} ms") for call in long_calls),
         )
+
+
+def _row(counts: dict[str, int], kinds: list[str]) -> list[str]:
+    return [sized(counts.get(what, 0)) if "bytes" in what else f"{counts.get(what, 0)}" for what in kinds]

@@ -18,6 +18,7 @@ from ..calls.dispatch import Dispatch, Dispatcher
 from ..calls.filters import Filter, Hint, chain, chain_hints
 from ..calls.limits import Limits
 from ..calls.memory import Identity
+from ..calls.shares import Purse
 from ..lanes.socket.lane import SocketLane
 from ..lanes.socket.peer import Peer
 from ..model.blame import Misbehaved
@@ -37,13 +38,14 @@ class Guest:
 
     __slots__ = ("__weakref__", "_filters", "_time", "_user", "_waiting", "_way_in", "account", "acknowledge",
                  "complaints", "dispatch", "had", "hint", "identity", "lane", "name", "number", "opens", "peer",
-                 "rights", "sees", "token")  # fmt: skip
+                 "purse", "rights", "sees", "token")  # fmt: skip
 
     def __init__(self, number: int, name: str, token: bytes, peer: Peer, session: HostSession, tree: Tree,
-                 limits: Limits, clock: Clock, user: User, rights: Rights) -> None:  # fmt: skip
-        """No other guest of the host, in all its lives, has the *number*; its turns are of *user*'s."""
+                 limits: Limits, clock: Clock, user: User, purse: Purse, rights: Rights) -> None:  # fmt: skip
+        """No other guest of the host, in all its lives, has the *number*; *user* and *purse* are its user's."""
         self.number = number
         self.name = printable(name)
+        self.purse = purse
         self.token, self.peer, self._time = token, peer, clock.time
         self.identity: set[Identity] = set()  # the memory of its HELLO
         self._have(rights)
@@ -70,12 +72,13 @@ class Guest:
         }  # fmt: skip
 
     @classmethod
-    def restore(cls, saved: Saved, tree: Tree, limits: Limits, clock: Clock, user: User) -> Guest:
+    def restore(cls, saved: Saved, tree: Tree, limits: Limits, clock: Clock, user: User, purse: Purse) -> Guest:
         """The guest as it was, without a link and its memory, which it brings again.  Raises ValueError."""
         check(saved, 1)
         session = HostSession.restore(saved["session"])
         peer, rights = Peer(saved["uid"], tuple(saved["groups"])), Rights.restore(saved["rights"])
-        guest = cls(saved["number"], saved["name"], saved["token"], peer, session, tree, limits, clock, user, rights)
+        guest = cls(saved["number"], saved["name"], saved["token"], peer, session, tree, limits, clock, user, purse,
+                    rights)  # fmt: skip
         guest.identity = {tuple(each) for each in saved["identity"]}
         guest.account.restore(saved["account"])
         return guest
@@ -195,6 +198,7 @@ class Guest:
 
         def forget() -> None:
             self.account.memory.regions.clear()  # unmapped now, not when the garbage is collected some day
+            self.purse.close()
             then()
 
         self.complaints.settle(last=True)

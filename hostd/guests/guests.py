@@ -20,6 +20,7 @@ from hcall.text import cut
 from ..calls.filters import Filter
 from ..calls.limits import Limits
 from ..calls.memory import identity
+from ..calls.shares import ARRIVING, DESCRIPTORS, GREETINGS, GUESTS, LENT, LINKS, Purse, Shares
 from ..lanes.socket.greeting import Greeting
 from ..lanes.socket.link import Link
 from ..lanes.socket.listener import Listener
@@ -64,7 +65,10 @@ class _Put(NamedTuple):
 class Guests:
     """The guests, their links, and the listener that they come by."""
 
-    def __init__(self, tree: Tree, limits: Limits, clock: Clock, epoch: int, policy: Policy) -> None:
+    def __init__(
+        self, tree: Tree, limits: Limits, clock: Clock, epoch: int, policy: Policy, files: int
+    ) -> None:  # fmt: skip
+        """*files* are those that the process may have open."""
         self.policy = policy
         self.tree, self.limits, self.clock, self.epoch = tree, limits, clock, epoch
         self.loop = asyncio.get_running_loop()
@@ -83,17 +87,22 @@ class Guests:
         self.time = self.attended.time
         self._sweeper = self.attended.call_later(SWEEP_SECONDS, self._sweep)
         self.turns = Turns(clock.time)
+        self.shares = Shares(limits, files)
 
     def listen(self, listener: socket.socket) -> None:
         """Let guests in by *listener*, which is closed at the end."""
         self._listener = Listener(listener, self.clock, self._accepted)
 
     def _accepted(self, sock: socket.socket) -> None:
-        greeting = Greeting(self, sock)
-        if len(self.by_token) + len(self.greetings) > 2 * self.limits.guests:
-            greeting.refuse(Status.BUSY, "too many connections")
-        elif not self.policy.may_come(who := peer(sock)):
-            greeting.refuse(Status.NOT_ALLOWED, f"the machine's policy has no rule for user {who.uid}")
+        who = peer(sock)
+        greeting = Greeting(self, sock, Purse(self.shares.of(who.uid)))
+        try:
+            greeting.purse.take(GREETINGS)
+            greeting.purse.take(ARRIVING)
+            if not self.policy.may_come(who):
+                raise NotAllowed(f"the machine's policy has no rule for user {who.uid}")
+        except (Busy, NotAllowed) as error:
+            greeting.refuse(error.status, str(error))
 
     def put(self, make: Callable[[Guest], Filter]) -> Callable[[], None]:
         """Put a filter in front of each guest, those that come later too; what takes them out again."""
@@ -126,14 +135,19 @@ class Guests:
             guest.resume()
             return guest, True
         rights = self.policy.rights(peer, printable(hello.name))
-        if len(self.by_token) >= self.limits.guests:
-            raise Busy(f"this host serves at most {self.limits.guests} guests")
-        user = self.turns.of(peer.uid)
+        user, purse = self.turns.of(peer.uid), Purse(self.shares.of(peer.uid))
         guest = Guest(
-            self._last + 1, hello.name, hello.token, peer, session, self.tree, self.limits, self.clock, user, rights
-        )
+            self._last + 1, hello.name, hello.token, peer, session, self.tree, self.limits, self.clock, user, purse,
+            rights,
+        )  # fmt: skip
+        try:
+            purse.take(GUESTS)
+            purse.take(DESCRIPTORS, LINKS + len(fds))
+            self._lend(guest, hello, fds)
+        except BaseException:
+            purse.close()
+            raise
         self._last += 1
-        self._lend(guest, hello, fds)
         guest.identity = guest.account.memory.identity
         self._enter(guest)
         log.info("guest %r is here", guest.name)
@@ -172,6 +186,7 @@ class Guests:
         try:
             for (start, size, *part), fd in zip(hello.regions, fds, strict=True):
                 memory.add(start, size, fd, *part)
+            guest.purse.take(LENT, sum(size for _, size, *_ in hello.regions))
         except BaseException:
             memory.regions.clear()  # see Guest.end
             raise
@@ -185,7 +200,10 @@ class Guests:
         check(saved, 1)
         self._last = saved["last"]
         for each in saved["guests"]:
-            guest = Guest.restore(each, self.tree, self.limits, self.clock, self.turns.of(each["uid"]))
+            user, purse = self.turns.of(each["uid"]), Purse(self.shares.of(each["uid"]))
+            guest = Guest.restore(each, self.tree, self.limits, self.clock, user, purse)
+            purse.owe(GUESTS)
+            purse.owe(DESCRIPTORS, LINKS + len(guest.identity))
             guest.lane.lost_at = self.time()
             self._enter(guest)
         self.obey(self.policy)
@@ -238,6 +256,7 @@ class Guests:
         log.info("guest %r: %s", guest.name, text)
         self._unwatch(guest)
         self._leaving += 1
+        guest.purse.give(GUESTS)
         guest.end(status, cut(text), self._left)
         for put in self._put:
             put.outs.pop(guest, None)  # answers that are still to come are seen, too

@@ -73,13 +73,14 @@ class Turns:
 class User:
     """The turns of one user."""
 
-    __slots__ = ("_order", "_turns", "free", "had", "queue")
+    __slots__ = ("_order", "_turns", "free", "had", "queue", "used")
 
     def __init__(self, turns: Turns) -> None:
         self._turns = turns
         self._order = itertools.count()
         self.queue: list[tuple[float, int, Worker]] = []  # a heap: who had the least comes first
         self.had = 0.0  # seconds, of the worker whose turn it was last: who comes now is not owed more
+        self.used = 0.0  # seconds in all
         self.free = float("-inf")  # when it may work without waiting in turn
 
     def may(self, now: float) -> bool:
@@ -88,8 +89,9 @@ class User:
 
     def charge(self, begun: float) -> None:
         """It has worked since then: twice that, and once for each other user who waits, is everybody's."""
-        now = self._turns.time()
-        self.free = max(self.free, begun - TURN) + (now - begun) * (2 + len(self._turns.waiting))
+        used = self._turns.time() - begun
+        self.used += used
+        self.free = max(self.free, begun - TURN) + used * (2 + len(self._turns.waiting))
 
     def enter(self, worker: Worker) -> None:
         """*worker*, which is not in the queue, has work."""

@@ -23,6 +23,7 @@ from hcall.saved import Saved, check
 from hcall.text import named
 
 from ..calls.limits import Limits
+from ..calls.shares import OURS
 from ..device import Device
 from ..filters.trace import Trace
 from ..guests.guests import Guests
@@ -40,7 +41,6 @@ TICK_SECONDS: Final = 1.0
 LATER_SECONDS: Final = 60.0  # that a model has for an answer that comes later
 UNPLUG_SECONDS: Final = 5.0  # that guests have to let go of a device
 _FDS_A_GUEST: Final = 3  # its socket, its fd lane, and its memory: mmap keeps one for each region
-_FDS_OF_OURS: Final = 128  # devices, control connections, the interpreter
 
 
 class Host:
@@ -54,7 +54,9 @@ class Host:
         self.machine, self.clock, self.socket = machine, clock, socket
         self.identity, self.epoch = identity, identity.epoch
         self.tree = Tree(self.epoch, machine.name, identity.tree)
-        self.guests = Guests(self.tree, _affordable(machine.limits), clock, self.epoch, machine.policy)
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        limits = _affordable(machine.limits, files)
+        self.guests = Guests(self.tree, limits, clock, self.epoch, machine.policy, files)
         self.started = clock.time()
         self.trace = Trace(self.guests, self.tree, clock)
         self._specs: dict[int, DeviceSpec] = {}  # by node handle
@@ -265,8 +267,7 @@ def _legacies(saved: Saved, fds: Sequence[int]) -> dict[str, tuple[Saved, Sequen
     return {path: (device, list(itertools.islice(rest, count))) for path, device, count in saved["devices"]}
 
 
-def _affordable(limits: Limits) -> Limits:
-    """*limits* with no more guests than this process may have descriptors for now."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    possible = max(1, (soft - _FDS_OF_OURS) // _FDS_A_GUEST)
+def _affordable(limits: Limits, files: int) -> Limits:
+    """*limits* with no more guests than there are descriptors for, of *files* that this process may have open now."""
+    possible = max(1, (files - OURS) // _FDS_A_GUEST)
     return limits if possible >= limits.guests else msgspec.structs.replace(limits, guests=possible)

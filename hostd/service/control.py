@@ -234,16 +234,22 @@ async def _status(at: Running, request: _Nothing) -> Answer:
             "name": guest.name, "uid": guest.uid, "linked": guest.lane.link is not None,
             "open": sorted(hold.plugged.path for hold in guest.account.holds.values()),
             "memory": sum(region.end - region.start for region in guest.account.memory.regions),
-            "calls": guest.lane.session.calls,
+            "calls": guest.lane.session.calls, "bytes": guest.lane.bytes, "has": dict(guest.purse.used),
         }
         for guest in host.guests.by_token.values()
     ]  # fmt: skip
+    users = [
+        {"uid": share.uid, "has": +share.used, "seconds": round(host.guests.turns.of(share.uid).used, 3)}
+        for share in host.guests.shares.users
+    ]
     return {
         "machine": host.machine.name, "file": str(host.machine.file) if host.machine.file else None,
         "pid": os.getpid(), "epoch": host.epoch, "uptime": round(host.clock.time() - host.started, 3),
         "socket": str(host.socket),
         "devices": sum(node.device is not None for node in host.tree.nodes.values()),
-        "limits": msgspec.to_builtins(host.guests.limits), "guests": guests, "long_calls": host.tree.overran(),
+        "limits": msgspec.to_builtins(host.guests.limits), "guests": guests, "users": users,
+        "bounds": {what: bound._asdict() for what, bound in host.guests.shares.bounds.items()},
+        "long_calls": host.tree.overran(),
     }  # fmt: skip
 
 

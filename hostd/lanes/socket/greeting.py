@@ -13,6 +13,7 @@ from hcall.messages import FD_LANE, FEATURES, VERSION, WELCOME, Hello, Welcome, 
 from hcall.session.host import HostSession
 from hcall.wire import MAX_ITEMS, MAX_MESSAGE, encode
 
+from ...calls.shares import Purse
 from .link import Link
 from .peer import peer
 from .reception import Reception
@@ -23,10 +24,11 @@ log = logging.getLogger(__name__)
 class Greeting:
     """A connection whose HELLO has not come yet: read here, since a transport would drop the descriptors."""
 
-    __slots__ = ("_came", "_fds", "_guests", "_session", "_sock", "since")
+    __slots__ = ("_came", "_fds", "_guests", "_session", "_sock", "purse", "since")
 
-    def __init__(self, guests: Reception, sock: socket.socket) -> None:
-        self._guests, self._sock = guests, sock
+    def __init__(self, guests: Reception, sock: socket.socket, purse: Purse) -> None:
+        """*purse* is its peer's."""
+        self._guests, self._sock, self.purse = guests, sock, purse
         self._session = HostSession(guests.limits.slots)
         self._fds: list[int] = []  # no more than the largest HELLO has
         self._came = 0  # how many there were
@@ -100,6 +102,7 @@ class Greeting:
     def _forget(self) -> None:
         self._guests.greetings.discard(self)
         self._guests.loop.remove_reader(self._sock)
+        self.purse.close()
         while self._fds:
             os.close(self._fds.pop())
 

@@ -49,7 +49,7 @@ class SocketLane:
     """Takes a link's bytes, makes the calls in them when it is the guest's turn, and answers in one write."""
 
     __slots__ = ("_at", "_batching", "_came", "_fd_lane", "_guest", "_held", "_messages", "_stopped", "_time",
-                 "_under_way", "detached", "link", "lost_at", "session")  # fmt: skip
+                 "_under_way", "bytes", "detached", "link", "lost_at", "session")  # fmt: skip
 
     handle = 0
 
@@ -64,12 +64,14 @@ class SocketLane:
         self._came = b""  # and is not decoded yet, from `_at` on: that is of the guest's turn, too
         self._at = 0
         self._messages: deque[Message] = deque()  # that came, and wait for their turn
+        self.bytes = 0  # that came, on all its links
         self._held = False  # the link does not read: there was no time for all that came
         self._under_way = 0  # calls that are answered later
         self._stopped: Callable[[], None] | None = None
 
     def receive(self, data: bytes) -> bool:
         """The bytes of a link; whether all of them are decoded, else the link hears when it reads again."""
+        self.bytes += len(data)
         self._came = data if not self._came else self._came + data
         self._guest.due(self)
         if self._came:

@@ -56,14 +56,14 @@ def test_one_guest_may_have_what_a_guest_may_have_whatever_the_share_is(files: i
 def test_descriptors_of_guests_leave_some_for_those_who_come_and_for_the_daemon() -> None:
     bounds = Shares(Limits(), 1024).bounds
     assert bounds[DESCRIPTORS].total + bounds[ARRIVING].total == 1024 - OURS
-    assert bounds[ARRIVING].total == (1024 - OURS) // 8
+    assert bounds[ARRIVING].total == (1024 - OURS) // 4
     assert all(bound.share <= -(-bound.total // 2) for bound in bounds.values())
 
 
 def test_what_is_there_already_counts_whatever_the_bounds_are() -> None:
-    one = Shares(Limits(guests=2), 1024).of(ONE)
-    one.owe(GUESTS, 3)
-    with pytest.raises(Busy, match="user 1000 has 3 guests, and may have 1 of 2"):
+    one = Shares(Limits(guests=10), 1024).of(ONE)
+    one.owe(GUESTS, 6)
+    with pytest.raises(Busy, match="user 1000 has 6 guests, and may have 5 of 10"):
         one.take(GUESTS)
-    one.give(GUESTS, 3)
+    one.give(GUESTS, 6)
     one.take(GUESTS)

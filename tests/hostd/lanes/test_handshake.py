@@ -32,7 +32,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 async def host(tmp_path: Path, clock: ManualClock) -> AsyncIterator[hostd.Host]:
-    async with served(tmp_path, clock=clock, memory=1 << 20, guests=4) as host:
+    async with served(tmp_path, clock=clock, memory=1 << 20, guests=8, greetings=14) as host:
         yield host
 
 

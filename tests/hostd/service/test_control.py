@@ -100,6 +100,12 @@ async def test_status_tells_of_the_machine_and_its_guests(host: hostd.Host, mach
         assert (status["socket"], status["epoch"], status["devices"]) == (str(host.socket), host.epoch, 3)
         assert status["limits"]["slots"] == 64 and status["uptime"] >= 0
         (shown,) = status["guests"]
+        (user,) = status["users"]
+        assert user["uid"] == os.getuid() and user["has"] == shown["has"] and user["seconds"] >= 0
+        memory = shown["memory"]
+        assert shown["has"] == {"guests": 1, "descriptors": 3, "open devices": 1, "bytes of memory lent": memory}
+        assert shown["bytes"] > 0
+        assert status["bounds"]["guests"] == {"total": 2048, "share": 1024, "limit": "[limits] guests"}
         assert (shown["name"], shown["uid"], shown["linked"]) == ("tester", os.getuid(), True)
         assert (shown["open"], shown["memory"]) == (["/rng"], 1 << 20)
         before = shown["calls"]
