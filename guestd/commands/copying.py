@@ -22,7 +22,7 @@ from hcall.text import counted
 from hcall.wire import MAX_INLINE
 
 from ..clients.asynchronous import AsyncGuest, attach
-from ..driver import Driver
+from ..driver import Buffer, Driver
 from ..drivers.folder import FolderDriver
 from .transfer import TransferProgress
 
@@ -46,24 +46,28 @@ async def copy_out(shared: FolderDriver, path: str, target: Path, copied: Copied
 
     Raises OSError, HcallError.
     """
-    copied = copied or Copied()
+    copied, spare = copied or Copied(), list[Buffer]()
     about = await shared.stat(path)
-    if about.kind == Kind.FILE:
-        await _file_out(shared, path, target, copied)
-    elif about.kind == Kind.FOLDER:
-        _make_here(target)
-        files: list[str] = []
-        top = len(path.strip("/")) + 1 if path.strip("/") else 0
-        for each, item in await shared.walk_tree(path):
-            if item.kind == Kind.FOLDER:
-                _make_here(target / each[top:])
-            elif item.kind == Kind.FILE:
-                files.append(each)
-            else:
-                copied.left_out.append(each)
-        await _at_once(lambda each: _file_out(shared, each, target / each[top:], copied), files)
-    else:
-        raise NotAllowed(f"{path!r} is no file, and no folder")
+    try:
+        if about.kind == Kind.FILE:
+            await _file_out(shared, path, target, copied, spare)
+        elif about.kind == Kind.FOLDER:
+            _make_here(target)
+            files: list[str] = []
+            top = len(path.strip("/")) + 1 if path.strip("/") else 0
+            for each, item in await shared.walk_tree(path):
+                if item.kind == Kind.FOLDER:
+                    _make_here(target / each[top:])
+                elif item.kind == Kind.FILE:
+                    files.append(each)
+                else:
+                    copied.left_out.append(each)
+            await _at_once(lambda each: _file_out(shared, each, target / each[top:], copied, spare), files)
+        else:
+            raise NotAllowed(f"{path!r} is no file, and no folder")
+    finally:
+        for buffer in spare:
+            buffer.free()
     return copied
 
 
@@ -129,7 +133,8 @@ async def _make(shared: FolderDriver, path: str) -> None:
             raise
 
 
-async def _file_out(shared: FolderDriver, path: str, target: Path, copied: Copied) -> None:
+async def _file_out(shared: FolderDriver, path: str, target: Path, copied: Copied, spare: list[Buffer]) -> None:
+    """Copy one; *spare* are buffers between two files: to allocate one takes longer than to read a small file."""
     file = await shared.open(path)
     try:
         with _create(target, file.mode & 0o777) as out:
@@ -138,10 +143,15 @@ async def _file_out(shared: FolderDriver, path: str, target: Path, copied: Copie
                 at = out.write(await file.read(MAX_INLINE, 0))
                 copied.moved(at)
             if at < file.size:
-                with shared.dev.ram.alloc(min(_CHUNK, file.size)) as buffer:
+                buffer = spare.pop() if spare else shared.dev.ram.alloc(_CHUNK)
+                try:
                     while at < file.size and (count := await file.read_into(buffer, at)):
                         at += out.write(buffer.view[:count])
                         copied.moved(count)
+                except BaseException:
+                    buffer.free()  # a call may be under way that still uses it
+                    raise
+                spare.append(buffer)
     except OSError as error:
         error.filename = error.filename or str(target)  # a write that fails does not say of what
         raise

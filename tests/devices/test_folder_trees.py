@@ -20,7 +20,7 @@ import uvloop
 from sharing import attached, serving, shared
 
 import guestd
-from guestd.commands.copying import copy_in, copy_out
+from guestd.commands.copying import Copied, copy_in, copy_out
 from hcall.errors import IoError, NotAllowed, Reset, StaleHandle
 from hcall.formats.folder import Access, Kind
 from hostd import MachineError
@@ -165,6 +165,27 @@ async def test_a_host_that_lists_names_that_are_none_gets_nothing_written(tmp_pa
         with pytest.raises(IoError, match="lists what it must not"):
             await copy_out(files, "", tmp_path / "out")
     assert not list((tmp_path / "out").iterdir()) and not (tmp_path / "evil").exists()
+
+
+@pytest.mark.parametrize("is_broken_off", [False, True])
+async def test_a_copy_gives_its_memory_back_however_it_ends(tmp_path: Path, is_broken_off: bool) -> None:
+    share = tmp_path / "share"
+    share.mkdir()
+    for number in range(40):
+        (share / str(number)).write_bytes(bytes([number]) * 300_000)
+    async with shared(tmp_path) as files:
+
+        def moved(count: int) -> None:
+            if is_broken_off and count > 4096:
+                raise NotAllowed("that is enough")
+
+        copying = copy_out(files, "", tmp_path / "out", Copied(moved=moved))
+        with pytest.raises(NotAllowed, match="enough") if is_broken_off else contextlib.nullcontext():
+            await copying
+        await files.stat("")  # the reads that were under way are answered, too
+        files.dev.ram.alloc(files.dev.ram.first.size).free()
+    if not is_broken_off:
+        assert all((tmp_path / "out" / str(n)).read_bytes() == bytes([n]) * 300_000 for n in range(40))
 
 
 async def test_the_same_driver_on_the_blocking_client(tmp_path: Path) -> None:
