@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Awaitable, Callable, Generator
 from enum import Enum
 from types import NoneType, UnionType
@@ -47,32 +48,39 @@ def as_bytes(data: object) -> bytes:
     return data if type(data) is bytes else bytes(memoryview(data))  # type: ignore[arg-type]  # it says so itself
 
 
-class Answer(Generic[R_co]):
+class Answer(msgspec.Struct, Generic[R_co], eq=False):  # made in half the time of another class
     """An answer that is to come, and has to be of the type that the driver's class says."""
 
-    __slots__ = ("_check", "_kind", "call")
-
-    def __init__(self, call: Awaitable[Any], kind: Any, check: Callable[[Any], R_co]) -> None:
-        self.call, self._kind, self._check = call, kind, check
+    call: Awaitable[Any]
+    kind: Any
+    check: Callable[[Any], R_co]
 
     def __await__(self) -> Generator[Any, Any, R_co]:
         value = yield from self.call.__await__()
-        return value if type(value) is self._kind else self._check(value)
+        return value if type(value) is self.kind else self.check(value)
 
     def taken_over(self, call: Awaitable[Any]) -> Answer[R_co]:
         """The same answer, of the *call* that was taken over."""
-        return Answer(call, self._kind, self._check)
+        return Answer(call, self.kind, self.check)
+
+
+@functools.cache
+def _holder(kind: Any) -> type[msgspec.Struct]:
+    """What holds a *kind*: msgspec reads a class once, but `tuple[...]` with each answer, in 0.5 us."""
+    return msgspec.defstruct("Answer", [("value", kind)], array_like=True)
 
 
 def checker(dev: BusDevice, call: str, kind: Any) -> Callable[[Any], Any]:
     """What looks at the answers to *call*: it gives them as *kind*, or raises IoError."""
-    name = dev.name
+    name, answer = dev.name, _holder(kind)
 
     def check(value: Any) -> Any:
         try:
-            return msgspec.convert(value, kind)
+            return msgspec.convert((value,), answer).value  # type: ignore[attr-defined]  # its only one
         except msgspec.ValidationError as error:
-            raise IoError(f"{name} answers {call} with what is none: {error}") from None
+            said, _, where = str(error).rpartition("$[0]")
+            said = f"{said}${where}".removesuffix(" - at `$`")
+            raise IoError(f"{name} answers {call} with what is none: {said}") from None
 
     return check
 
@@ -119,24 +127,26 @@ class Op(Generic[P, R]):
     def __get__(self, driver: Owner | None, owner: type) -> Op[P, R] | Callable[P, Awaitable[R]]:
         if driver is None:
             return self
-        dev, areas, kind, name = driver.dev, self._areas, self._kind, self.name
+        dev, areas, kind, name = driver.dev, self._takes[: self._areas], self._kind, self.name
+        count = len(areas)
         call, number, check = dev.call, number_of(dev, self.call), checker(dev, self.call, kind)
 
         def bound(*args: P.args, **named: P.kwargs) -> Awaitable[R]:
             if named:
                 raise TypeError(f"{name} takes its arguments by position: the wire knows no names")
-            pending = call(number, args[areas:], self._laid_out(args)) if areas else call(number, args)
+            pending = call(number, args[count:], _laid_out(areas, args)) if count else call(number, args)
             return pending if kind is Any else Answer(pending, kind, check)
 
         driver.__dict__[name] = bound  # found before this descriptor from now on
         return bound
 
-    def _laid_out(self, args: tuple[Any, ...]) -> Areas:
-        """The areas at the front of *args*."""
-        areas: list[Any] = []
-        for kind, given in zip(self._takes, args[: self._areas], strict=False):
-            if isinstance(given, Buffer):
-                areas += given.room if kind is Room else given.data
-            else:
-                areas.append(given if kind is Inline else as_bytes(given))
-        return tuple(areas)
+
+def _laid_out(kinds: tuple[Any, ...], args: tuple[Any, ...]) -> Areas:
+    """The areas, of these *kinds*, at the front of *args*."""
+    areas: Areas = ()
+    for kind, given in zip(kinds, args):  # noqa: B905  # one that is missing is for the host to tell
+        if isinstance(given, Buffer):
+            areas += given.room if kind is Room else given.data
+        else:
+            areas += (given if kind is Inline else as_bytes(given),)
+    return areas

@@ -160,6 +160,19 @@ async def test_an_answer_of_another_type_is_an_io_error(tmp_path: Path, client: 
         await told(tmp_path, client, kind, lie)
 
 
+@CLIENTS
+@pytest.mark.parametrize(
+    ("kind", "lie", "said"),
+    [(int, "x", "got `str`"), (tuple[int, str], (1, 2), "got `int` - at `$[1]`"), (Sizes, 5, "got `int`"),
+     (tuple[tuple[int, ...], int], ((1, b""), 2), "got `bytes` - at `$[0][1]`")],
+    ids=str,
+)  # fmt: skip
+async def test_it_says_where_in_the_answer(tmp_path: Path, client: str, kind: Any, lie: object, said: str) -> None:
+    with pytest.raises(IoError) as caught:
+        await told(tmp_path, client, kind, lie)
+    assert str(caught.value).endswith(said)
+
+
 def test_whatever_the_drivers_that_are_shipped_are_answered_is_looked_at() -> None:
     ops = [member for driver in known_drivers() for member in vars(driver).values() if isinstance(member, Op)]
     assert len(ops) > 40 and not [op.name for op in ops if op.is_unchecked]
