@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from typing import Final
+from collections.abc import Coroutine
+from typing import Any, Final
 
 from hcall.errors import HcallError, IoError, WouldBlock
 from hcall.formats.vuart import DISCONNECT, RX, TX, Param
@@ -29,7 +30,8 @@ class _Outgoing:
     __slots__ = ("data", "done")
 
     def __init__(self, data: bytes) -> None:
-        self.data, self.done = as_bytes(data), 0
+        self.data = data if type(data) is bytes else as_bytes(data)
+        self.done = 0
 
 
 class StreamDriver(Driver):
@@ -140,14 +142,12 @@ class StreamDriver(Driver):
 
     # Writing.
 
-    async def write_all(self, data: bytes, at: int = 0) -> None:
+    def write_all(self, data: bytes, at: int = 0) -> Coroutine[Any, Any, None]:
         """Write all of *data*, waiting for room; much of it goes through guest memory.
 
         Whoever is cancelled has written it as far as it got: in the order of the bytes, and each once.
         """
-        if self.__messages:
-            await self.__send_messages()
-        await self.__send(_Outgoing(data), None)
+        return self.__send(_Outgoing(data), None)  # a coroutine within another costs 0.2 us
 
     async def store(self, data: bytes, at: int = 0) -> None:
         """As `write_all`."""
@@ -189,8 +189,12 @@ class StreamDriver(Driver):
             self.__is_at_it = False
 
     async def __send(self, out: _Outgoing, calls: Taking[None] | None) -> None:
-        """Write the rest of *out*; a call that is cancelled is left in *calls*, if there are any."""
-        data, size = out.data, len(out.data)
+        """Write the rest of *out*: of a message, whose calls are left in *calls* if they are cancelled, or after all of
+        them."""
+        if calls is None and self.__messages:
+            await self.__send_messages()
+        data = out.data
+        size = len(data)
         start = end = 0  # in the buffer is what lies from start to end
         waiting = False
         buffer = self.__take_buffer() if size - out.done > MAX_INLINE else None
@@ -223,7 +227,8 @@ class StreamDriver(Driver):
                         await self.set_param(Param.INTERRUPT_MASK, _QUIET | TX)
                     await self.tx_ready.wait()
         finally:
-            self.__writers -= waiting
+            if waiting:
+                self.__writers -= 1
             if buffer is not None:
                 self.__give_back(buffer, out.done == size)
         if self.__tx and not self.__writers:  # else another writer still waits for it
