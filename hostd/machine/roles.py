@@ -16,6 +16,11 @@ class Role(enum.IntEnum):
     OPERATE = 2
     LOAD = 3
 
+    @property
+    def word(self) -> str:
+        """As the machine file has it."""
+        return self.name.lower()
+
 
 class Roles(NamedTuple):
     """Who has which, besides hostd's own user and root, who have all."""

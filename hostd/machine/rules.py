@@ -71,7 +71,7 @@ def _rule(name: str, table: object, check: Checker) -> Rule:
 
 def read_roles(tables: Mapping[str, object], check: Checker) -> Roles:
     """What the tables [control.ROLE] say."""
-    found = check.table("control", tables, {role.name.lower(): dict for role in Role})
+    found = check.table("control", tables, {role.word: dict for role in Role})
     return Roles(**{role: _who(f"control.{role}", check.table(f"control.{role}", table, _WHO), check)
                     for role, table in found.items()})  # fmt: skip
 

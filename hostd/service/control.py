@@ -1,5 +1,6 @@
 """The control socket: JSON lines.  `{"do": "ls"}` is answered by `{"ok": ...}`, or by `{"error": ..., "code": ...}`.
-After `{"do": "trace"}` and its answer come lines without an end, and nothing more is read.
+After `{"do": "trace"}` and its answer come lines without an end, and nothing more is read.  Who may ask for what is a
+matter of roles (machine/roles.py); whoever has none is told so at once, and hung up on.
 
 So a shell can script it: `echo '{"do": "unplug", "path": "/disk"}' | socat - UNIX:control.sock`.
 """
@@ -14,21 +15,23 @@ import os
 import select
 import socket
 from collections.abc import Awaitable, Callable
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Annotated, Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
 from hcall.clock import timeout
-from hcall.errors import HcallError, NoMatch
+from hcall.errors import HcallError, NoMatch, NotAllowed
 from hcall.programs.command import Exit, explain
 from hcall.programs.mistakes import BadRequest
+from hcall.programs.plugins import is_plugin
 from hcall.text import plain
 
 from ..filters.reader import Reader
+from ..lanes.socket.peer import Peer, peer
 from ..machine.host import UNPLUG_SECONDS, Host
 from ..machine.reload import Running
+from ..machine.roles import Role
 from ..model.blame import Misbehaved
 from ..tree.node import Node
 from .following import LOOK_SECONDS, follow
@@ -104,8 +107,12 @@ class Control:
         assert task is not None
         self._clients.add(task)
         try:
+            asks = _peer(writer)
+            if self._served.host.machine.roles.of(asks) is None:
+                writer.write(json.dumps(_error(*explain(_lacks(None, Role.LOOK, "ask")))).encode() + b"\n")
+                return
             while line := await self._line(reader, writer):
-                answer = asyncio.ensure_future(self._answer(line))
+                answer = asyncio.ensure_future(self._answer(line, asks))
                 try:
                     while not await self._done(answer):
                         if _has_hung_up(writer):
@@ -114,7 +121,7 @@ class Control:
                 finally:
                     answer.cancel()
                 if reads is not None:
-                    await self._follow(reads, text, writer)
+                    await self._follow(reads, text, writer, asks)
                     return
                 writer.write(text + b"\n")
                 await writer.drain()
@@ -141,13 +148,17 @@ class Control:
                     break
             return b""
 
-    async def _follow(self, reader: Reader, text: bytes, writer: asyncio.StreamWriter) -> None:
-        """Write *text*, and then what *reader* gets, until the client hangs up.  Raises ConnectionError."""
+    async def _follow(self, reader: Reader, text: bytes, writer: asyncio.StreamWriter, asks: Peer) -> None:
+        """Write *text*, and then what *reader* gets, until the client hangs up, or may not.  Raises ConnectionError."""
         host = self._served.host
+
+        def ends() -> bool:
+            return _has_hung_up(writer) or (host.machine.roles.of(asks) or 0) < _VERBS["trace"].needs(reader)
+
         leave = host.trace.follow(reader)
         try:
             writer.write(text + b"\n")
-            await follow(reader, writer, partial(_has_hung_up, writer), host.clock)
+            await follow(reader, writer, ends, host.clock)
         finally:
             leave()
 
@@ -158,8 +169,8 @@ class Control:
                 await asyncio.wait({answer})
         return answer.done()
 
-    async def _answer(self, line: bytes) -> _Told:
-        answer = await self._outcome(line)
+    async def _answer(self, line: bytes, asks: Peer) -> _Told:
+        answer = await self._outcome(line, asks)
         reader = answer.get("ok")
         if isinstance(reader, Reader):
             answer = {"ok": {"device": reader.device}}
@@ -170,7 +181,7 @@ class Control:
         except (TypeError, ValueError, RecursionError) as error:  # what a model has made up
             return json.dumps(_error(f"the answer is no JSON: {error}", Exit.FAILED)).encode(), None
 
-    async def _outcome(self, line: bytes) -> dict[str, object]:
+    async def _outcome(self, line: bytes, asks: Peer) -> dict[str, object]:
         try:
             request = json.loads(line, parse_constant=_refuse)
         except (ValueError, RecursionError) as error:  # of UTF-8, of JSON, or a number of more digits than int() takes
@@ -178,8 +189,13 @@ class Control:
         try:
             if not isinstance(request, dict) or request.get("do") not in list(_VERBS):
                 return _error(f'a request is {{"do": VERB, ...}}, VERB one of {", ".join(_VERBS)}', Exit.USAGE)
-            kind, verb = _VERBS[request.pop("do")]
-            return {"ok": await verb(self._served, msgspec.convert(request, kind))}
+            do = request.pop("do")
+            kind, verb, needs = _VERBS[do]
+            wanted: Any = msgspec.convert(request, kind)
+            role, needed = self._served.host.machine.roles.of(asks), needs(wanted)
+            if role is None or role < needed:
+                raise _lacks(role, needed, do)
+            return {"ok": await verb(self._served, wanted)}
         except msgspec.ValidationError as error:
             return _error(str(error), Exit.USAGE)
         except Exception as error:
@@ -194,6 +210,17 @@ def _has_hung_up(writer: asyncio.StreamWriter) -> bool:
     poll = select.poll()
     poll.register(writer.get_extra_info("socket").fileno(), 0)
     return any(events & select.POLLHUP for _, events in poll.poll(0))
+
+
+def _peer(writer: asyncio.StreamWriter) -> Peer:
+    """Who asks."""
+    with socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno())) as sock:  # uvloop's knows no options
+        return peer(sock)
+
+
+def _lacks(role: Role | None, needed: Role, do: str) -> NotAllowed:
+    has = f"your role here is {role.word}" if role is not None else "you have no role here"
+    return NotAllowed(f"{has}, and to {do} takes {needed.word}: [control.{needed.word}] of the machine file gives it")
 
 
 def _refuse(word: str) -> None:
@@ -307,14 +334,35 @@ async def _wait(at: Running, request: _Wait) -> Answer:
     return True
 
 
-_VERBS: Final[dict[str, tuple[type, Callable[[Running, Any], Awaitable[Answer]]]]] = {
-    "ls": (_Nothing, _ls),
-    "tree": (_Nothing, _tree),
-    "status": (_Nothing, _status),
-    "plug": (_Plug, _plug),
-    "unplug": (_Unplug, _unplug),
-    "act": (_Act, _act),
-    "wait": (_Wait, _wait),
-    "trace": (_Trace, _trace),
-    "reload": (_Nothing, _reload),
+class _Verb(NamedTuple):
+    request: type[Any]
+    do: Callable[[Running, Any], Awaitable[Answer]]
+    needs: Callable[[Any], Role]  # of whoever asks
+
+
+def _looks(request: object) -> Role:
+    return Role.LOOK
+
+
+def _operates(request: object) -> Role:
+    return Role.OPERATE
+
+
+def _loads(request: _Plug) -> Role:
+    """A setting may name a command or a file of the host's, and a model a file with code; a name alone does not."""
+    model = request.config.get("model")
+    plain = isinstance(model, str) and not is_plugin(model) and len(request.config) == 1 and not request.words
+    return Role.OPERATE if plain else Role.LOAD
+
+
+_VERBS: Final = {
+    "ls": _Verb(_Nothing, _ls, _looks),
+    "tree": _Verb(_Nothing, _tree, _looks),
+    "status": _Verb(_Nothing, _status, _looks),
+    "plug": _Verb(_Plug, _plug, _loads),
+    "unplug": _Verb(_Unplug, _unplug, _operates),
+    "act": _Verb(_Act, _act, _operates),
+    "wait": _Verb(_Wait, _wait, _looks),
+    "trace": _Verb(_Trace, _trace, _operates),
+    "reload": _Verb(_Nothing, _reload, _operates),
 }

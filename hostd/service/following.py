@@ -25,7 +25,7 @@ _LAST_SECONDS: Final = 5.0  # for what waits at the end
 
 
 async def follow(reader: Reader, writer: asyncio.StreamWriter, gone: Callable[[], bool], clock: Clock) -> None:
-    """Write all that *reader* has, until the client is *gone*.  Raises ConnectionError."""
+    """Write all that *reader* has, until the client is *gone*, which is asked often.  Raises ConnectionError."""
 
     timer: Timer
 
@@ -38,12 +38,11 @@ async def follow(reader: Reader, writer: asyncio.StreamWriter, gone: Callable[[]
     try:
         while True:
             await reader.ready.wait()
-            lines = reader.take()
-            if lines:
+            if gone():
+                return
+            if lines := reader.take():
                 writer.write(lines)
                 await writer.drain()
-            elif gone():
-                return
     finally:
         timer.cancel()
 
