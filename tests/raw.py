@@ -70,6 +70,8 @@ def hello(**fields: Any) -> bytes:
 class RawGuest:
     """One connection, and what a guest needs to remember about it."""
 
+    patience = PATIENCE
+
     def __init__(self, path: Path, sock: socket.socket | None = None) -> None:
         """*sock* is connected already, by somebody else."""
         self.sock = sock or socket.socket(socket.AF_UNIX)
@@ -91,7 +93,7 @@ class RawGuest:
     async def receive(self) -> Message | None:
         """The next message; None is the end of the stream."""
         while not self._messages:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(self.patience):
                 try:
                     data = await asyncio.get_running_loop().sock_recv(self.sock, 65536)
                 except ConnectionResetError:

@@ -1,0 +1,70 @@
+"""More than anybody can take: messages, connections, refusals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from raw import hello
+
+from hcall.messages import ACK
+from hcall.wire import encode
+
+from ..enemy import Attacker, Enemy, Refused
+from ..room import attack
+
+_ACKS = encode((ACK, 0, 0, 0)) * 4096
+
+
+async def _acknowledge(enemy: Enemy, sessions: int) -> None:
+    guests = await enemy.crowd(sessions)
+
+    async def flood(guest: Attacker) -> None:
+        while not enemy.over:
+            await guest.write(_ACKS)
+            enemy.seen["acks"] += 4096
+
+    await asyncio.gather(*map(flood, guests))
+    for guest in guests:
+        guest.close()
+
+
+@attack()
+async def acks_of_one_session(enemy: Enemy) -> None:
+    """Nothing but ACKs, as fast as they go."""
+    await _acknowledge(enemy, 1)
+
+
+@attack()
+async def acks_of_many_sessions(enemy: Enemy) -> None:
+    """Nothing but ACKs, by many sessions of one process."""
+    await _acknowledge(enemy, enemy.some(30, 250))
+
+
+@attack()
+async def connects(enemy: Enemy) -> None:
+    """As many connections as there are, none of which says anything, and then half a HELLO on each."""
+    held: list[Attacker] = []
+    with contextlib.suppress(Refused):
+        while len(held) < enemy.some(700, 2048):
+            held.append(Attacker(enemy.path))
+    enemy.seen["connects"] += len(held)
+    await enemy.hold()
+    for guest in held:
+        with contextlib.suppress(Refused):
+            await guest.write(hello()[:20])
+    await enemy.hold()
+    for guest in held:
+        guest.close()
+
+
+@attack()
+async def refused_hellos(enemy: Enemy) -> None:
+    """HELLOs that are none, one after the other: the log must stay small."""
+    for _ in range(enemy.some(500, 5000)):
+        with contextlib.suppress(Refused):
+            guest = Attacker(enemy.path)
+            await guest.write(b"\x90")
+            await guest.rest()
+            guest.close()
+        enemy.seen["hellos"] += 1

@@ -1,0 +1,284 @@
+"""Runs one attack on a stage, beside a canary: a row of what was seen, and whether it held."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import os
+import pkgutil
+import re
+import socket
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from raw import ADDRESS, PAGE, RawGuest, hello, lent, memfd
+
+from hcall.messages import FD_LANE, WELCOME
+from hcall.numbers import NOP
+
+from . import known
+from .canary import Canary, Waits
+from .enemy import Enemy
+from .people import ALICE, BOB, TWO_USERS, Failed, Person, say
+from .stage import Held, Stage
+
+LOG_BYTES: Final = 64 << 10  # the most that one attack may make of the daemon's log
+_FAULTS: Final = re.compile(r"Traceback|unhandled|never retrieved|Exception ignored")
+_GOING: Final = 120.0  # seconds beyond its time that an attack may take to end
+_BACK: Final = 10.0  # seconds within which the daemon has to hold what it held before
+_GRACE: Final = 2.0  # seconds within which somebody who is new must get in
+
+
+class Attack(NamedTuple):
+    """One of the attacks, and the stage that it is for."""
+
+    name: str
+    run: Callable[[Enemy], Awaitable[None]]
+    machine: str = ""
+    files: int | None = None  # descriptors that the daemon may have
+    watchdog: bool = False  # the canary leaves one running
+    threads: int = 0  # more than before may stay: a pool has so many
+    awaits: str = ""  # what the daemon has to learn before it holds: not in CI until then
+
+    @property
+    def about(self) -> str:
+        """For people."""
+        return (self.run.__doc__ or "").strip()
+
+
+ATTACKS: Final[dict[str, Attack]] = {}
+
+
+def attack(**options: Any) -> Callable[[Callable[[Enemy], Awaitable[None]]], Callable[[Enemy], Awaitable[None]]]:
+    """Make a coroutine function one of the attacks, by its name with spaces."""
+
+    def add(run: Callable[[Enemy], Awaitable[None]]) -> Callable[[Enemy], Awaitable[None]]:
+        name = run.__name__.replace("_", " ")
+        ATTACKS[name] = Attack(name, run, **options)
+        return run
+
+    return add
+
+
+class Row(NamedTuple):
+    """What was seen of one run."""
+
+    attack: str
+    user: str  # the attacker's, as the canary sees it: other, same, or one if there is only one here
+    quiet: Waits
+    waits: Waits
+    before: Held
+    after: Held
+    log: int  # bytes that it grew by
+    seen: dict[str, int]  # what the attack counted
+    faults: list[str]  # whatever the time, this must not be
+    slow: list[str]  # what waited for too long
+
+    @property
+    def holds(self) -> bool:
+        """Whether all is right."""
+        return not self.faults and not self.slow
+
+
+class Bounds(NamedTuple):
+    """How long a canary may wait beside an attack: so many times as without it, or so many seconds."""
+
+    times: float
+    p99: float
+    worst: float
+    worst_times: float
+
+    def slow(self, quiet: Waits, waits: Waits) -> list[str]:
+        """What took longer, for people."""
+        found = []
+        for what, had, has, floor, times in (
+            ("p99", quiet.p99, waits.p99, self.p99, self.times),
+            ("worst", quiet.worst, waits.worst, self.worst, self.worst_times),
+        ):
+            if has > (most := max(floor, times * had)):
+                found.append(f"{what} {has * 1e3:.1f} ms, expected {most * 1e3:.1f} at most")
+        return found
+
+
+OTHER: Final = Bounds(2, 0.005, 0.050, 2)
+SAME: Final = Bounds(float("inf"), 0, 0.250, 2)
+BUSY: Final = Bounds(50, 1.0, 3.0, 50)  # on a machine that has other things to do
+
+
+class Theatre:
+    """Stages for attacks; one after the other may use the same, as long as nothing was broken on it."""
+
+    def __init__(self, seed: int, brief: bool, seconds: float) -> None:
+        """*seconds* is what an attack that goes on for a time takes, and four times that of a quiet canary."""
+        self.seed, self.brief, self.seconds = seed, brief, seconds
+        self._stage: Stage | None = None
+        self._canary: Canary | None = None
+        self._kind: tuple[Any, ...] = ()
+        self._quiet: Waits | None = None
+
+    def play(self, one: Attack, same: bool) -> Row:
+        """Run it, by a process of another user than the canary's, or of the *same*."""
+        kind = (one.machine, one.files, one.watchdog)
+        if kind != self._kind:
+            self.close()
+        if self._stage is None or self._canary is None or self._quiet is None:
+            self._stage = Stage(one.machine, one.files)
+            self._canary = Canary(self._stage.path, _uid(ALICE), one.watchdog)
+            self._kind = kind
+            begun = time.monotonic()
+            time.sleep(self.seconds / 4 if self.brief else max(1.0, self.seconds / 4))
+            self._quiet = self._canary.waits(begun)
+        row = self._play(one, same, self._stage, self._canary, self._quiet)
+        if row.faults:
+            self.close()
+        return row
+
+    def _play(self, one: Attack, same: bool, stage: Stage, canary: Canary, quiet: Waits) -> Row:
+        uid, faults = _uid(ALICE if same else BOB), []
+        seen: dict[str, int] = {}
+        with contextlib.ExitStack() as stack:
+            witness = Person(lambda sock: asyncio.run(_testify(sock, stage.path)), _uid(ALICE))
+            stack.callback(witness.end)
+            witness.hear(_GOING)
+            before, logged, begun = stage.held(), stage.logged(), time.monotonic()
+            enemy = Person(lambda sock: _run(one, sock, stage.path, self), uid, 5)
+            stack.callback(enemy.end)
+            try:
+                said = enemy.hear(self.seconds + _GOING)
+                while said == "worst":
+                    faults += _others(stage, witness)
+                    enemy.tell()
+                    said = enemy.hear(self.seconds + _GOING)
+                seen, told = said
+                faults += told
+            except Failed as error:
+                faults.append(f"the attack itself failed: {error}")
+            enemy.end()
+            if not faults:
+                faults += _others(stage, witness)
+            after = _settled(stage, before._replace(threads=before.threads + one.threads))
+            ended = time.monotonic()
+        waits, log = canary.waits(begun, ended), stage.logged() - logged
+        faults += _left(before, after, one.threads) if stage.lives() else ["the daemon is dead"]
+        if waits.failed:
+            faults.append(f"{waits.failed} calls of the canary failed")
+        if log > LOG_BYTES:
+            faults.append(f"{log} bytes of log, expected {LOG_BYTES} at most")
+        if found := _FAULTS.search(text := stage.log(logged)):
+            faults.append(f"in the log: {text[found.start() :][:2000]}")
+        bounds = BUSY if self.brief else SAME if same or not TWO_USERS else OTHER
+        user = "one" if not TWO_USERS else "same" if same else "other"
+        return Row(one.name, user, quiet, waits, before, after, log, seen, faults, bounds.slow(quiet, waits))
+
+    def close(self) -> None:
+        """Forget the stage."""
+        if self._canary is not None:
+            self._canary.close()
+        if self._stage is not None:
+            self._stage.close()
+        self._stage = self._canary = self._quiet = None
+
+
+def load() -> dict[str, Attack]:
+    """All attacks, by name."""
+    for module in pkgutil.iter_modules(known.__path__):
+        importlib.import_module(f"{known.__name__}.{module.name}")
+    return ATTACKS
+
+
+def _uid(uid: int) -> int | None:
+    return uid if TWO_USERS else None
+
+
+def _run(one: Attack, sock: socket.socket, path: Path, theatre: Theatre) -> tuple[dict[str, int], list[str]]:
+    """In the attacker's process: what it counted, and what it found."""
+    enemy = Enemy(path, sock, f"{theatre.seed} {one.name}", theatre.seconds, theatre.brief)
+    faults = []
+    try:
+        asyncio.run(one.run(enemy))  # type: ignore[arg-type]  # they are coroutine functions
+    except AssertionError as error:
+        faults.append(str(error) or repr(error))
+    return dict(enemy.seen), faults
+
+
+async def _testify(sock: socket.socket, path: Path) -> str:
+    """A guest that was there before: whenever it is asked it attaches as somebody new, and comes back on a new link."""
+    token, (ours, theirs) = os.urandom(16), socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with lent(memfd()) as (memory,), ours, theirs:
+        said = hello(token=token, features=FD_LANE, name="witness", regions=((ADDRESS, PAGE),))
+        guest = await _greeted(path, said, [memory, theirs.fileno()])
+        say(sock, "here")
+        loop = asyncio.get_running_loop()
+        while await loop.run_in_executor(None, sock.recv, 16):
+            what = "somebody new"
+            try:
+                async with asyncio.timeout(_GRACE * 5):
+                    (await _greeted(path, hello(name="new"), [])).close()
+                    what = "a guest that comes back on a new link"
+                    guest.close()
+                    guest = await _greeted(path, said, [memory, theirs.fileno()], resumed=True)
+                say(sock, [])
+            except (AssertionError, OSError, TimeoutError) as error:
+                say(sock, [f"{what} is not let in: {error!r}"])
+    return ""
+
+
+async def _greeted(path: Path, said: bytes, fds: list[int], resumed: bool = False) -> RawGuest:
+    """Tried again for a while, as a client does.  Raises AssertionError, OSError."""
+    end = time.monotonic() + _GRACE
+    while True:
+        guest = None
+        try:
+            guest = RawGuest(path)
+            guest.send(said, fds)
+            message = await guest.receive()
+            assert message is not None and message[0] == WELCOME, message
+            assert message[5] == resumed, "its session is lost"
+            await guest.core(NOP)
+            return guest
+        except (AssertionError, OSError):
+            if guest is not None:
+                guest.close()
+            if time.monotonic() > end:
+                raise
+            await asyncio.sleep(0.1)
+
+
+def _others(stage: Stage, witness: Person) -> list[str]:
+    """What others cannot do at this moment."""
+    found = []
+    witness.tell()
+    try:
+        found += witness.hear(60)
+    except Failed as error:
+        found.append(f"the witness failed: {error}")
+    try:
+        stage.ask("status")
+    except (OSError, ValueError, KeyError) as error:
+        found.append(f"the control socket does not answer: {error!r}")
+    return found
+
+
+def _settled(stage: Stage, before: Held) -> Held:
+    """What the daemon holds when it is through with the attack."""
+    end = time.monotonic() + _BACK
+    while stage.lives():
+        try:
+            after = stage.held()
+        except OSError:
+            break
+        if all(now <= then for now, then in zip(after[:3], before[:3], strict=True)) or time.monotonic() > end:
+            return after
+        time.sleep(0.02)
+    return Held(0, 0, 0, 0)
+
+
+def _left(before: Held, after: Held, threads: int) -> Iterator[str]:
+    allowed = Held(0, threads, 0, 0)
+    for what in ("descriptors", "threads", "mappings"):
+        then, now = getattr(before, what), getattr(after, what)
+        if now > then + getattr(allowed, what):
+            yield f"{what}: {then} before, {now} after"

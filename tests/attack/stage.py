@@ -1,0 +1,129 @@
+"""A daemon as a process of its own, and what it holds: looked at from outside, in /proc."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from .people import ALICE, BOB, TWO_USERS, until
+
+QUIET: Final = """
+[devices.rng]
+model = "rng"
+[devices.calm]
+model = "block"
+path = "calm.img"
+create = "1M"
+"""
+POLICY: Final = f"[policy.all]\nusers = [{ALICE}, {BOB}]\n"
+URGENT: Final = -10  # nice, of daemon and canary, where that can be: other work of this machine counts less then
+_START: Final = 30.0  # seconds
+_CONTROL: Final = 20.0
+
+
+class Held(NamedTuple):
+    """What a daemon holds."""
+
+    descriptors: int
+    threads: int
+    mappings: int  # of guest memory
+    rss: int  # KiB
+
+
+class Stage:
+    """Serves a machine: rng, and a disk for the canary, and *more*, in TOML."""
+
+    def __init__(self, more: str = "", files: int | None = None) -> None:
+        """*files* is how many descriptors the daemon may have."""
+        self.folder = Path(tempfile.mkdtemp(prefix="hostd-attack-", dir="/var/tmp"))
+        self.folder.chmod(0o711)
+        run = self.folder / "run"
+        self.path, self._control = run / "guest.sock", run / "control.sock"
+        machine = self.folder / "machine.toml"
+        machine.write_text(QUIET + more + (POLICY if TWO_USERS else ""))
+        run.mkdir(mode=0o711)
+        self._log = self.folder / "log"
+        read, write = os.pipe()
+
+        limit = [] if files is None else ["sh", "-c", f'ulimit -n {files}; exec "$@"', "sh"]
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [*limit, sys.executable, "-m", "hostd", "serve", machine, "--runtime-dir", run, f"--ready-fd={write}"],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[write],
+                env={name: value for name, value in os.environ.items() if not name.startswith("HOSTD_")},
+            )  # fmt: skip
+        with contextlib.suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, self.pid, URGENT)
+        os.close(write)
+        try:
+            if not select.select([read], [], [], _START)[0] or not os.read(read, 100):
+                raise RuntimeError(f"hostd does not start: {self.log()}")
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            os.close(read)
+
+    @property
+    def pid(self) -> int:
+        """Of the daemon."""
+        return self._process.pid
+
+    def lives(self) -> bool:
+        """Whether the daemon does."""
+        return self._process.poll() is None
+
+    def log(self, since: int = 0) -> str:
+        """What it wrote, from byte *since* on."""
+        with self._log.open("rb") as log:
+            log.seek(since)
+            return log.read().decode(errors="backslashreplace")
+
+    def logged(self) -> int:
+        """Bytes of log."""
+        return self._log.stat().st_size
+
+    def held(self) -> Held:
+        """What it holds now."""
+        proc = Path(f"/proc/{self.pid}")
+        status = (proc / "status").read_text()
+        return Held(
+            len(list((proc / "fd").iterdir())),
+            len(list((proc / "task").iterdir())),
+            len(re.findall("memfd:", (proc / "maps").read_text())),
+            int(status.split("VmRSS:")[1].split()[0]),
+        )
+
+    def ask(self, verb: str) -> Any:
+        """The answer of the control socket.  Raises OSError if there is none."""
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(_CONTROL)
+            sock.connect(str(self._control))
+            sock.sendall(json.dumps({"do": verb}).encode() + b"\n")
+            said = b""
+            while not said.endswith(b"\n"):
+                more = sock.recv(1 << 16)
+                if not more:
+                    raise OSError("the control socket hung up without an answer")
+                said += more
+        return json.loads(said)["ok"]
+
+    def close(self) -> None:
+        """End the daemon, and forget it."""
+        if self.lives():
+            self._process.send_signal(signal.SIGTERM)
+            if not until(lambda: not self.lives(), 10):
+                self._process.kill()
+        self._process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
