@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Iterable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, Final, Protocol
 
 from hcall import numbers
-from hcall.errors import IoError, NotAllowed
+from hcall.errors import HcallError, IoError, NotAllowed
 from hcall.features import DeviceStatus
 from hcall.messages import Areas, Args
 
@@ -65,6 +66,7 @@ class OpenDevice:
         self.ram, self.clock = guest.ram, guest.clock
         self.features: frozenset[str] = frozenset()
         self._fresh = True  # just opened, and so reset
+        self.hinted: Awaitable[Any] | None = None  # the features that it offers, if they were asked for with OPEN
         self.asked: dict[str, Awaitable[Any]] = {}  # properties, with the negotiation; until the driver has probed
         self.gone = False  # closed, or unplugged
         self.leaving = False  # was asked for before its driver was bound
@@ -96,7 +98,7 @@ class OpenDevice:
     async def negotiate(self, wants: Iterable[str], properties: Iterable[str] = ()) -> None:
         """Reset the device and agree on features (virtio 1.2, 3.1.1): those of *wants* that it offers.
 
-        All steps travel together: at once if it was bound before, with what it offered then; again if that has changed.
+        All steps travel together: at once, if it is known what it offered a moment ago; again if that has changed.
         With them go the questions for *properties*, see `property`.
         Raises NotAllowed if it refuses what it offers, IoError if it has failed and cannot be reset.
         """
@@ -105,7 +107,7 @@ class OpenDevice:
             await self.guest.core(self.handle, numbers.SET_STATUS, _RESET)  # its calls end, which may take a moment
         self._fresh = False
         wanted = sum(bits.values())
-        before = self.guest.places.offered(self.found) if wanted else 0
+        before = await self._before() if wanted else 0
         features = self.guest.post(self.handle, numbers.GET_FEATURES) if wanted else None
         steps = [] if before is None else self._steps(wanted & before, properties)
         offered: int = 0 if features is None else checked(numbers.GET_FEATURES, await features)
@@ -125,6 +127,14 @@ class OpenDevice:
             await live
         self.features = frozenset(bits)
         self.guest.places.note(self.found, offered if wanted else None)
+
+    async def _before(self) -> int | None:
+        """The feature bits that it offered when that was asked last, if it was."""
+        before = self.guest.places.offered(self.found)
+        if before is None and self.hinted is not None:
+            with contextlib.suppress(HcallError):  # a host need not know it of a node
+                before = checked(numbers.GET_FEATURES, await self.hinted)
+        return before
 
     def _steps(self, accepted: int, properties: Iterable[str]) -> list[Awaitable[Any]]:
         """From the reset to DRIVER_OK; the last but one is FEATURES_OK."""

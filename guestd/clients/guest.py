@@ -181,7 +181,7 @@ class Guest(Generic[W]):
     async def bind_path(self, path: str) -> Driver:
         """Find the device at *path*, open it and bind its driver: three round trips, and what the driver asks.
 
-        One more if the driver wants features; two if it was bound before, and is still there, and offers the same.
+        Two if it was bound before, and is still there, and offers the same.
         Errors: NoMatch without a device or a driver, Busy, and the driver's.
         """
         path, cookie = absolute(path), next(self._cookies)
@@ -236,8 +236,11 @@ class Guest(Generic[W]):
     async def _open(self, found: Found, cookie: int) -> None:
         """Open the device of *found*; whoever is cancelled meanwhile has closed it again."""
 
+        hinted = self.post(found.node, numbers.GET_FEATURES) if self.places.at(found.path) is None else None
+
         def keep(reply: object) -> None:
-            self.devices[cookie] = OpenDevice(self, found, cookie, checked(numbers.OPEN, reply))
+            device = self.devices[cookie] = OpenDevice(self, found, cookie, checked(numbers.OPEN, reply))
+            device.hinted = hinted
 
         def close(reply: object) -> None:
             with contextlib.suppress(HcallError):

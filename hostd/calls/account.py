@@ -194,6 +194,13 @@ class Account:
         self.holds[hold.handle] = hold
         return hold
 
+    def offered(self, handle: int) -> int:
+        """The feature bits that the device of a node offers.  Raises StaleHandle, BadHandle or NotAllowed."""
+        node = self.node(handle)
+        if node.plugged is None:
+            raise NotAllowed(f"{node.path} has no device")
+        return node.plugged.device.offered
+
     def hold(self, handle: int) -> Hold:
         """What is open behind *handle*.  Raises NotOpen, StaleHandle or BadHandle."""
         hold = self.holds.get(handle)

@@ -116,7 +116,8 @@ def _set_status(guest: Account, handle: int, status: int) -> int | Later[int]:
 
 @_call(numbers.GET_FEATURES)
 def _get_features(guest: Account, handle: int) -> int:
-    return guest.hold(handle).negotiation.offered
+    hold = guest.holds.get(handle)
+    return guest.offered(handle) if hold is None else hold.negotiation.offered
 
 
 @_call(numbers.SET_FEATURES)
