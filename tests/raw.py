@@ -22,6 +22,7 @@ from hcall.kernel.memfd import F_ADD_SEALS, SEALS
 from hcall.messages import CALL, END, FD_LANE, HELLO, IRQ, MAGIC, REPLY, WELCOME
 from hcall.wire import Decoder, encode
 from hostd.calls.limits import Limits
+from hostd.calls.memory import Lending, Region
 from hostd.calls.shares import Purse, Shares
 from hostd.device import Device
 from hostd.devices.rng import Rng
@@ -276,9 +277,12 @@ class Nobody:
     def hint(self, tag: int, vector: int, count: int) -> None:
         """It takes no interrupt."""
 
-    def descriptor(self, number: int) -> int:
+    def lend(self, number: int, start: int, size: int, offset: int | None, then: Lending) -> None:
         """It has sent none."""
-        raise BadArgument("nobody sends descriptors")
+        then(BadArgument("nobody sends descriptors"))
+
+    def free(self, region: Region, then: Callable[[], None]) -> None:
+        """There is none."""
 
     def detach(self, then: Callable[[], None]) -> None:
         """It does not matter."""

@@ -12,13 +12,13 @@ from typing import Protocol
 from hcall import numbers
 from hcall.errors import BadArgument, BadHandle, Busy, HcallError, IoError, NotAllowed, NotOpen
 from hcall.saved import Saved, check
-from hostd.calls.memory import Memory
 
 from ..tree.complaints import Complaints
 from ..tree.node import Node
 from ..tree.tree import LOG, Change, Sees, Tree
 from .hold import Hold
 from .limits import Limits
+from .memory import Lending, Memory, Region
 from .shares import OPENS, Purse
 from .vectors import Vectors
 
@@ -45,8 +45,11 @@ class Owner(Protocol):
     def hint(self, tag: int, vector: int, count: int) -> None:
         """Tell it of an interrupt."""
 
-    def descriptor(self, number: int) -> int:
-        """The descriptor that it sent with *number*, the caller's to close.  Raises BadArgument."""
+    def lend(self, number: int, start: int, size: int, offset: int | None, then: Lending) -> None:
+        """Give *then* the region that the descriptor is that it sent with *number*, soon.  Raises Busy."""
+
+    def free(self, region: Region, then: Callable[[], None]) -> None:
+        """Unmap *region* as soon as no call under way looks at it; *then* follows."""
 
     def detach(self, then: Callable[[], None]) -> None:
         """It has said DETACH: its devices are given back, and *then* follows."""
@@ -67,7 +70,7 @@ class Account:
 
     def __init__(self, tree: Tree, limits: Limits, owner: Owner) -> None:
         self.tree, self.limits, self.owner = tree, limits, owner
-        self.memory = Memory(limits.regions, limits.memory)
+        self.memory = Memory(limits.regions, limits.memory, owner.free)
         self.holds: dict[int, Hold] = {}  # by open handle
         self.watched: dict[int, Vectors] = {}  # by node handle: changes among its children
         self._own: Sequence[tuple[int, Change]] = ()  # with serials: what came and went for this guest alone

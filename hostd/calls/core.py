@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias, TypeVar
 
 from hcall import numbers
-from hcall.errors import BadArgument, NoMatch
+from hcall.errors import BadArgument, HcallError, NoMatch
 
 from ..model.later import Later
 from ..tree.tree import Change
 from .account import Account
+from .memory import Lent
 
 #: By number: the function, called with the guest's account and the body's handle, and the types of its arguments.
 CORE: Final[dict[int, tuple[Callable[..., Any], tuple[type, ...]]]] = {}
@@ -139,22 +139,31 @@ def _poll(guest: Account, handle: int, after: int) -> tuple[tuple[int, tuple[int
     return tuple((handle, guest.holds[handle].counts) for handle in chosen)
 
 
-def _add(guest: Account, fd_id: int, address: int, size: int, offset: int | None = None) -> None:
-    fd = guest.owner.descriptor(fd_id)
-    try:
-        guest.memory.add(address, size, fd, offset)
-    finally:
-        os.close(fd)
+def _add(guest: Account, fd_id: int, address: int, size: int, offset: int | None = None) -> Later[None]:
+    later: Later[None] = Later()
+
+    def lent(lent: Lent | BadArgument) -> None:
+        try:
+            if isinstance(lent, BadArgument):
+                raise lent
+            guest.memory.add(address, size, lent)
+        except HcallError as error:
+            later.fail(error)
+        else:
+            later.done(None)
+
+    guest.owner.lend(fd_id, address, size, offset, lent)
+    return later
 
 
 @_call(numbers.ADD_MEMORY)
-def _add_memory(guest: Account, handle: int, address: int, size: int, fd_id: int) -> None:
-    _add(guest, fd_id, address, size)
+def _add_memory(guest: Account, handle: int, address: int, size: int, fd_id: int) -> Later[None]:
+    return _add(guest, fd_id, address, size)
 
 
 @_call(numbers.ADD_PART)
-def _add_part(guest: Account, handle: int, address: int, size: int, offset: int, fd_id: int) -> None:
-    _add(guest, fd_id, address, size, offset)
+def _add_part(guest: Account, handle: int, address: int, size: int, offset: int, fd_id: int) -> Later[None]:
+    return _add(guest, fd_id, address, size, offset)
 
 
 @_call(numbers.REMOVE_MEMORY)

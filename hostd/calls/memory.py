@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import itertools
 import mmap
 import operator
 import os
-import stat
+from collections.abc import Callable
 from typing import Final, NamedTuple, TypeAlias, cast
 
-from hcall.errors import BadArea, Busy
+from hcall.errors import BadArea, BadArgument, Busy, HcallError, Reset
 from hcall.kernel import memfd
 from hcall.kernel.memfd import PAGE
 from hcall.messages import Areas, Direction
@@ -20,43 +22,75 @@ from ..model.areas import Data, InlineRoom, Room, Scattered
 TO_DEVICE: Final = int(Direction.TO_DEVICE)  # as they come from the wire: plain numbers, which are compared faster
 TO_GUEST: Final = int(Direction.TO_GUEST)
 _PIECES: Final = os.sysconf("SC_IOV_MAX")  # of one call: what preadv(2) takes
+_SLICE: Final = 16 << 20  # bytes of memory that are freed at once: about a millisecond
 #: (address, size, offset, device, inode) of a region.
 Identity: TypeAlias = tuple[int, int, int, int, int]
-
-
-def identity(fd: int, start: int, size: int, offset: int | None = None) -> Identity:
-    """What the region that *fd* would be is known by."""
-    info = os.fstat(fd)
-    return start, size, offset or 0, info.st_dev, info.st_ino
 
 
 class Region:
     """A sealed memfd, or a part of one, mapped at a guest-physical address."""
 
-    __slots__ = ("end", "identity", "start", "views")
+    __slots__ = ("_map", "end", "identity", "start", "views")
 
     def __init__(self, start: int, size: int, fd: int, offset: int | None = None) -> None:
         """Map *fd*, which stays the caller's: all of it, or *size* bytes from *offset* on.
 
-        Raises BadArea for anything but a memfd that cannot shrink.
+        Raises BadArea for anything but a memfd that cannot shrink.  It may wait: seals and maps for whoever is at the
+        file; a descriptor that is no memfd is not asked for anything.
         """
         at = offset or 0
         if (start | size | at) % PAGE or not 0 < size <= (1 << 64) - start or start < 0:
             raise BadArea(f"a region starts and ends at a page boundary, within 64 bits: {start:#x}+{size:#x}")
-        info = os.fstat(fd)
         try:
+            fcntl.fcntl(fd, memfd.F_GET_SEALS)  # first: a file of somebody else's may never answer the rest
+            info = os.fstat(fd)
             fits = info.st_size == size if offset is None else 0 <= at <= info.st_size - size
-            if not stat.S_ISREG(info.st_mode) or not fits or info.st_blksize != PAGE:
-                raise OSError  # a pipe, a device, another size, huge pages
+            if not fits or info.st_blksize != PAGE:
+                raise OSError  # another size, huge pages
             memfd.seal(fd)
-            view = memoryview(mmap.mmap(fd, size, offset=at))
+            self._map = mmap.mmap(fd, size, offset=at)
+            view = memoryview(self._map)
         except (OSError, ValueError):
             which = f"of {size} bytes" if offset is None else f"that has {size} bytes at {offset:#x}"
             raise BadArea(f"the region at {start:#x} must be a writable memfd {which}, sealed "
                           "against shrinking") from None  # fmt: skip
         self.start, self.end = start, start + size
-        self.identity = identity(fd, start, size, offset)
+        self.identity: Identity = (start, size, at, info.st_dev, info.st_ino)
         self.views = (view.toreadonly(), view)  # by Direction
+
+    def unmap(self) -> bool:
+        """Free it, which takes long if it is large; False if a call under way looks at it still: try again.
+
+        In slices: for most of the time that a mapping takes to go nobody else in the process can map anything.
+        """
+        for view in self.views:
+            with contextlib.suppress(BufferError):
+                view.release()
+        size = self.end - self.start
+        for at in range(0, size, _SLICE):
+            self._map.madvise(mmap.MADV_DONTNEED, at, min(_SLICE, size - at))
+            os.sched_yield()  # and let other threads of Python go on
+        try:
+            self._map.close()
+        except BufferError:
+            return False
+        return True
+
+
+def lend(start: int, size: int, fd: int, offset: int | None = None) -> Lent:
+    """The region that *fd* is, which is closed then, or what is wrong with it: for `Memory.add`.  In a thread."""
+    try:
+        region = Region(start, size, fd, offset)
+    except BadArea as error:
+        return error
+    os.close(fd)
+    return region
+
+
+#: A region, or why there is none.
+Lent: TypeAlias = Region | BadArea
+#: Takes one; BadArgument: there is no descriptor.
+Lending: TypeAlias = Callable[[Lent | BadArgument], None]
 
 
 class ReadyAreas(NamedTuple):
@@ -88,35 +122,75 @@ class ReadyAreas(NamedTuple):
         return ReadyAreas(*(each and each.again() for each in self))
 
 
+def _at_once(region: Region, then: Callable[[], None]) -> None:
+    region.unmap()
+    then()
+
+
 class Memory:
     """The regions of one guest."""
 
-    __slots__ = ("_limit", "_max_regions", "regions", "version")
+    __slots__ = ("_free", "_is_closed", "_leaving", "_limit", "_max_regions", "regions", "version")
 
-    def __init__(self, max_regions: int = 16, limit: int = 4 << 30) -> None:
-        """Takes at most *max_regions* regions, of *limit* bytes together."""
+    def __init__(
+        self, max_regions: int = 16, limit: int = 4 << 30,
+        free: Callable[[Region, Callable[[], None]], None] = _at_once,
+    ) -> None:  # fmt: skip
+        """Takes at most *max_regions* regions, of *limit* bytes together; *free* unmaps one, and says when it did."""
         self.regions: list[Region] = []
         self.version = 0  # another one each time that a region came or went: areas that a lane keeps are of one
-        self._max_regions, self._limit = max_regions, limit
+        self._max_regions, self._limit, self._free = max_regions, limit, free
+        self._leaving = 0  # bytes that are not unmapped yet
+        self._is_closed = False
 
-    def add(self, start: int, size: int, fd: int, offset: int | None = None) -> None:
-        """Map *fd* at *start*, all of it or the part at *offset*.  Raises BadArea, or Busy at a limit."""
-        if len(self.regions) == self._max_regions:
-            raise Busy(f"a guest has at most {self._max_regions} memory regions")
-        if size + sum(region.end - region.start for region in self.regions) > self._limit:
-            raise Busy(f"a guest has at most {self._limit} bytes of memory")
-        if any(region.start < start + size and start < region.end for region in self.regions):
-            raise BadArea(f"a region at {start:#x} overlaps one that is there")
-        self.regions.append(Region(start, size, fd, offset))
+    def add(self, start: int, size: int, lent: Lent) -> None:
+        """Take *lent*, which would be *size* bytes at *start*, or free it.  Raises what it is, BadArea, or Busy."""
+        try:
+            if self._is_closed:
+                raise Reset("the guest is gone")
+            if len(self.regions) == self._max_regions:
+                raise Busy(f"a guest has at most {self._max_regions} memory regions")
+            if size + self._leaving + sum(region.end - region.start for region in self.regions) > self._limit:
+                raise Busy(f"a guest has at most {self._limit} bytes of memory")
+            if any(region.start < start + size and start < region.end for region in self.regions):
+                raise BadArea(f"a region at {start:#x} overlaps one that is there")
+            if isinstance(lent, BadArea):
+                raise lent
+        except HcallError:
+            self.refuse(lent)
+            raise
+        self.regions.append(lent)
         self.version += 1
+
+    def refuse(self, lent: Lent) -> None:
+        """It is not taken."""
+        if isinstance(lent, Region):
+            self._free(lent, lambda: None)
 
     def remove(self, start: int) -> None:
         """Take the region at *start* away; calls under way keep what they have.  Raises BadArea."""
-        kept = [region for region in self.regions if region.start != start]
-        if len(kept) == len(self.regions):
-            raise BadArea(f"no region starts at {start:#x}")
-        self.regions = kept
+        for region in self.regions:
+            if region.start == start:
+                self._let_go(region)
+                return
+        raise BadArea(f"no region starts at {start:#x}")
+
+    def close(self) -> None:
+        """The guest is gone: free all of it."""
+        self._is_closed = True
+        for region in list(self.regions):
+            self._let_go(region)
+
+    def _let_go(self, region: Region) -> None:
+        size = region.end - region.start
+        self.regions.remove(region)
         self.version += 1
+        self._leaving += size
+
+        def gone() -> None:
+            self._leaving -= size
+
+        self._free(region, gone)
 
     @property
     def identity(self) -> set[Identity]:

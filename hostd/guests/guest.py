@@ -5,6 +5,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 from hcall.clock import Clock
 from hcall.errors import Status
@@ -17,15 +18,18 @@ from ..calls.account import Account
 from ..calls.dispatch import Dispatch, Dispatcher
 from ..calls.filters import Filter, Hint, chain, chain_hints
 from ..calls.limits import Limits
-from ..calls.memory import Identity
+from ..calls.memory import Identity, Lending, Region
 from ..calls.shares import Purse
 from ..lanes.socket.lane import SocketLane
 from ..lanes.socket.peer import Peer
+from ..lanes.socket.porter import Porter
 from ..model.blame import Misbehaved
 from ..tree.complaints import Complaints
 from ..tree.tree import Tree
 from .policy import Policy, Rights
 from .turns import TURN, Steps, User, Works
+
+T = TypeVar("T")
 
 
 def printable(name: str) -> str:
@@ -36,16 +40,17 @@ def printable(name: str) -> str:
 class Guest:
     """The owner of an account, whose lanes take turns."""
 
-    __slots__ = ("__weakref__", "_filters", "_time", "_user", "_waiting", "_way_in", "account", "acknowledge",
-                 "complaints", "dispatch", "had", "hint", "identity", "lane", "name", "number", "opens", "peer",
-                 "purse", "rights", "sees", "token")  # fmt: skip
+    __slots__ = ("__weakref__", "_filters", "_porter", "_time", "_user", "_waiting", "_way_in", "account",
+                 "acknowledge", "complaints", "dispatch", "had", "hint", "identity", "lane", "name", "number",
+                 "opens", "peer", "purse", "rights", "sees", "token")  # fmt: skip
 
     def __init__(self, number: int, name: str, token: bytes, peer: Peer, session: HostSession, tree: Tree,
-                 limits: Limits, clock: Clock, user: User, purse: Purse, rights: Rights) -> None:  # fmt: skip
+                 limits: Limits, clock: Clock, user: User, purse: Purse, rights: Rights,
+                 porter: Porter) -> None:  # fmt: skip
         """No other guest of the host, in all its lives, has the *number*; *user* and *purse* are its user's."""
         self.number = number
         self.name = printable(name)
-        self.purse = purse
+        self.purse, self._porter = purse, porter
         self.token, self.peer, self._time = token, peer, clock.time
         self.identity: set[Identity] = set()  # the memory of its HELLO
         self._have(rights)
@@ -72,13 +77,14 @@ class Guest:
         }  # fmt: skip
 
     @classmethod
-    def restore(cls, saved: Saved, tree: Tree, limits: Limits, clock: Clock, user: User, purse: Purse) -> Guest:
+    def restore(cls, saved: Saved, tree: Tree, limits: Limits, clock: Clock, user: User, purse: Purse,
+                porter: Porter) -> Guest:  # fmt: skip
         """The guest as it was, without a link and its memory, which it brings again.  Raises ValueError."""
         check(saved, 1)
         session = HostSession.restore(saved["session"])
         peer, rights = Peer(saved["uid"], tuple(saved["groups"])), Rights.restore(saved["rights"])
         guest = cls(saved["number"], saved["name"], saved["token"], peer, session, tree, limits, clock, user, purse,
-                    rights)  # fmt: skip
+                    rights, porter)  # fmt: skip
         guest.identity = {tuple(each) for each in saved["identity"]}
         guest.account.restore(saved["account"])
         return guest
@@ -169,9 +175,18 @@ class Guest:
 
     # What its account asks of it.
 
-    def descriptor(self, number: int) -> int:
-        """The descriptor that it sent with *number*, the caller's to close.  Raises BadArgument."""
-        return self.lane.descriptor(number)
+    def lend(self, number: int, start: int, size: int, offset: int | None, then: Lending) -> None:
+        """See `Owner`."""
+        self._porter.check(self.uid)
+        self.lane.lend(number, start, size, offset, then)
+
+    def free(self, region: Region, then: Callable[[], None]) -> None:
+        """See `Owner`."""
+        self._porter.free(region, then)
+
+    def carry(self, does: Callable[[], T], then: Callable[[T], None]) -> None:
+        """See `lanes.lane.Carried`."""
+        self._porter.carry(self.uid, does, then)
 
     def detach(self, then: Callable[[], None]) -> None:
         """It has said DETACH: its devices are given back, and *then* follows; the loss of its link is its end."""
@@ -197,7 +212,7 @@ class Guest:
             return
 
         def forget() -> None:
-            self.account.memory.regions.clear()  # unmapped now, not when the garbage is collected some day
+            self.account.memory.close()
             self.purse.close()
             then()
 

@@ -7,7 +7,7 @@ import contextlib
 import enum
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 from hcall.clock import Clock, timeout
@@ -19,12 +19,13 @@ from hcall.text import cut
 
 from ..calls.filters import Filter
 from ..calls.limits import Limits
-from ..calls.memory import identity
+from ..calls.memory import Lent, Region
 from ..calls.shares import ARRIVING, DESCRIPTORS, GREETINGS, GUESTS, LENT, LINKS, Purse, Shares
 from ..lanes.socket.greeting import Greeting
 from ..lanes.socket.link import Link
 from ..lanes.socket.listener import Listener
 from ..lanes.socket.peer import Peer, peer
+from ..lanes.socket.porter import Porter
 from ..tree.tree import Tree
 from .attended import Attended
 from .guest import Guest, printable
@@ -87,6 +88,7 @@ class Guests:
         self.time = self.attended.time
         self._sweeper = self.attended.call_later(SWEEP_SECONDS, self._sweep)
         self.turns = Turns(clock.time)
+        self.porter = Porter(clock, self.changed)
         self.shares = Shares(limits, files)
 
     def listen(self, listener: socket.socket) -> None:
@@ -118,19 +120,30 @@ class Guests:
 
         return take_out
 
-    def admit(self, hello: Hello, session: HostSession, peer: Peer, fds: list[int]) -> tuple[Guest, bool]:
+    def admit(self, hello: Hello, session: HostSession, peer: Peer, lent: Sequence[Lent]) -> tuple[Guest, bool]:
         """The guest of *hello* and *peer*, new, or known by its token; and whether it was known.
 
-        *fds* are its memory, in the order of its regions, and stay the caller's.  Raises NotAllowed, BadArea or Busy.
+        *lent* is its memory, in the order of its regions, and is the guest's, or freed.  Raises NotAllowed, BadArea or
+        Busy.
         """
+        rest = list(lent)
+        try:
+            return self._admit(hello, session, peer, rest)
+        finally:
+            for each in rest:
+                if isinstance(each, Region):
+                    self.porter.free(each, lambda: None)
+
+    def _admit(self, hello: Hello, session: HostSession, peer: Peer, lent: list[Lent]) -> tuple[Guest, bool]:
+        """The same; what is left of *lent* was not taken."""
         guest = self.by_token.get(hello.token)
         if guest is not None:
-            brought = {identity(fd, *region) for region, fd in zip(hello.regions, fds, strict=True)}
-            if peer.uid != guest.uid or brought != guest.identity:
+            brought = {region.identity for region in lent if isinstance(region, Region)}
+            if peer.uid != guest.uid or len(brought) != len(lent) or brought != guest.identity:
                 raise NotAllowed("this token is another guest's: its user and memory are not yours")
             self._obey(guest, peer)
             self._unwatch(guest)
-            self._lend(guest, hello, fds)
+            self._lend(guest, hello, lent)
             self._tell(Came.RESUMED, guest)
             guest.resume()
             return guest, True
@@ -138,12 +151,12 @@ class Guests:
         user, purse = self.turns.of(peer.uid), Purse(self.shares.of(peer.uid))
         guest = Guest(
             self._last + 1, hello.name, hello.token, peer, session, self.tree, self.limits, self.clock, user, purse,
-            rights,
+            rights, self.porter,
         )  # fmt: skip
         try:
             purse.take(GUESTS)
-            purse.take(DESCRIPTORS, LINKS + len(fds))
-            self._lend(guest, hello, fds)
+            purse.take(DESCRIPTORS, LINKS + len(lent))
+            self._lend(guest, hello, lent)
         except BaseException:
             purse.close()
             raise
@@ -178,17 +191,17 @@ class Guests:
         for watcher in list(self.watchers.values()):
             watcher(what, guest, why)
 
-    def _lend(self, guest: Guest, hello: Hello, fds: list[int]) -> None:
-        """The guest has the memory of *hello*, unless it had it before.  Raises BadArea or Busy."""
+    def _lend(self, guest: Guest, hello: Hello, lent: list[Lent]) -> None:
+        """The guest has the memory of *hello*, unless it had it before: off *lent*.  Raises BadArea or Busy."""
         memory = guest.account.memory
         if memory.version:
             return
         try:
-            for (start, size, *part), fd in zip(hello.regions, fds, strict=True):
-                memory.add(start, size, fd, *part)
+            for start, size, *_ in hello.regions:
+                memory.add(start, size, lent.pop(0))
             guest.purse.take(LENT, sum(size for _, size, *_ in hello.regions))
         except BaseException:
-            memory.regions.clear()  # see Guest.end
+            memory.close()
             raise
 
     def save(self) -> Saved:
@@ -201,7 +214,7 @@ class Guests:
         self._last = saved["last"]
         for each in saved["guests"]:
             user, purse = self.turns.of(each["uid"]), Purse(self.shares.of(each["uid"]))
-            guest = Guest.restore(each, self.tree, self.limits, self.clock, user, purse)
+            guest = Guest.restore(each, self.tree, self.limits, self.clock, user, purse, self.porter)
             purse.owe(GUESTS)
             purse.owe(DESCRIPTORS, LINKS + len(guest.identity))
             guest.lane.lost_at = self.time()
@@ -277,7 +290,7 @@ class Guests:
     def _sweep(self) -> None:
         now = self.time()
         for greeting in [greeting for greeting in self.greetings if now - greeting.since > HELLO_SECONDS]:
-            greeting.refuse(Status.BAD_ARGUMENT, f"no HELLO within {HELLO_SECONDS:.0f} s")
+            greeting.late(HELLO_SECONDS)
         for link in list(self.links):
             link.look()
             if link.closing_since is not None and now - link.closing_since > CLOSE_SECONDS:
@@ -290,6 +303,7 @@ class Guests:
             lost_at = guest.lane.lost_at
             if lost_at is not None and (now - lost_at > RESUME_SECONDS or guest.lane.is_dead()):
                 self.end(guest, Status.RESET, "the guest did not come back")
+        self.porter.again()
         self._sweeper = self.attended.call_later(SWEEP_SECONDS, self._sweep)
 
     async def close(self) -> None:
@@ -318,6 +332,7 @@ class Guests:
             for link in list(self.links):
                 link.abort()
             await self.wait_for(lambda: not self.links)
+        await self.porter.close(CLOSE_SECONDS)
 
     async def wait_for(self, condition: Callable[[], bool]) -> None:
         """Until *condition* holds, which can change only when somebody comes or goes."""

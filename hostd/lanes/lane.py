@@ -11,7 +11,9 @@ from typing import Any, Protocol, TypeVar
 from hcall.errors import Status
 
 from ..calls.dispatch import Dispatch
+from ..calls.memory import Lending
 
+T = TypeVar("T")
 Ticket = TypeVar("Ticket", contravariant=True)
 
 
@@ -29,8 +31,8 @@ class Lane(Protocol[Ticket]):
     def hint(self, tag: int, vector: int, count: int) -> None:
         """*vector* of what *tag* names stands at *count*."""
 
-    def descriptor(self, number: int) -> int:
-        """The descriptor that the guest sent with *number*, the caller's to close.  Raises BadArgument."""
+    def lend(self, number: int, start: int, size: int, offset: int | None, then: Lending) -> None:
+        """Give *then* the region that the descriptor is that the guest sent with *number*, in the order of these."""
 
     def stop(self, then: Callable[[], None]) -> None:
         """Take nothing more; *then* follows when all that was taken is answered."""
@@ -56,6 +58,9 @@ class Carried(Protocol):
 
     def overran(self, number: int, handle: int, seconds: float) -> None:
         """The call *number* took longer than a turn."""
+
+    def carry(self, does: Callable[[], T], then: Callable[[T], None]) -> None:
+        """Have *does*, which may wait for the guest, done by a thread; *then* gets what it gives."""
 
     def misfit(self, number: int, handle: int, value: object) -> None:
         """*value*, the answer of the call *number*, does not fit the lane: the guest is told INTERNAL."""

@@ -121,7 +121,7 @@ class Relay:
             return  # the other side's turn came first
         fds: Sequence[int] = ()
         try:
-            data, fds, _ = descriptors.receive(pair[direction], 65536, 4)
+            data, fds, _ = descriptors.receive(pair[direction], 65536)
             whole = bool(data)
             if whole and self.cuts and self.cuts[0][0] == direction:
                 left = self.cuts.popleft()[1] - len(data)

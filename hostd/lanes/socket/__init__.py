@@ -1,1 +1,1 @@
-"""The lane of a Unix stream socket: `listener`, `greeting`, `link`, and the `lane` that outlives its links."""
+"""The lane of a Unix stream socket: `listener`, `greeting`, `link`, the `lane` that outlives it, and the `porter`."""

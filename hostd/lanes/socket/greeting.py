@@ -4,64 +4,133 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import socket
+from typing import Final, NamedTuple
 
-from hcall.errors import Busy, HcallError, ProtocolViolation, Status
+from hcall.errors import BadArea, Busy, HcallError, ProtocolViolation, Status
 from hcall.kernel import descriptors
 from hcall.messages import FD_LANE, FEATURES, VERSION, WELCOME, Hello, Welcome, end
 from hcall.session.host import HostSession
 from hcall.wire import MAX_ITEMS, MAX_MESSAGE, encode
 
+from ...calls.memory import Lent, lend
 from ...calls.shares import Purse
 from .link import Link
 from .peer import peer
+from .porter import close
 from .reception import Reception
 
 log = logging.getLogger(__name__)
 
+_WRONG: Final = (OSError, HcallError, ProtocolViolation)  # that a guest sent, or has gone
+
+
+class _Brought(NamedTuple):
+    """A whole HELLO, and what came with it."""
+
+    hello: Hello
+    lent: list[Lent]  # in the order of its regions
+    lane: socket.socket | None
+
+    def drop(self, guests: Reception, uid: int) -> None:
+        """Nobody wants it."""
+        for each in self.lent:
+            if not isinstance(each, BadArea):
+                guests.porter.free(each, lambda: None)
+        if self.lane is not None:
+            guests.porter.discard(uid, [self.lane.detach()])
+
 
 class Greeting:
-    """A connection whose HELLO has not come yet: read here, since a transport would drop the descriptors."""
+    """A connection whose HELLO has not come yet: read here, since a transport would drop the descriptors.
 
-    __slots__ = ("_came", "_fds", "_guests", "_session", "_sock", "purse", "since")
+    What has descriptors is read, looked at and closed by a thread of the porter's, and the connection not read by
+    anybody else meanwhile.
+    """
+
+    __slots__ = (
+        "_came",
+        "_fds",
+        "_guests",
+        "_is_over",
+        "_is_with_porter",
+        "_session",
+        "_sock",
+        "_uid",
+        "purse",
+        "since",
+    )
 
     def __init__(self, guests: Reception, sock: socket.socket, purse: Purse) -> None:
         """*purse* is its peer's."""
         self._guests, self._sock, self.purse = guests, sock, purse
+        self._uid = purse.share.uid
         self._session = HostSession(guests.limits.slots)
         self._fds: list[int] = []  # no more than the largest HELLO has
         self._came = 0  # how many there were
+        self._is_with_porter = self._is_over = False
+        descriptors.inline(sock)
         self.since = guests.time()
         guests.greetings.add(self)
         guests.loop.add_reader(sock, self._readable)
 
     def _readable(self) -> None:
         try:
-            most = self._guests.limits.regions + 1
-            data, fds, cut = descriptors.receive(self._sock, MAX_MESSAGE, most)
+            data, with_fds = descriptors.peek(self._sock, MAX_MESSAGE)
+            if with_fds or self._fds:
+                self._guests.porter.check(self._uid)
+                self._guests.loop.remove_reader(self._sock)
+                self._is_with_porter = True
+                self._guests.porter.carry(self._uid, self._read, self._was_read)
+            else:
+                self._go_on(self._take(self._sock.recv(len(data))))
+        except _WRONG as error:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        if isinstance(error, HcallError | ProtocolViolation):
+            self.refuse(error.status, str(error))
+        elif not isinstance(error, BlockingIOError | InterruptedError):
+            self.close()
+
+    def _read(self) -> _Brought | BaseException | None:
+        """Read, and look at what came: for a thread."""
+        try:
+            data, fds, cut = descriptors.receive(self._sock, MAX_MESSAGE)
             self._came += len(fds) + cut
             self._fds += fds
-            while len(self._fds) > most:  # HELLO will say what is too much
-                os.close(self._fds.pop())
-            if not data:
-                self.close()
-                return
+            most = self._guests.limits.regions + 1
+            self._fds, rest = self._fds[:most], self._fds[most:]  # HELLO will say what is too much
+            close(rest)
+            return self._take(data)
+        except _WRONG as error:
+            return error
+
+    def _was_read(self, outcome: _Brought | BaseException | None) -> None:
+        self._is_with_porter = False
+        if self._is_over:
+            if isinstance(outcome, _Brought):
+                outcome.drop(self._guests, self._uid)
+            self._leave()
+            return
+        self.since = self._guests.time()  # the host's own time is not the guest's
+        self._guests.loop.add_reader(self._sock, self._readable)
+        try:
+            if isinstance(outcome, BaseException):
+                raise outcome
+            self._go_on(outcome)
+        except _WRONG as error:
+            self._fail(error)
+
+    def _take(self, data: bytes) -> _Brought | None:
+        """What is whole when *data* came, too.  Raises OSError at the end, or what is wrong."""
+        if not data:
+            raise ConnectionResetError
+        hello = self._session.greet(data)
+        if hello is None:
             if self._came > MAX_ITEMS + 1:
                 raise ProtocolViolation("more descriptors than HELLO can have")
-            hello = self._session.greet(data)
-            if hello is not None:
-                self._admit(hello)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            self.close()
-        except ProtocolViolation as error:
-            self.refuse(error.status, str(error))
-        except HcallError as error:
-            self.refuse(error.status, str(error))
-
-    def _admit(self, hello: Hello) -> None:
+            return None
         if len(hello.regions) > self._guests.limits.regions:
             raise Busy(f"a guest has at most {self._guests.limits.regions} memory regions")
         wanted = len(hello.regions) + bool(hello.features & FD_LANE)
@@ -69,12 +138,31 @@ class Greeting:
             raise ProtocolViolation(f"HELLO announces {wanted} descriptors, {self._came} came")
         lane = None
         if hello.features & FD_LANE:
-            lane = _lane(self._fds.pop())
+            lane = _lane(self._fds[-1])
+            self._fds.pop()
+        lent = [lend(at, size, fd, *part) for (at, size, *part), fd in zip(hello.regions, self._fds, strict=True)]
+        self._fds = [fd for fd, each in zip(self._fds, lent, strict=True) if isinstance(each, BadArea)]
+        return _Brought(hello, lent, lane)
+
+    def _go_on(self, brought: _Brought | None) -> None:
+        """Let the guest in, if all is there.  Raises what is wrong."""
+        if brought is None:
+            return
+        hello, lent, lane = brought
         try:
-            guest, resumed = self._guests.admit(hello, self._session, peer(self._sock), self._fds)
+            descriptors.refuse(self._sock)
+            with contextlib.suppress(BlockingIOError):
+                if descriptors.peek(self._sock, 1)[0]:
+                    raise ProtocolViolation("something follows HELLO before it is answered")
+                raise ConnectionResetError
+        except BaseException:
+            brought.drop(self._guests, self._uid)
+            raise
+        try:
+            guest, resumed = self._guests.admit(hello, self._session, peer(self._sock), lent)
         except BaseException:
             if lane is not None:
-                lane.close()
+                self._guests.porter.discard(self._uid, [lane.detach()])
             raise
         if lane is not None:
             guest.lane.take_fd_lane(lane)
@@ -83,9 +171,15 @@ class Greeting:
         )
         link = Link(self._guests, guest, encode(welcome))
         guest.lane.attach(link)
-        sock = self._sock
         self._forget()
-        self._guests.connect(link, sock)
+        self._guests.connect(link, self._sock)
+
+    def late(self, seconds: float) -> None:
+        """There was no HELLO for *seconds*."""
+        if self._is_with_porter:
+            self.refuse(Status.BUSY, f"the host waits for a descriptor that user {self._uid} sent")
+        else:
+            self.refuse(Status.BAD_ARGUMENT, f"no HELLO within {seconds:.0f} s")
 
     def refuse(self, status: Status, text: str) -> None:
         """Say why, and close."""
@@ -97,24 +191,28 @@ class Greeting:
     def close(self) -> None:
         """Hang up."""
         self._forget()
-        self._sock.close()
+        self._is_over = True
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)  # to close it, with what is in its queue, may take long
+        if not self._is_with_porter:
+            self._leave()
+
+    def _leave(self) -> None:
+        """Close all that there is."""
+        self._guests.porter.discard(self._uid, [self._sock.detach(), *self._fds])
+        self._fds = []
 
     def _forget(self) -> None:
         self._guests.greetings.discard(self)
         self._guests.loop.remove_reader(self._sock)
         self.purse.close()
-        while self._fds:
-            os.close(self._fds.pop())
 
 
 def _lane(fd: int) -> socket.socket:
-    """The fd lane that *fd* is.  Raises ProtocolViolation, and *fd* is closed, if it is none."""
-    try:
+    """The fd lane that *fd* is.  Raises ProtocolViolation, and *fd* stays open, if it is none."""
+    with contextlib.suppress(OSError):
         lane = socket.socket(fileno=fd)
-    except OSError:
-        os.close(fd)
-    else:
         if lane.family == socket.AF_UNIX and lane.type == socket.SOCK_SEQPACKET:
             return lane
-        lane.close()
+        lane.detach()
     raise ProtocolViolation("the last descriptor must be one end of a SOCK_SEQPACKET pair")

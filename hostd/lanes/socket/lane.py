@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import select
 import socket
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Final, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast
 
-from hcall.errors import BadArgument, Status
+from hcall.errors import BadArea, BadArgument, Status
 from hcall.kernel import descriptors
 from hcall.messages import end
 from hcall.session.host import HostSession
 from hcall.session.states import READY, Message, State
 from hcall.wire import MAX_INLINE
 
+from ...calls.memory import Lending, Lent, lend
 from ...tree.long_calls import TURN_SECONDS
 from ..lane import Carried
+from .porter import close
 
+_PASSED: Final = 64  # descriptors that are passed over before the call waits until they are closed
 _FD_BYTES: Final = 4  # a datagram of the fd lane: the id, little-endian, and one descriptor
 _AT_ONCE: Final = MAX_INLINE + 256  # bytes that are decoded before time is looked at: 0.7 ms for ACKs, the smallest
 _LANE_READS: Final = 1024  # more datagrams than the lane holds; a guest that never stops sending is not waited for
@@ -48,8 +50,8 @@ class Connection(Protocol):
 class SocketLane:
     """Takes a link's bytes, makes the calls in them when it is the guest's turn, and answers in one write."""
 
-    __slots__ = ("_at", "_batching", "_came", "_fd_lane", "_guest", "_held", "_messages", "_stopped", "_time",
-                 "_under_way", "bytes", "detached", "link", "lost_at", "session")  # fmt: skip
+    __slots__ = ("_at", "_batching", "_came", "_errands", "_fd_lane", "_guest", "_held", "_lends", "_messages",
+                 "_stopped", "_time", "_under_way", "bytes", "detached", "link", "lost_at", "session")  # fmt: skip
 
     handle = 0
 
@@ -60,6 +62,8 @@ class SocketLane:
         self.lost_at: float | None = None
         self.detached = False  # the loss of the link is the end
         self._fd_lane: socket.socket | None = None
+        self._lends = False  # a region is being looked at
+        self._errands: deque[tuple[Callable[[], Any], Callable[[Any], None]]] = deque()  # the first is under way
         self._batching = False
         self._came = b""  # and is not decoded yet, from `_at` on: that is of the guest's turn, too
         self._at = 0
@@ -85,7 +89,7 @@ class SocketLane:
         begun, before = session.begun, time()
         self._batching = True
         try:
-            while messages or self._came:
+            while (messages or self._came) and not self._lends:
                 if not messages:
                     self._decode()
                     before = time()
@@ -124,7 +128,7 @@ class SocketLane:
         left = bool(messages or self._came)
         if left or self._held or self._stopped is not None:
             self._hold()
-        return left
+        return left and not self._lends
 
     def _decode(self) -> None:
         """Decode some of what came."""
@@ -243,7 +247,7 @@ class SocketLane:
     def take_fd_lane(self, lane: socket.socket | None) -> None:
         """*lane* takes the place of the fd lane, which is closed."""
         if self._fd_lane is not None:
-            self._fd_lane.close()
+            self._send(self._fd_lane.close)  # with what is in its queue
         self._fd_lane = lane
 
     def is_dead(self) -> bool:
@@ -254,20 +258,52 @@ class SocketLane:
         poll.register(self._fd_lane, 0)
         return any(events & (select.POLLHUP | select.POLLERR) for _, events in poll.poll(0))
 
-    def descriptor(self, number: int) -> int:
-        """See `Lane`; those before it are dropped."""
-        for _ in range(_LANE_READS):
-            if self._fd_lane is None:
-                break
-            try:
-                data, fds, cut = descriptors.receive(self._fd_lane, _FD_BYTES + 1, 2)
-            except OSError:
-                break
-            if not data and not fds:
-                break
-            whole = len(data) == _FD_BYTES and len(fds) == 1 and not cut
-            if whole and int.from_bytes(data, "little") == number:
-                return fds[0]
-            for fd in fds:
-                os.close(fd)
-        raise BadArgument(f"no descriptor with the id {number} came over the fd lane")
+    def lend(self, number: int, start: int, size: int, offset: int | None, then: Lending) -> None:
+        """See `Lane`; the descriptors before it are dropped.  Calls behind this one may use the region: they wait."""
+
+        def lent(outcome: tuple[Lent | BadArgument, list[int]]) -> None:
+            lent, rest = outcome
+            for fd in rest:
+                self._guest.carry(partial(close, [fd]), lambda _: None)
+            self._lends = False
+            then(lent)
+            if self._messages or self._came:
+                self._guest.due(self)
+
+        self._lends = True
+        self._send(partial(_lend, self._fd_lane, number, start, size, offset), lent)
+
+    def _send(self, does: Callable[[], Any], then: Callable[[Any], None] = lambda _: None) -> None:
+        """Somebody else does it: one thing after the other, since all this is about one socket."""
+        self._errands.append((does, then))
+        if len(self._errands) == 1:
+            self._guest.carry(does, self._went)
+
+    def _went(self, outcome: Any) -> None:
+        _, then = self._errands.popleft()
+        if self._errands:
+            self._guest.carry(self._errands[0][0], self._went)
+        then(outcome)
+
+
+def _lend(
+    lane: socket.socket | None, number: int, start: int, size: int, offset: int | None
+) -> tuple[Lent | BadArgument, list[int]]:
+    """What the descriptor with *number* is, and those that are to be closed.  For a thread."""
+    rest: list[int] = []
+    for _ in range(_LANE_READS if lane is not None else 0):
+        try:
+            data, fds, cut = descriptors.receive(cast(socket.socket, lane), _FD_BYTES + 1)
+        except OSError:
+            break
+        if not data and not fds:
+            break
+        whole = len(data) == _FD_BYTES and len(fds) == 1 and not cut
+        if whole and int.from_bytes(data, "little") == number:
+            lent = lend(start, size, fds[0], offset)
+            return lent, rest + fds if isinstance(lent, BadArea) else rest
+        rest += fds
+        if len(rest) > _PASSED:
+            close(rest)
+            rest.clear()
+    return BadArgument(f"no descriptor with the id {number} came over the fd lane"), rest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from hcall.errors import Status
@@ -12,8 +12,10 @@ from hcall.messages import Hello
 from hcall.session.host import HostSession
 
 from ...calls.limits import Limits
+from ...calls.memory import Lent
 from .lane import SocketLane
 from .peer import Peer
+from .porter import Porter
 
 
 class Visitor(Protocol):
@@ -31,10 +33,14 @@ class Reception(Protocol):
     loop: asyncio.AbstractEventLoop
     links: set[Any]
     greetings: set[Any]
+    porter: Porter
     time: Callable[[], float]  # the clock's, less what the host stood still for: the time that guests have had
 
-    def admit(self, hello: Hello, session: HostSession, peer: Peer, fds: list[int]) -> tuple[Visitor, bool]:
-        """The guest of *hello* and *peer*, new, or known by its token; and whether it was known."""
+    def admit(self, hello: Hello, session: HostSession, peer: Peer, lent: Sequence[Lent]) -> tuple[Visitor, bool]:
+        """The guest of *hello* and *peer*, new, or known by its token; and whether it was known.
+
+        *lent* is its memory, in the order of its regions, and is the guest's, or freed.
+        """
 
     def connect(self, link: Any, sock: socket.socket) -> None:
         """Give *sock* to *link*."""

@@ -6,6 +6,15 @@ import fcntl
 import os
 
 from hcall.kernel.memfd import F_ADD_SEALS
+from hostd.calls.memory import Memory, Region, lend
+
+
+def add(memory: Memory, start: int, size: int, fd: int, offset: int | None = None) -> None:
+    """Lend *fd*, which stays the caller's.  Raises BadArea or Busy."""
+    lent = lend(start, size, copy := os.dup(fd), offset)
+    if not isinstance(lent, Region):
+        os.close(copy)
+    memory.add(start, size, lent)
 
 
 class Files:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from guest_files import Files
+from guest_files import Files, add
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -38,7 +38,7 @@ class World:
         for start, size in ((LOW, 2 * PAGE), (NEXT, PAGE), (HIGH, PAGE)):
             self.fds[start] = fd = files.memfd(size)
             os.pwrite(fd, os.urandom(size), 0)
-            self.memory.add(start, size, fd)
+            add(self.memory, start, size, fd)
 
     def bytes_at(self, address: int, count: int) -> bytes:
         start = max(start for start in self.fds if start <= address)
@@ -143,7 +143,7 @@ def test_an_area_over_many_regions_is_in_the_order_of_addresses_whatever_their_o
     for n in (2, 0, 3, 1):
         fd = files.memfd(PAGE)
         os.pwrite(fd, content[n * PAGE : (n + 1) * PAGE], 0)
-        memory.add(n * PAGE, PAGE, fd)
+        add(memory, n * PAGE, PAGE, fd)
     data = memory.data((b"head", (PAGE - 3, 2 * PAGE + 6, OUT), b"tail"))
     assert data.get() == b"head" + content[PAGE - 3 : 3 * PAGE + 3] + b"tail" and data.nbytes == 2 * PAGE + 14
     assert [len(view) for view in data] == [4, 3, PAGE, PAGE, 3, 4]
@@ -169,7 +169,7 @@ def test_an_area_is_taken_if_every_byte_of_it_is_memory(data: st.DataObject) -> 
         for page in data.draw(st.permutations(sorted(there))):
             fd = files.memfd(PAGE)
             os.pwrite(fd, bytes([page]) * PAGE, 0)
-            memory.add(page * PAGE, PAGE, fd)
+            add(memory, page * PAGE, PAGE, fd)
         edges = st.integers(0, 8).map(lambda page: page * PAGE)
         address = data.draw(edges) + data.draw(st.integers(-2, 2))
         length = data.draw(edges) + data.draw(st.integers(-2, 2))
@@ -191,7 +191,7 @@ def test_more_pieces_than_one_system_call_takes_are_refused(files: Files) -> Non
     memory = Memory(max_regions=32)
     fd = files.memfd(PAGE)
     for n in range(32):
-        memory.add(n * PAGE, PAGE, fd)
+        add(memory, n * PAGE, PAGE, fd)
     with (Path("/dev/zero")).open("rb", buffering=0) as zero:
         room: Any = memory.room(((0, 32 * PAGE, IN),) * 32)
         assert len(room) == 1024 and os.preadv(zero.fileno(), room, 0) == room.nbytes
@@ -287,7 +287,7 @@ def test_memory_that_is_taken_away_stays_with_the_calls_that_have_it(world: Worl
         world.memory.data(((LOW, 8, OUT),))
     assert world.memory.data(((NEXT, 8, OUT),)).get() == world.bytes_at(NEXT, 8)
     removed = world.memory.version
-    world.memory.add(LOW, 2 * PAGE, world.fds[LOW])
+    add(world.memory, LOW, 2 * PAGE, world.fds[LOW])
     assert world.memory.data(((LOW, 8, OUT),)).get() == expected
     assert len({version, removed, world.memory.version}) == 3  # who keeps areas sees it
 
@@ -340,7 +340,7 @@ operations = st.lists(st.tuples(st.none() | st.integers(0, 11), st.binary(max_si
 
 def test_a_device_cannot_tell_one_sort_of_room_from_the_other(files: Files) -> None:
     memory, fd = Memory(), files.memfd(PAGE)
-    memory.add(0, PAGE, fd)
+    add(memory, 0, PAGE, fd)
 
     @given(operations)
     def check(operations: list[tuple[int | None, bytes]]) -> None:

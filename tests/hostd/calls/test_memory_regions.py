@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from guest_files import Files
+from guest_files import Files, add
 
 from hcall.errors import BadArea, Busy
 from hcall.kernel.memfd import F_GET_SEALS, F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, PAGE, SEALS
-from hostd.calls.memory import Memory, identity
+from hostd.calls.memory import Memory
 
 F_SEAL_WRITE, F_SEAL_FUTURE_WRITE = 8, 16  # linux/fcntl.h
 HUGE = 2 << 20
@@ -39,7 +39,7 @@ def memory() -> Iterator[Memory]:
 @pytest.mark.parametrize("seals", [0, F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_SHRINK | F_SEAL_SEAL, SEALS])
 def test_a_memfd_is_mapped_and_can_be_truncated_no_more(files: Files, memory: Memory, seals: int) -> None:
     fd = files.memfd(PAGE, seals=seals)
-    memory.add(0, PAGE, fd)
+    add(memory, 0, PAGE, fd)
     assert fcntl.fcntl(fd, F_GET_SEALS) & (F_SEAL_SHRINK | F_SEAL_SEAL) == F_SEAL_SHRINK | F_SEAL_SEAL
     if not seals & F_SEAL_SEAL:
         assert fcntl.fcntl(fd, F_GET_SEALS) == SEALS
@@ -53,7 +53,7 @@ def test_the_descriptor_stays_the_callers(memory: Memory) -> None:
     fd = os.memfd_create("guest", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.truncate(fd, PAGE)
     os.pwrite(fd, b"bytes", 0)
-    memory.add(0, PAGE, fd)
+    add(memory, 0, PAGE, fd)
     os.close(fd)
     assert memory.data(((0, 5, 0),)).get() == b"bytes"
 
@@ -126,7 +126,7 @@ def test_what_could_fail_under_the_mapping_is_refused(
 ) -> None:
     large = Memory()
     with pytest.raises(BadArea):
-        large.add(0, size, make(files, tmp_path))
+        add(large, 0, size, make(files, tmp_path))
     assert not large.regions and not large.identity
 
 
@@ -144,38 +144,38 @@ def test_what_could_fail_under_the_mapping_is_refused(
 def test_a_region_of_no_place_is_refused_and_nothing_is_changed(
     start: int, size: int, error: type[Exception], files: Files, memory: Memory
 ) -> None:
-    memory.add(8 * PAGE, 2 * PAGE, files.memfd(2 * PAGE))
+    add(memory, 8 * PAGE, 2 * PAGE, files.memfd(2 * PAGE))
     regions, identity = list(memory.regions), memory.identity
     fd = files.memfd(size if 0 < size < 1 << 40 else PAGE)
     with pytest.raises(error):
-        memory.add(start, size, fd)
+        add(memory, start, size, fd)
     assert memory.regions == regions and memory.identity == identity
 
 
 @pytest.mark.parametrize("start", [6 * PAGE, 10 * PAGE, 0, (1 << 64) - 2 * PAGE])
 def test_a_region_beside_another_or_at_an_end_is_taken(start: int, files: Files, memory: Memory) -> None:
-    memory.add(8 * PAGE, 2 * PAGE, files.memfd(2 * PAGE))
-    memory.add(start, 2 * PAGE, files.memfd(2 * PAGE))
+    add(memory, 8 * PAGE, 2 * PAGE, files.memfd(2 * PAGE))
+    add(memory, start, 2 * PAGE, files.memfd(2 * PAGE))
     assert memory.data(((start + 2 * PAGE - 1, 1, 0),)).nbytes == 1
 
 
 def test_the_limits_of_count_and_size_are_exact_and_give_back_what_is_removed(files: Files, memory: Memory) -> None:
     fds = [files.memfd(2 * PAGE) for _ in range(4)]
     for n in range(3):
-        memory.add(n * 2 * PAGE, 2 * PAGE, fds[n])
+        add(memory, n * 2 * PAGE, 2 * PAGE, fds[n])
     with pytest.raises(Busy, match="3 memory regions"):
-        memory.add(6 * PAGE, 2 * PAGE, fds[3])
+        add(memory, 6 * PAGE, 2 * PAGE, fds[3])
     memory.remove(2 * PAGE)
     with pytest.raises(Busy, match="bytes of memory"):
-        memory.add(6 * PAGE, 5 * PAGE, files.memfd(5 * PAGE))
-    memory.add(6 * PAGE, 4 * PAGE, files.memfd(4 * PAGE))
+        add(memory, 6 * PAGE, 5 * PAGE, files.memfd(5 * PAGE))
+    add(memory, 6 * PAGE, 4 * PAGE, files.memfd(4 * PAGE))
     assert [region.start for region in memory.regions] == [0, 4 * PAGE, 6 * PAGE]
 
 
 def test_a_guest_is_known_by_place_size_and_file_of_its_memory(files: Files, memory: Memory) -> None:
     one, other = files.memfd(PAGE), files.memfd(2 * PAGE)
-    memory.add(0, PAGE, one)
-    memory.add(4 * PAGE, 2 * PAGE, other)
+    add(memory, 0, PAGE, one)
+    add(memory, 4 * PAGE, 2 * PAGE, other)
     stats = os.fstat(one), os.fstat(other)
     assert memory.identity == {
         (0, PAGE, 0, stats[0].st_dev, stats[0].st_ino),
@@ -191,9 +191,9 @@ def test_parts_of_one_memfd_lie_where_the_guest_wants_them(files: Files, memory:
     fd = files.memfd(6 * PAGE)
     for page in range(6):
         os.pwrite(fd, bytes([page]) * PAGE, page * PAGE)
-    memory.add(8 * PAGE, 2 * PAGE, fd, 3 * PAGE)
-    memory.add(4 * PAGE, PAGE, fd, 5 * PAGE)
-    memory.add(0, PAGE, fd, 0)
+    add(memory, 8 * PAGE, 2 * PAGE, fd, 3 * PAGE)
+    add(memory, 4 * PAGE, PAGE, fd, 5 * PAGE)
+    add(memory, 0, PAGE, fd, 0)
     for address, page in ((8, 3), (9, 4), (4, 5), (0, 0)):
         assert memory.data(((address * PAGE, PAGE, 0),)).get() == bytes([page]) * PAGE
     assert memory.room(((10 * PAGE - 2, 2, 1),)).put(b"ab") == 2 and os.pread(fd, 3, 5 * PAGE - 2) == b"ab\5"
@@ -212,16 +212,17 @@ def test_parts_of_one_memfd_lie_where_the_guest_wants_them(files: Files, memory:
 def test_a_part_that_is_not_within_its_memfd_is_refused(size: int, offset: int, files: Files, memory: Memory) -> None:
     fd = files.memfd(3 * PAGE)
     with pytest.raises(BadArea):
-        memory.add(0, size, fd, offset)
+        add(memory, 0, size, fd, offset)
     assert not memory.regions
-    memory.add(0, PAGE, fd, 2 * PAGE)
+    add(memory, 0, PAGE, fd, 2 * PAGE)
 
 
 def test_the_same_file_at_another_offset_is_another_memory(files: Files, memory: Memory) -> None:
     fd, identities = files.memfd(2 * PAGE), []
+    info = os.fstat(fd)
     for offset in (0, PAGE):
-        memory.add(0, PAGE, fd, offset)
+        add(memory, 0, PAGE, fd, offset)
         identities.append(memory.identity)
-        assert memory.identity == {identity(fd, 0, PAGE, offset)}
+        assert memory.identity == {(0, PAGE, offset, info.st_dev, info.st_ino)}
         memory.remove(0)
     assert identities[0] != identities[1]

@@ -214,6 +214,7 @@ async def test_a_hello_has_five_seconds(host: hostd.Host, clock: ManualClock, be
             if begun:
                 guest.send(begun, fds)
             await settled(other)
+            await until(host, lambda: not host.guests.porter.is_busy)
             clock.turn(5)
             await settled(other)
             assert len(host.guests.greetings) == 1
@@ -228,8 +229,8 @@ async def test_hanging_up_in_the_middle_of_hello_leaves_nothing(host: hostd.Host
             guest.send(hello(regions=ONE)[:-1], fds)
             await settled(other)
             assert len(host.guests.greetings) == 1
-        await settled(other)
-        assert not host.guests.greetings and len(host.guests.by_token) == 1
+        await until(host, lambda: not host.guests.greetings)
+        assert len(host.guests.by_token) == 1
 
 
 @pytest.mark.spec("M-4")
@@ -244,11 +245,14 @@ async def test_the_host_adds_the_seals_that_are_missing(host: hostd.Host) -> Non
 
 
 @pytest.mark.spec("D-2", "D-4")
-async def test_descriptors_on_the_main_socket_are_dropped_and_do_no_harm(host: hostd.Host) -> None:
+async def test_descriptors_on_the_main_socket_are_not_taken_and_do_no_harm(host: hostd.Host) -> None:
     async with bystander(host), attached(host) as guest:
         with lent(memfd(), memfd()) as fds:
-            guest.send(guest.next_call(numbers.NOP), fds)
-            assert await guest.reply() == (0, None)
+            try:
+                guest.send(guest.next_call(numbers.NOP), fds)
+                assert await guest.reply() == (0, None)
+            except PermissionError:  # from Linux 6.16 on
+                guest.seq -= 1
         assert await guest.call(numbers.ADD_MEMORY, 0, ADDRESS, PAGE, 1) == (
             Status.BAD_ARGUMENT, "no descriptor with the id 1 came over the fd lane",
         )  # fmt: skip
