@@ -20,7 +20,7 @@ from .model.areas import Data, Room
 from .model.declared import Feature, Irq, Property, action, call
 from .model.declares import Declares, declared_by
 from .model.keys import Config
-from .model.later import Later
+from .model.later import Later, Parts, Steps
 from .model.mistakes import mistakes
 from .model.site import Ender, Nowhere, Site
 from .model.state import State
@@ -38,6 +38,7 @@ __all__ = [
     "Room",
     "Saved",
     "State",
+    "Steps",
     "action",
     "call",
 ]
@@ -81,6 +82,7 @@ class Device:
         self.site = Nowhere()
         self.offered = sum(1 << bit for bit in self.declares.features.values())
         self.__workers = Workers(type(self).__name__)
+        self.__parts: Parts | None = None
         for name, key in self.declares.keys.items():
             if name not in config and key.required:
                 raise TypeError(f"{type(self).__name__} needs {name}")
@@ -156,6 +158,27 @@ class Device:
     def offload(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Later[T]:
         """Run a call that blocks, such as a flush, in a worker thread; its outcome is the answer."""
         return self.__workers.submit(work, *args, **kwargs)
+
+    def in_parts(self, steps: Steps[T]) -> T | Later[T]:
+        """Do long work that need not wait, such as to look at each of 4,096 frames: *steps* yield between its parts.
+
+        Answered at once if it takes less than a millisecond, else others have turns between the parts.  What a device
+        does in parts is done in its order; a reset ends it between two parts, and the area is there until then.
+        """
+        if self.__parts is None:
+            self.__parts = Parts(self.clock, self.advance)
+        return self.__parts.begin(steps)
+
+    def advance(self, steps: Steps[T], until: float, /) -> tuple[T] | None:
+        """A few of *steps*; what they return, when they are through.  For the host."""
+        time = self.clock.time
+        try:
+            while True:
+                next(steps)
+                if time() > until:
+                    return None
+        except StopIteration as end:
+            return (end.value,)
 
     def stand(self, site: Site) -> None:
         """It has this site.  For the host."""

@@ -7,12 +7,12 @@ DRIVER_OK.  So a driver works until WOULD_BLOCK, and only then waits.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import ClassVar, Final
 
 from hcall.errors import BadArgument, IoError, WouldBlock
 from hcall.formats.vuart import DISCONNECT, RX, TX, Param
 
-from .device import Data, Device, Irq, Room, State, call
+from .device import Data, Device, Irq, Room, Saved, State, call
 
 __all__ = ["Stream"]
 
@@ -21,7 +21,7 @@ BUFFER: Final = 64 * 1024  # bytes each way
 
 class Stream(
     Device,
-    leaves=("written", "drained", "transmit", "hang_up", "read", "write", "get_param", "set_param"),
+    leaves=("part", "written", "drained", "transmit", "hang_up", "read", "write", "get_param", "set_param"),
     extends=("renew",),
 ):
     """Base of the models that are a plain bidirectional stream.
@@ -30,12 +30,15 @@ class Stream(
     which may take less than all: flow control, until `transmit` is called.
     """
 
+    part: ClassVar[int] = BUFFER  # bytes that `written` gets in one turn: fewer, if it takes long over some
+
     rx_ready, tx_ready, disconnected = Irq(), Irq(), Irq()
 
     __rx = State(bytearray, early=True)  # boot messages, say: what came before any guest used it is for the first
     __closed = State(bool, False, early=True)
     __tx = State(bytearray)
     __syncing = State(bool, False)  # the guest waits until nothing does
+    __resting = False  # others have their turn before `written` gets more
     __triggers = State(list[int], [1, BUFFER - 1])  # one byte of room, one byte that waits
     __enabled = State(int, TX | RX | DISCONNECT)
     __raised = State(int, TX)  # conditions that hold, and were told
@@ -63,12 +66,25 @@ class Stream(
 
     def transmit(self) -> None:
         """The model takes bytes again: what waited goes to `written`."""
-        while self.__tx and not self.__closed:
-            taken = self.written(bytes(self.__tx))
+        given = 0
+        while self.__tx and not self.__closed and not self.__resting:
+            taken = self.written(bytes(self.__tx[: self.part]))
             if not taken:
                 break
             del self.__tx[:taken]
+            given += taken
+            if self.__tx and given >= self.part:
+                self.__rest()
         self.__update()
+
+    def __rest(self) -> None:
+        if not self.__resting:
+            self.__resting = True
+            self.clock.call_later(0, self.__rested)
+
+    def __rested(self) -> None:
+        self.__resting = False
+        self.transmit()
 
     @property
     def waiting(self) -> int:
@@ -104,6 +120,11 @@ class Stream(
         """What is true already is told."""
         self.__raised = 0
         self.__update()
+
+    def load(self, saved: Saved) -> None:
+        super().load(saved)
+        if self.__tx:
+            self.__rest()
 
     def renew(self, used: bool) -> None:
         """As of any device; and there is `space` again.  For the host."""
@@ -142,9 +163,11 @@ class Stream(
             self.transmit()
             return len(taken)
         taken = _head(data, BUFFER)
-        passed = self.written(taken) if taken else 0  # most often all of it, and nothing has to be kept
+        passed = self.written(taken[: self.part]) if taken else 0  # most often all of it, and nothing has to be kept
         if passed < len(taken):
             self.__tx += taken[passed:]
+            if passed and len(taken) > self.part:
+                self.__rest()
             self.__update()
         return len(taken)
 

@@ -82,7 +82,8 @@ class Tap(Carried):
         while done < len(read):
             size, done = frames.pack_into(self._buffer, read, done)
             batch = bytes(self._buffer[:size])
-            self._port.send(batch, frames.runs(batch))
+            for _ in self._port.send(batch, frames.runs(batch)):  # few: all at once
+                pass
 
     def _deliver(self, batch: bytes, count: int) -> None:
         for frame in frames.split(memoryview(batch)):

@@ -6,15 +6,18 @@ interrupt, one read, and no call to learn that there is nothing.
 """
 
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 from hcall.errors import BadArgument, WouldBlock
 from hcall.formats import frames
 from hostd.backings.parts.switch import Switch
 from hostd.backings.tap import Tap
-from hostd.device import Config, Data, Device, Irq, Property, Room, Saved, State, action, call
+from hostd.device import Config, Data, Device, Irq, Later, Property, Room, Saved, State, Steps, action, call
 
 _QUEUE = 8 << 20  # bytes that wait for a guest to read them
+_SMALL, _JOINED = 4096, 64 * 1024  # bytes: what is no more than that is joined with what came before, up to that
 _WARM = 16 << 20  # bytes, see `start`
 _MIN_MTU = 68  # RFC 791: every internet module must be able to forward a datagram of 68 octets
 _LOCAL, _GROUP = 2, 1  # bits of the first byte of an address (IEEE 802, 8.4)
@@ -78,7 +81,7 @@ class Net(Device):
         self.mac_address, self.link_up = saved["mac"], saved["link_up"]
         self._port.up = self.link_up and self._driven
 
-    def write(self, data: Data, at: int) -> int:
+    def write(self, data: Data, at: int) -> int | Later[int]:
         """Send a batch, all of it.  Errors: BadArgument for a wrong length in it, and nothing of it is sent."""
         size = data.nbytes
         if size > frames.MAX_BATCH:
@@ -88,14 +91,17 @@ class Net(Device):
             runs = frames.runs(batch, self.max_frame_size)
         except ValueError as error:
             raise BadArgument(str(error)) from None
+        return self.in_parts(self._send(batch, runs))
+
+    def _send(self, batch: bytes, runs: Sequence[frames.Run]) -> Steps[int]:
         count = sum(run.frames for run in runs)
         if self.link_up:
             self._sent += count
-            self._sent_bytes += size - count * frames.PREFIX
-            self._port.send(batch, runs)
+            self._sent_bytes += len(batch) - count * frames.PREFIX
+            yield from self._port.send(batch, runs)
         else:
             self._lost += count
-        return size
+        return len(batch)
 
     def read(self, into: Room, at: int) -> int:
         """A batch of what has come, as many whole frames as fit.  Errors: WouldBlock; BadArgument if none fits."""
@@ -147,10 +153,21 @@ class Net(Device):
             batch, count = batch[:size], fits
         self._received += count
         self._received_bytes += size - count * frames.PREFIX
-        self._queue.append(batch)
+        self._keep(batch)
         self._waiting += size
         if self._waiting == size:
             self.rx_ready()
+
+    def _keep(self, batch: bytes) -> None:
+        """Few of them are many things: a read of 8 MiB, and a reset, must not take longer because frames are small."""
+        if len(batch) > _SMALL:
+            self._queue.append(batch)
+            return
+        last: Any = self._queue[-1] if self._queue else None
+        if type(last) is bytearray and len(last) < _JOINED:
+            last += batch
+        else:
+            self._queue.append(cast(bytes, bytearray(batch)))  # a state has one sort of bytes in it
 
 
 def _local_address(drawn: bytes) -> bytes:

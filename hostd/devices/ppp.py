@@ -15,7 +15,6 @@ from hostd.stream import Stream
 
 _WORST = 2  # bytes of a frame for one of a packet: all are escaped
 _FRAME = 16  # what is added to that
-_AT_ONCE = 4096  # bytes of the line: 9 ms if they are frames of the worst sort; other guests wait meanwhile
 
 
 class Address(IPv4Address):
@@ -34,6 +33,7 @@ class Ppp(Stream):
     """A serial line with PPP at its other end, which gives the guest an address and takes its IP packets."""
 
     compatible = "hostd,ppp"
+    part = 2048  # 4 ms if they are frames of the worst sort
     local = Config(Address, "10.0.0.1", help="the address of the host's end")
     remote = Config(Address, "10.0.0.2", help="the address that the guest gets")
     mtu = Config(int, 1500, help="bytes of the largest packet", bounds=range(ppp.MIN_MRU, ppp.MAX_MRU + 1))
@@ -45,7 +45,7 @@ class Ppp(Stream):
     dropped = Property(int)
     link_up, link_down = Irq(), Irq()
     _plugged = State(bool, True, kept=True)
-    _was_open, _resting = State(bool), State(bool)
+    _was_open = State(bool)
 
     def check_keys(self) -> None:
         if self.local == self.remote:
@@ -55,13 +55,11 @@ class Ppp(Stream):
         super().start()
         self.endpoint, self.max_packet_size = self.backing.endpoint, self.mtu
         self._cancel: Callable[[], None] = lambda: None  # the peer's timer
-        self._cancel_rest: Callable[[], None] = lambda: None
         self._begin()
         self.backing.start(self)
 
     def stop(self) -> None:
         self._cancel()
-        self._cancel_rest()
         self.backing.stop()
 
     def ready(self) -> None:
@@ -72,7 +70,6 @@ class Ppp(Stream):
 
     def reset(self) -> None:
         self._cancel()
-        self._cancel_rest()
         self._begin()
         self.backing.reset()
 
@@ -85,8 +82,6 @@ class Ppp(Stream):
         self.dropped = saved["dropped"]
         self._show_addresses()
         self._go_on()
-        if self._resting:
-            self._rest()
 
     def _begin(self) -> None:
         self._peer = self._new_peer()
@@ -99,23 +94,10 @@ class Ppp(Stream):
     # From the guest, and to it.
 
     def written(self, data: bytes) -> int:
-        if self._resting:
-            return 0
-        taken = data[:_AT_ONCE]
-        for packet in self._peer.receive(taken):
+        for packet in self._peer.receive(data):
             self.backing.write(packet)
         self._go_on()
-        if len(taken) < len(data):
-            self._rest()
-        return len(taken)
-
-    def _rest(self) -> None:
-        self._resting = True
-        self._cancel_rest = self.clock.call_later(0, self._rested).cancel
-
-    def _rested(self) -> None:
-        self._resting = False
-        self.transmit()
+        return len(data)
 
     def drained(self) -> None:
         self.backing.resume()

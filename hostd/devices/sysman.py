@@ -80,6 +80,7 @@ class Sysman(Stream):
     """Nothing is told before the guest has set attributes; what it writes that is no message hangs up on it."""
 
     compatible = "hostd,sysman"
+    part = 4096  # 256 messages
     time = Config(WallTime, "host", help='of the clock on the board: "host", or seconds since 1970 at the start')
     leds = Property(str)
     _attributes = State(int)

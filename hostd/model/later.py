@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Generic, TypeVar
+import contextlib
+from collections import deque
+from collections.abc import Callable, Generator
+from functools import partial
+from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
+from hcall.clock import Clock
 from hcall.errors import Reset
 
 T = TypeVar("T")
+Steps: TypeAlias = Generator[object, None, T]
+
+SLICE_SECONDS: Final = 0.001  # of one turn, and one step more
 
 
 class Later(Generic[T]):
@@ -72,3 +79,72 @@ class Later(Generic[T]):
 def _finished() -> bool:
     """The cancel of a worker that is left to end by itself."""
     return False
+
+
+class Advance(Protocol):
+    """Does steps until a time: a method of the device, by which the guard knows whose they are."""
+
+    def __call__(self, steps: Steps[T], until: float, /) -> tuple[T] | None:
+        """What they return, when they are through."""
+
+
+class Parts:
+    """Long works of one device, each a generator that yields wherever others may have a turn, which costs 0.2 us.
+
+    What is done within a slice is answered at once, and costs no more than that; the rest comes in the next turns of
+    the loop.  Each begins when the one before it has ended.
+    """
+
+    def __init__(self, clock: Clock, advance: Advance) -> None:
+        self._clock, self._advance = clock, advance
+        self._works: deque[tuple[Steps[Any], Later[Any]]] = deque()
+        self._due = False
+
+    def begin(self, steps: Steps[T]) -> T | Later[T]:
+        """What *steps* return, if that is at once.  Raises whatever they do then."""
+        if not self._works:
+            outcome = self._advance(steps, self._clock.time() + SLICE_SECONDS)
+            if outcome is not None:
+                return outcome[0]
+        later: Later[T] = Later()
+        work = steps, later
+        later.runs(partial(self._drop, work))
+        self._works.append(work)
+        self._schedule()
+        return later
+
+    def _schedule(self) -> None:
+        if self._works and not self._due:
+            self._due = True
+            self._clock.call_later(0, self._go_on)
+
+    def _go_on(self) -> None:
+        """One slice."""
+        self._due = False
+        if not self._works:  # they were dropped
+            return
+        work = self._works[0]
+        try:
+            outcome = self._advance(work[0], self._clock.time() + SLICE_SECONDS)
+        except BaseException as error:  # a model may do anything: sys.exit(), too
+            self._end(work, partial(work[1].settle, error))
+            return
+        if outcome is None:
+            self._schedule()
+        else:
+            self._end(work, partial(work[1].settle, outcome[0]))
+
+    def _end(self, work: tuple[Steps[Any], Later[Any]], answer: Callable[[], None]) -> None:
+        """It is through; whatever its answer brings about, the next one begins in a turn of its own."""
+        with contextlib.suppress(ValueError):  # it dropped itself: it has reset the device, say
+            self._works.remove(work)
+        self._schedule()
+        answer()
+
+    def _drop(self, work: tuple[Steps[Any], Later[Any]]) -> bool:
+        """Nobody wants it any more: True, nothing of it is under way."""
+        with contextlib.suppress(ValueError):
+            self._works.remove(work)
+        with contextlib.suppress(BaseException):  # it is over, whatever the model says to that
+            work[0].close()
+        return True

@@ -28,6 +28,7 @@ from ..model.site import Ender
 from . import behind
 from .complaints import Complaints
 from .long_calls import LongCalls
+from .turns import Turns
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -82,9 +83,9 @@ class Plugged:
         *clock*, less what the host stood still for.
         """
         self.device, self.path, self.random, self._expel, self._is_there = device, path, random, expel, is_there
-        self.clock: Clock = _ModelClock(clock, self)
-        self.guest_clock: Clock = _ModelClock(guest_clock or clock, self)
         self.common: WeakValueDictionary[Hashable, Any] = WeakValueDictionary() if common is None else common
+        self.clock: Clock = _ModelClock(clock, self, self.common.setdefault(Turns, Turns(clock)))
+        self.guest_clock: Clock = _ModelClock(guest_clock or clock, self)
         self.class_id = 0  # the tree gives one
         self.holds: dict[Holder, None] = {}  # in their order; a list would make the end of many quadratic
         self.live: dict[Signalled, None] = {}  # of holds whose driver has set the device up
@@ -361,12 +362,14 @@ class Plugged:
 class _ModelClock:
     """The clock of a model, whose callbacks may raise what they like; none is made once the device is stopped."""
 
-    def __init__(self, clock: Clock, plugged: Plugged) -> None:
-        self._clock, self._plugged = clock, plugged
+    def __init__(self, clock: Clock, plugged: Plugged, turns: Turns | None = None) -> None:
+        self._clock, self._plugged, self._turns = clock, plugged, turns
         self.time = clock.time
 
     def call_later(self, delay: float, callback: Callable[[], object], /) -> Timer:
-        """Call *callback* in *delay* seconds."""
+        """Call *callback* in *delay* seconds; of those that are due at once, there is one in each turn of the loop."""
+        if delay <= 0 and self._turns is not None:
+            return self._turns.put(partial(self._call, callback))
         return self._clock.call_later(delay, partial(self._call, callback))
 
     def _call(self, callback: Callable[[], object]) -> None:

@@ -367,3 +367,30 @@ async def test_a_card_that_its_driver_resets_is_as_new(tmp_path: Path) -> None:
         assert await b.statistics() == (0,) * 6
         await a.send([frame(EVERYBODY, A, b"after")])
         assert await b.receive() == [frame(EVERYBODY, A, b"after")]
+
+
+async def test_many_small_frames_to_many_cards_are_sent_in_parts_and_all_come(tmp_path: Path) -> None:
+    names = "bcdefghi"
+    devices: dict[str, dict[str, object]] = {name: {} for name in f"a{names}"}
+    async with (
+        hostd.serve(machine(tmp_path, **devices), tmp_path / "run") as host,
+        bound(host, "a", *names) as (a, *others),
+    ):
+        sent = [frame(EVERYBODY, n.to_bytes(6, "big"), b"") for n in range(0, 2 * MAX_FRAMES, 2)]
+        writing = asyncio.ensure_future(a.send(sent))
+        await asyncio.sleep(0)  # it is on its way
+        await a.link_up()  # came behind it
+        assert not writing.done()
+        await writing
+        for other in others:
+            assert await everything(other, MAX_FRAMES) == sent
+
+
+async def test_what_waits_is_few_things_however_small_the_frames(tmp_path: Path) -> None:
+    async with hostd.serve(machine(tmp_path, a={}, b={}), tmp_path / "run") as host, bound(host, "a", "b") as (a, b):
+        sent = [frame(EVERYBODY, n.to_bytes(6, "big"), b"") for n in range(0, 2 * MAX_FRAMES, 2)]
+        for _ in range(4):
+            await a.send(sent)
+        device = host.tree.find("/b").device
+        assert isinstance(device, Net) and len(device._queue) < 10
+        assert await everything(b, 4 * MAX_FRAMES) == sent * 4

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from raw import plugged
 
+from hcall.clock import ManualClock
 from hcall.errors import BadArgument, IoError, WouldBlock
 from hcall.formats.vuart import Param
 from hostd.calls.memory import Memory
@@ -368,3 +369,31 @@ def test_an_interrupt_counts_whenever_condition_and_mask_become_true_together(st
             told[n] = now
         assert guest.counts == counts(*expected)
         assert (guest.get(Param.RX_BYTES), guest.get(Param.TX_BYTES)) == (waits_rx, waits_tx)
+
+
+def test_a_model_that_takes_parts_gets_one_in_each_turn() -> None:
+    class Parts(Pipe):
+        part = 1000
+
+    pipe = Parts()
+    site = plugged(pipe, clock=(clock := ManualClock()))
+    pipe.start()
+    site.live[Vectors(lambda vector, count: None)] = None
+    pipe.takes = 1 << 20
+    assert pipe.write(Memory().data((bytes(range(250)) * 10,)), 0) == 2500
+    assert (len(pipe.taken), pipe.waiting) == (1000, 1500)
+    assert pipe.write(Memory().data((b"more",)), 0) == 4
+    pipe.transmit()
+    assert len(pipe.taken) == 1000  # whatever happens meanwhile
+    saved = pipe.save()
+    clock.turn(0)
+    assert pipe.taken == bytes(range(250)) * 10 + b"more" and not pipe.waiting
+
+    other = Parts()
+    plugged(other, clock=clock)
+    other.start()
+    other.takes = 1 << 20
+    other.load(saved)
+    assert not other.taken
+    clock.turn(0)
+    assert other.taken == pipe.taken[1000:]

@@ -6,7 +6,7 @@ switch: no port holds up another one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from hcall.clock import Clock
@@ -39,10 +39,9 @@ class Port:
         if not up:
             self.switch.forget(self)
 
-    def send(self, batch: bytes, runs: Sequence[Run]) -> None:
-        """Frames come in by this port."""
-        if self._up:
-            self.switch.forward(self, batch, runs)
+    def send(self, batch: bytes, runs: Sequence[Run]) -> Iterator[None]:
+        """Frames come in by this port; it yields after each delivery, and is to be worked through."""
+        return self.switch.forward(self, batch, runs)
 
     def leave(self) -> None:
         """Pull it out of the switch."""
@@ -64,19 +63,22 @@ class Switch:
         self.ports.append(port)
         return port
 
-    def forward(self, port: Port, batch: bytes, runs: Sequence[Run]) -> None:
-        """Give the frames of *runs*, which came in by *port*, to the ports that they are for."""
+    def forward(self, port: Port, batch: bytes, runs: Sequence[Run]) -> Iterator[None]:
+        """Give the frames of *runs*, which came in by *port*, to the ports that they are for; see `Port.send`."""
         now = self._clock.time()
         for destination, source, start, end, count in runs:
+            if not port.up:  # perhaps since the last yield
+                return
             self._learn(source, port, now)
             frames = batch[start:end]  # all of it is the batch itself, not a copy; less must not keep all of it
             if destination[0] & 1:
                 if destination[:5] != _LINK_LOCAL or destination[5] >= 16:
-                    self._flood(port, frames, count)
+                    yield from self._flood(port, frames, count)
             elif (behind := self._find(destination, now)) is None:
-                self._flood(port, frames, count)
+                yield from self._flood(port, frames, count)
             elif behind is not port:
                 behind.deliver(frames, count)
+                yield
 
     def forget(self, port: Port) -> None:
         """All addresses behind *port*."""
@@ -84,10 +86,11 @@ class Switch:
             del self._behind[address]
         port.seen.clear()
 
-    def _flood(self, port: Port, frames: bytes, count: int) -> None:
-        for other in self.ports:
+    def _flood(self, port: Port, frames: bytes, count: int) -> Iterator[None]:
+        for other in tuple(self.ports):  # they may come and go meanwhile
             if other is not port and other.up:
                 other.deliver(frames, count)
+                yield
 
     def _learn(self, address: bytes, port: Port, now: float) -> None:
         if address[0] & 1:
