@@ -3,7 +3,8 @@
 Work is done at once as long as its user has not used up its time (`User.may`): so a guest that is alone, or asks for
 little, never waits in a queue.  Who has, or has work left, waits for its user's next turn: one user's for each round of
 the loop, so that between two turns whatever has come is read and new connections are let in.  Within a user's turn the
-guest that had the least time comes first, for a part of the turn; one that had none for long is not owed for that.
+guest that had the least time comes first, for a part of the turn; one that had none for long is not owed for that,
+and one that had much does not owe much.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Final, Protocol
 
-TURN: Final = 0.002  # seconds of one user, and one call more: others wait meanwhile
+TURN: Final = 0.001  # seconds of one user, and one call more: others wait meanwhile
 PART: Final = TURN / 16  # of one of its guests, at least, if there are many
 
 
@@ -94,9 +95,12 @@ class User:
         self.free = max(self.free, begun - TURN) + used * (2 + len(self._turns.waiting))
 
     def enter(self, worker: Worker) -> None:
-        """*worker*, which is not in the queue, has work."""
+        """*worker*, which is not in the queue, has work.
+
+        It waits for a part of the others at most, whatever it had: that was the machine's time perhaps, not its own.
+        """
         is_first = not self.queue
-        heapq.heappush(self.queue, (max(self.had, worker.had), next(self._order), worker))
+        heapq.heappush(self.queue, (max(self.had, min(worker.had, self.had + PART)), next(self._order), worker))
         if is_first and self not in self._turns.waiting:
             self._turns.add(self)
 

@@ -125,7 +125,7 @@ class SocketLane:
             self._batching = False
         if session.out:
             self.flush()
-        left = bool(messages or self._came)
+        left = self.waits
         if left or self._held or self._stopped is not None:
             self._hold()
         return left and not self._lends
@@ -151,11 +151,16 @@ class SocketLane:
 
     def _hold(self) -> None:
         """Not all that came could be made, or all of it now."""
-        left = bool(self._messages or self._came)
+        left = self.waits
         if left is not self._held and self.link is not None:
             self._held = left
             self.link.hold(left)
         self._drained()
+
+    @property
+    def waits(self) -> bool:
+        """Whether some of what came is still to be decoded, or made."""
+        return bool(self._messages or self._came)
 
     def flush(self) -> None:
         """Write what waits, in one piece."""
@@ -212,7 +217,7 @@ class SocketLane:
         self._drained()
 
     def _drained(self) -> None:
-        if self._stopped is not None and not self._messages and not self._came and not self._under_way:
+        if self._stopped is not None and not self.waits and not self._under_way:
             then, self._stopped = self._stopped, None
             then()
 
