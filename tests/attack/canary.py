@@ -35,10 +35,10 @@ class Waits(NamedTuple):
 class Canary:
     """A process of the user *uid*."""
 
-    def __init__(self, path: Path, uid: int | None, watchdog: bool = False) -> None:
-        """Attach at *path*; with *watchdog* leave /watchdog running, with an hour to go."""
+    def __init__(self, path: Path, uid: int | None) -> None:
+        """Attach at *path*, and leave the watchdog running, with an hour to go."""
         self._notes = mmap.mmap(-1, _HEAD.size + _RECORDS * _RECORD.size)
-        self._person = Person(lambda sock: _sing(sock, path, self._notes, watchdog), uid, URGENT)
+        self._person = Person(lambda sock: _sing(sock, path, self._notes), uid, URGENT)
         try:
             self._person.hear(_START)
             assert until(lambda: _HEAD.unpack_from(self._notes)[0] > 3, _START)
@@ -68,7 +68,7 @@ class Canary:
         self._notes.close()
 
 
-def _sing(sock: socket.socket, path: Path, notes: mmap.mmap, watchdog: bool) -> None:
+def _sing(sock: socket.socket, path: Path, notes: mmap.mmap) -> None:
     """Until it is killed."""
     here = False
     while True:
@@ -77,10 +77,9 @@ def _sing(sock: socket.socket, path: Path, notes: mmap.mmap, watchdog: bool) -> 
 
                 async def calls() -> None:
                     nonlocal here
-                    if watchdog:
-                        dog: Any = await guest.bind_path("/watchdog")
-                        await dog.set_timeout(3600)
-                        await guest.unbind("watchdog")
+                    dog: Any = await guest.bind_path("/watchdog")
+                    await dog.set_timeout(3600)
+                    await guest.unbind("watchdog")
                     rng, disk = await guest.bind_path("/rng"), await guest.bind_path("/calm")
                     if not here:
                         here = True

@@ -175,6 +175,11 @@ class Attacker(RawGuest):
                 break
         return done
 
+    @staticmethod
+    async def pause(seconds: float) -> None:
+        """Do nothing."""
+        await asyncio.sleep(seconds)
+
     def lend(self, *fds: int, ids: Sequence[int] = (1,)) -> None:
         """Send descriptors over the fd lane, in one packet."""
         assert self.lane_end is not None

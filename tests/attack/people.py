@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import encodings.idna  # noqa: F401 - others may not read this Python: what they need is here
 import json
 import os
 import select

@@ -23,10 +23,11 @@ from . import known
 from .canary import Canary, Waits
 from .enemy import Enemy
 from .people import ALICE, BOB, TWO_USERS, Failed, Person, say
-from .stage import Held, Stage
+from .stage import EVERYTHING, Held, Stage
 
 LOG_BYTES: Final = 64 << 10  # the most that one attack may make of the daemon's log
 _FAULTS: Final = re.compile(r"Traceback|unhandled|never retrieved|Exception ignored")
+_POOLS: Final = 24  # threads that may stay, however many attacks there were: devices keep their workers
 _GOING: Final = 120.0  # seconds beyond its time that an attack may take to end
 _BACK: Final = 10.0  # seconds within which the daemon has to hold what it held before
 _GRACE: Final = 2.0  # seconds within which somebody who is new must get in
@@ -37,10 +38,8 @@ class Attack(NamedTuple):
 
     name: str
     run: Callable[[Enemy], Awaitable[None]]
-    machine: str = ""
+    machine: str = EVERYTHING
     files: int | None = None  # descriptors that the daemon may have
-    watchdog: bool = False  # the canary leaves one running
-    threads: int = 0  # more than before may stay: a pool has so many
     awaits: str = ""  # what the daemon has to learn before it holds: not in CI until then
 
     @property
@@ -121,12 +120,12 @@ class Theatre:
 
     def play(self, one: Attack, same: bool) -> Row:
         """Run it, by a process of another user than the canary's, or of the *same*."""
-        kind = (one.machine, one.files, one.watchdog)
+        kind = (one.machine, one.files)
         if kind != self._kind:
             self.close()
         if self._stage is None or self._canary is None or self._quiet is None:
             self._stage = Stage(one.machine, one.files)
-            self._canary = Canary(self._stage.path, _uid(ALICE), one.watchdog)
+            self._canary = Canary(self._stage.path, _uid(ALICE))
             self._kind = kind
             begun = time.monotonic()
             time.sleep(self.seconds / 4 if self.brief else max(1.0, self.seconds / 4))
@@ -159,10 +158,11 @@ class Theatre:
             enemy.end()
             if not faults:
                 faults += _others(stage, witness)
-            after = _settled(stage, before._replace(threads=before.threads + one.threads))
+            allowed = before._replace(threads=stage.threads + _POOLS)
+            after = _settled(stage, allowed)
             ended = time.monotonic()
         waits, log = canary.waits(begun, ended), stage.logged() - logged
-        faults += _left(before, after, one.threads) if stage.lives() else ["the daemon is dead"]
+        faults += _left(allowed, after) if stage.lives() else ["the daemon is dead"]
         if waits.failed:
             faults.append(f"{waits.failed} calls of the canary failed")
         if log > LOG_BYTES:
@@ -195,7 +195,8 @@ def _uid(uid: int) -> int | None:
 
 def _run(one: Attack, sock: socket.socket, path: Path, theatre: Theatre) -> tuple[dict[str, int], list[str]]:
     """In the attacker's process: what it counted, and what it found."""
-    enemy = Enemy(path, sock, f"{theatre.seed} {one.name}", theatre.seconds, theatre.brief)
+    seed = f"{theatre.seed} {one.name}"
+    enemy = Enemy(path, sock, seed, theatre.seconds, theatre.brief)
     faults = []
     try:
         asyncio.run(one.run(enemy))  # type: ignore[arg-type]  # they are coroutine functions
@@ -276,9 +277,8 @@ def _settled(stage: Stage, before: Held) -> Held:
     return Held(0, 0, 0, 0)
 
 
-def _left(before: Held, after: Held, threads: int) -> Iterator[str]:
-    allowed = Held(0, threads, 0, 0)
+def _left(allowed: Held, after: Held) -> Iterator[str]:
     for what in ("descriptors", "threads", "mappings"):
-        then, now = getattr(before, what), getattr(after, what)
-        if now > then + getattr(allowed, what):
-            yield f"{what}: {then} before, {now} after"
+        most, now = getattr(allowed, what), getattr(after, what)
+        if now > most:
+            yield f"{what}: {now} are left, expected {most} at most"

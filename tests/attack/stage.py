@@ -25,7 +25,40 @@ model = "rng"
 model = "block"
 path = "calm.img"
 create = "1M"
+[devices.watchdog]
+model = "watchdog"
 """
+PORTS: Final = 16
+EVERYTHING: Final = """
+[devices.disk]
+model = "block"
+path = "disk.img"
+create = "64M"
+[devices.console]
+model = "console"
+backing = "cmd:exec sleep 1000"
+[devices.sysman]
+model = "sysman"
+[devices.ppp]
+model = "ppp"
+[devices.keyboard]
+model = "hid"
+kind = "keyboard"
+events = "tcp:localhost:0"
+[devices.mouse]
+model = "hid"
+kind = "mouse"
+[devices.tty]
+model = "tty"
+backing = "tcp:localhost:0"
+[devices.folder]
+model = "folder"
+path = "shared"
+create = true
+[devices.printer]
+model = "printer"
+spool = "spool:spool"
+""" + "".join(f'[devices.net{n}]\nmodel = "net"\n' for n in range(PORTS))
 POLICY: Final = f"[policy.all]\nusers = [{ALICE}, {BOB}]\n"
 URGENT: Final = -10  # nice, of daemon and canary, where that can be: other work of this machine counts less then
 _START: Final = 30.0  # seconds
@@ -42,9 +75,9 @@ class Held(NamedTuple):
 
 
 class Stage:
-    """Serves a machine: rng, and a disk for the canary, and *more*, in TOML."""
+    """Serves a machine: rng, a disk for the canary, a watchdog, and *more*, in TOML."""
 
-    def __init__(self, more: str = "", files: int | None = None) -> None:
+    def __init__(self, more: str = EVERYTHING, files: int | None = None) -> None:
         """*files* is how many descriptors the daemon may have."""
         self.folder = Path(tempfile.mkdtemp(prefix="hostd-attack-", dir="/var/tmp"))
         self.folder.chmod(0o711)
@@ -74,6 +107,7 @@ class Stage:
             raise
         finally:
             os.close(read)
+        self.threads = self.held().threads  # at the start
 
     @property
     def pid(self) -> int:

@@ -18,7 +18,7 @@ from .people import TWO_USERS
 from .room import Attack, Row, Theatre, load
 from .table import as_json, show
 
-_BRIEF: Final = 0.4  # seconds that an attack goes on
+_BRIEF: Final = 0.25  # seconds that an attack goes on
 _FULL: Final = 4.0
 
 
@@ -44,6 +44,7 @@ def main() -> int:
         for each in chosen:
             print(f"{each.name}: {each.about}")
         return 0
+    chosen.sort(key=lambda each: (each.machine, each.files or 0))  # one stage for those that want the same
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and end what was started
     rows = run(chosen, given.seed, given.brief, given.minutes)
     if given.json is not None:

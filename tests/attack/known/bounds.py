@@ -1,0 +1,81 @@
+"""As much as there may be of something, so that others get nothing of it, or have to wait when it goes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from raw import ADDRESS, PAGE, hello
+
+from hcall.messages import WELCOME
+from hcall.numbers import CLOSE
+
+from ..enemy import Attacker, Enemy, Refused
+from ..room import attack
+
+
+@attack()
+async def sessions_at_the_bound(enemy: Enemy) -> None:
+    """As many sessions as one process gets."""
+    guests = await enemy.crowd(enemy.some(150, 2048))
+    await enemy.hold()
+    for guest in guests:
+        guest.close()
+
+
+@attack()
+async def sessions_that_come_and_go(enemy: Enemy) -> None:
+    """Sessions without a lane whose guest hangs up at once, each with nothing open, one after the other."""
+    for _ in range(enemy.some(200, 2100)):
+        with contextlib.suppress(Refused):
+            (await enemy.guest(lane=False)).close()
+            enemy.seen["sessions"] += 1
+    await enemy.hold()
+
+
+@attack()
+async def many_handles_then_gone(enemy: Enemy) -> None:
+    """Guests with 1,024 open handles each, which go at once, the last one first."""
+    guests = await enemy.crowd(enemy.some(6, 100), lane=True)
+    for guest in guests:
+        enemy.seen["handles"] += await guest.opens("/rng", 1024)
+    await enemy.hold()
+    for guest in reversed(guests):
+        guest.close()
+
+
+@attack(files=1024)
+async def descriptors_exhausted(enemy: Enemy) -> None:
+    """As many sessions of 16 regions as one process gets, then smaller ones, of a daemon with 1,024 descriptors."""
+    memory, held = os.memfd_create("enemy"), []
+    os.ftruncate(memory, PAGE)
+    os.posix_fallocate(memory, 0, PAGE)
+    for count in (16, 4, 1, 0):
+        while True:
+            with contextlib.suppress(Refused):
+                guest = Attacker(enemy.path)
+                held.append(guest)
+                regions = tuple((ADDRESS + n * PAGE, PAGE) for n in range(count))
+                await guest.write(hello(regions=regions), [memory] * count)
+                message = await guest.message()
+                if message[0] == WELCOME:
+                    enemy.seen["sessions"] += 1
+                    continue
+            enemy.seen["refused"] += 1
+            break
+    await enemy.hold()
+    for guest in held:
+        guest.close()
+
+
+@attack()
+async def watchdogs_of_others(enemy: Enemy) -> None:
+    """A watchdog that is left running in each of many sessions: another guest's must not fire for it."""
+    guests = await enemy.crowd(enemy.some(300, 400))
+    for guest in guests:
+        with contextlib.suppress(AssertionError):  # it may be refused
+            handle, _ = await guest.open("/watchdog")
+            enemy.seen["left running"] += not (await guest.ask(CLOSE, handle))[0]
+    await enemy.hold()
+    for guest in guests:
+        guest.close()
