@@ -132,8 +132,11 @@ class Guest:
         if not waiting:
             now = self._time()
             if user.free <= now and not user.queue:
-                left = lane.work(now + TURN)
-                user.charge(now)
+                left = lane.work(now, now + TURN)
+                # As `User.charge`, which each call would pay for.
+                used, least = lane.ended - now, now - TURN
+                user.used += used
+                user.free = (user.free if user.free > least else least) + used * (2 + len(user.others))
                 if not left:
                     return
             if not waiting:  # else it has come to wait meanwhile
@@ -142,11 +145,11 @@ class Guest:
             waiting.append(lane)
 
     def work(self, until: float) -> bool:
-        """See `Works`: its lanes, one after the other."""
+        """See `Worker`: its lanes, one after the other."""
         waiting = self._waiting
         while waiting:
             lane = waiting[0]
-            left = lane.work(until)
+            left = lane.work(self._time(), until)
             if lane in waiting:  # else the guest has ended meanwhile
                 waiting.remove(lane)
                 if left:

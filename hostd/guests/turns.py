@@ -1,6 +1,6 @@
 """Turns: who has work is given time, users in turn, then their guests, each as much as it has not had.
 
-Work is done at once as long as its user has not used up its time (`User.may`): so a guest that is alone, or asks for
+Work is done at once as long as its user has not used up its time (`User.free`): so a guest that is alone, or asks for
 little, never waits in a queue.  Who has, or has work left, waits for its user's next turn: one user's for each round of
 the loop, so that between two turns whatever has come is read and new connections are let in.  Within a user's turn the
 guest that had the least time comes first, for a part of the turn; one that had none for long is not owed for that,
@@ -22,16 +22,21 @@ PART: Final = TURN / 16  # of one of its guests, at least, if there are many
 
 
 class Works(Protocol):
-    """Something that works in turns: a guest, and each of its lanes."""
+    """Something of a guest's that works in turns: a lane, say."""
 
-    def work(self, until: float) -> bool:
+    ended: float  # when `work` did so last
+
+    def work(self, now: float, until: float) -> bool:
         """Work as long as there is time, a little at least; whether some is left."""
 
 
-class Worker(Works, Protocol):
+class Worker(Protocol):
     """Something of a user's: a guest, say."""
 
     had: float  # seconds, as `User` counts them
+
+    def work(self, until: float) -> bool:
+        """Work as long as there is time, a little at least; whether some is left."""
 
 
 class Turns:
@@ -74,25 +79,21 @@ class Turns:
 class User:
     """The turns of one user."""
 
-    __slots__ = ("_order", "_turns", "free", "had", "queue", "used")
+    __slots__ = ("_order", "_turns", "free", "had", "others", "queue", "used")
 
     def __init__(self, turns: Turns) -> None:
-        self._turns = turns
+        self._turns, self.others = turns, turns.waiting
         self._order = itertools.count()
         self.queue: list[tuple[float, int, Worker]] = []  # a heap: who had the least comes first
         self.had = 0.0  # seconds, of the worker whose turn it was last: who comes now is not owed more
         self.used = 0.0  # seconds in all
         self.free = float("-inf")  # when it may work without waiting in turn
 
-    def may(self, now: float) -> bool:
-        """Whether work that is due *now* may be done at once, before `charge`."""
-        return self.free <= now and not self.queue
-
-    def charge(self, begun: float) -> None:
-        """It has worked since then: twice that, and once for each other user who waits, is everybody's."""
-        used = self._turns.time() - begun
+    def charge(self, begun: float, ended: float) -> None:
+        """It has worked meanwhile: twice that, and once for each other user who waits, is everybody's."""
+        used = ended - begun
         self.used += used
-        self.free = max(self.free, begun - TURN) + used * (2 + len(self._turns.waiting))
+        self.free = max(self.free, begun - TURN) + used * (2 + len(self.others))
 
     def enter(self, worker: Worker) -> None:
         """*worker*, which is not in the queue, has work.
@@ -121,7 +122,7 @@ class User:
                 if left:
                     heapq.heappush(queue, (worker.had, next(self._order), worker))
         self.free = begun
-        self.charge(begun)
+        self.charge(begun, now)
 
 
 class Steps:
@@ -132,10 +133,13 @@ class Steps:
     ) -> None:
         """*batch* does some of them; what they send goes out in one write."""
         self._steps, self._time, self._batch = steps, time, batch
+        self.ended = 0.0
 
-    def work(self, until: float) -> bool:
+    def work(self, now: float, until: float) -> bool:
         """See `Works`."""
-        return self._batch(partial(self._some, until))
+        left = self._batch(partial(self._some, until))
+        self.ended = self._time()
+        return left
 
     def _some(self, until: float) -> bool:
         return any(self._time() > until for _ in self._steps)

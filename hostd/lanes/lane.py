@@ -22,7 +22,9 @@ class Lane(Protocol[Ticket]):
 
     handle: int  # 0 is the socket's, others are of the counter of all handles
 
-    def work(self, until: float) -> bool:
+    ended: float  # when `work` did so last
+
+    def work(self, now: float, until: float) -> bool:
         """Make the calls that came, as long as there is time, and one at least; whether some are left."""
 
     def answer(self, ticket: Ticket, status: int, value: object) -> None:

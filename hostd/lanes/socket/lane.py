@@ -51,7 +51,8 @@ class SocketLane:
     """Takes a link's bytes, makes the calls in them when it is the guest's turn, and answers in one write."""
 
     __slots__ = ("_at", "_batching", "_came", "_errands", "_fd_lane", "_guest", "_held", "_lends", "_messages",
-                 "_stopped", "_time", "_under_way", "bytes", "detached", "link", "lost_at", "session")  # fmt: skip
+                 "_stopped", "_time", "_under_way", "bytes", "detached", "ended", "link", "lost_at",
+                 "session")  # fmt: skip
 
     handle = 0
 
@@ -68,6 +69,7 @@ class SocketLane:
         self._came = b""  # and is not decoded yet, from `_at` on: that is of the guest's turn, too
         self._at = 0
         self._messages: deque[Message] = deque()  # that came, and wait for their turn
+        self.ended = 0.0
         self.bytes = 0  # that came, on all its links
         self._held = False  # the link does not read: there was no time for all that came
         self._under_way = 0  # calls that are answered later
@@ -76,24 +78,36 @@ class SocketLane:
     def receive(self, data: bytes) -> bool:
         """The bytes of a link; whether all of them are decoded, else the link hears when it reads again."""
         self.bytes += len(data)
-        self._came = data if not self._came else self._came + data
+        self._came = self._came + data if self._came else data
         self._guest.due(self)
         if self._came:
             self._hold()
             return False
         return True
 
-    def work(self, until: float) -> bool:
+    def work(self, now: float, until: float) -> bool:
         """See `Lane`.  The link is not read while some are left: what a guest can send has no other bound."""
         session, dispatch, messages, time = self.session, self._guest.dispatch, self._messages, self._time
-        begun, before = session.begun, time()
+        begun, message = session.begun, None
         self._batching = True
         try:
-            while (messages or self._came) and not self._lends:
+            while not self._lends:
                 if not messages:
-                    self._decode()
-                    before = time()
+                    came = self._came
+                    if not came:
+                        break
+                    if len(came) > _AT_ONCE:
+                        self._decode()
+                    else:
+                        self._came = b""
+                        messages.extend(session.receive(came))
                     continue
+                if message is not None:
+                    before, now = now, time()
+                    if now - before > TURN_SECONDS:
+                        self._long(message, now - before)
+                    if now > until:
+                        break
                 message = messages.popleft()
                 if len(message) == 7:
                     _, slot, seq, number, handle, args, areas = message
@@ -115,34 +129,31 @@ class SocketLane:
                 else:
                     _, handle, vector, seen = message
                     self._guest.acknowledge(handle, vector, seen)
-                now = time()
-                if now - before > TURN_SECONDS and len(message) == 7:
-                    self._guest.overran(message[3], message[4], now - before)
-                before = now
-                if now > until and (messages or self._came):
-                    break
         finally:
             self._batching = False
         if session.out:
             self.flush()
-        left = self.waits
-        if left or self._held or self._stopped is not None:
+        self.ended = ended = time()
+        if ended - now > TURN_SECONDS and message is not None:
+            self._long(message, ended - now)
+        if messages or self._came:
             self._hold()
-        return left and not self._lends
+            return not self._lends
+        if self._held or self._stopped is not None:
+            self._hold()
+        return False
+
+    def _long(self, message: Message, seconds: float) -> None:
+        """*message* took longer than a turn."""
+        if len(message) == 7:
+            self._guest.overran(message[3], message[4], seconds)
 
     def _decode(self) -> None:
-        """Decode some of what came."""
-        data = self._came
-        if len(data) <= _AT_ONCE:
-            self._came = b""
-        else:
-            at = self._at
-            self._at += _AT_ONCE
-            if self._at >= len(data):
-                self._forget()
-            data = data[at : at + _AT_ONCE]
-        self._messages.extend(self.session.receive(data))
-        if self.session.broken is not None:
+        """Decode some of what came, which is much."""
+        at, end = self._at, self._at + _AT_ONCE
+        self._messages.extend(self.session.receive(self._came[at:end]))
+        self._at = end
+        if end >= len(self._came) or self.session.broken is not None:
             self._forget()
 
     def _forget(self) -> None:

@@ -57,11 +57,8 @@ class Link(asyncio.Protocol):
             transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        if self._receive(data):
-            self._decoded()
-
-    def _decoded(self) -> None:
-        """Whatever came is looked at: some of it may be no message, or one that has not ended."""
+        if data and not self._receive(data):
+            return
         session = self._lane.session
         if session.broken is not None:
             self._guests.end(self._guest, session.broken.status, str(session.broken))
@@ -86,7 +83,7 @@ class Link(asyncio.Protocol):
         self._held = held
         self._read_or_not()
         if not held:
-            self._decoded()
+            self.data_received(b"")  # all that came is looked at: it may be no message, or one that has not ended
 
     def pause_writing(self) -> None:
         self.full_since, self._unread = self._guests.time(), self._waiting()

@@ -124,7 +124,7 @@ async def test_a_user_that_has_used_up_its_time_waits_and_another_does_not() -> 
     one, other = bench.turns.of(ONE), bench.turns.of(OTHER)
     assert one.free <= bench.now
     bench.now += 1.5 * TURN
-    one.charge(bench.now - 1.5 * TURN)
+    one.charge(bench.now - 1.5 * TURN, bench.now)
     assert one.free > bench.now and other.free <= bench.now
     bench.now += TURN
     assert one.free <= bench.now  # soon, if nobody else waits
@@ -153,8 +153,8 @@ def test_steps_stop_when_time_is_up_and_go_on_where_they_were() -> None:
             yield
 
     work = Steps(steps(), lambda: bench.now, lambda some: some())
-    assert work.work(2.5) and done == [0, 1, 2]
-    assert not work.work(100) and done == [*range(10)]
+    assert work.work(0, 2.5) and done == [0, 1, 2]
+    assert not work.work(3, 100) and done == [*range(10)]
 
 
 class Noting(HostSession):
@@ -186,8 +186,8 @@ def test_bytes_are_decoded_as_there_is_time_for_them() -> None:
     lane = SocketLane(session, owner, lambda: 1.0)  # type: ignore[arg-type]  # all that is asked of it
     data = encode((ACK, 0, 0, 0)) * 20_000
     assert not lane.receive(data) and not session.sizes
-    assert lane.work(until=0.0) and sum(session.sizes) < MAX_MESSAGE and owner.acknowledged == 1
-    while lane.work(until=0.0):
+    assert lane.work(0.0, 0.0) and sum(session.sizes) < MAX_MESSAGE and owner.acknowledged == 1
+    while lane.work(0.0, 0.0):
         pass
     assert owner.acknowledged == 20_000 and sum(session.sizes) == len(data) and max(session.sizes) < MAX_MESSAGE
 
