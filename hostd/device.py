@@ -97,6 +97,12 @@ class Device:
         Called before there is a device: self has the keys, and nothing else yet.
         """
 
+    def check_isolated(self) -> None:
+        """The same, if the machine file says `isolate = true`: raises ValueError for a device that cannot be.
+
+        That is one that has something in `common` with others: there are none in a process of its own.
+        """
+
     def start(self) -> None:
         """Take hold of the backing.  May raise OSError or ValueError: the device is refused with that sentence."""
 

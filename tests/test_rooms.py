@@ -18,7 +18,7 @@ ROOMS: Final = {
     "hcall": ["hcall", "session", "formats", "kernel", "programs"],
     "hostd": [
         "model", "device", "stream", "backing", "backings", "devices",
-        "tree", "calls", "lanes", "guests", "filters", "machine", "service", "hostd", "commands",
+        "tree", "calls", "isolated", "lanes", "guests", "filters", "machine", "service", "hostd", "commands",
     ],
     "guestd": [
         "memory", "declared", "driver", "stream", "drivers",

@@ -37,6 +37,7 @@ MAY: Final = {
         ".join": "the loop has ended, and with it the host's clock: the process is about to exit",
     },
     "hostd.calls.overrun": {".setitimer": "a model that does not return stops the loop, and every clock on it"},
+    "hostd.isolated.program": {".poll": "a process that starts, or is saved, where there is no loop to wait in"},
     "hostd.backings.terminal": {".poll": "until the kernel has ended a process that was killed, which is at once"},
     "hostd.commands.remote": {".settimeout": "a command by itself: the host that it asks may hang"},
     "hostd.commands.stage": {".wait": "of the demo's processes, which may hang"},

@@ -70,6 +70,7 @@ class Network(Carried):
     """Base of what takes the guest's packets."""
 
     endpoint: str  # for people
+    joins = False  # whether it passes packets to other devices of its host
 
     @classmethod
     def parse(cls, text: str, folder: Path) -> Network:
@@ -117,6 +118,8 @@ class _Links(dict[IPv4Address, Link]):
 
 class Router(Echo):
     """Passes packets between links; from each only those of its own guest."""
+
+    joins = True
 
     def __init__(self, name: str) -> None:
         self._name, self.endpoint = name, f"router:{name}"

@@ -27,6 +27,13 @@ _SLICE: Final = 16 << 20  # bytes of memory that are freed at once: about a mill
 Identity: TypeAlias = tuple[int, int, int, int, int]
 
 
+class Mapping(mmap.mmap):
+    """The bytes of a region: `obj` of each piece of it."""
+
+    __slots__ = ("identity",)
+    identity: Identity
+
+
 class Region:
     """A sealed memfd, or a part of one, mapped at a guest-physical address."""
 
@@ -48,14 +55,14 @@ class Region:
             if not fits or info.st_blksize != PAGE:
                 raise OSError  # another size, huge pages
             memfd.seal(fd)
-            self._map = mmap.mmap(fd, size, offset=at)
+            self._map = Mapping(fd, size, offset=at)
             view = memoryview(self._map)
         except (OSError, ValueError):
             which = f"of {size} bytes" if offset is None else f"that has {size} bytes at {offset:#x}"
             raise BadArea(f"the region at {start:#x} must be a writable memfd {which}, sealed "
                           "against shrinking") from None  # fmt: skip
         self.start, self.end = start, start + size
-        self.identity: Identity = (start, size, at, info.st_dev, info.st_ino)
+        self.identity = self._map.identity = (start, size, at, info.st_dev, info.st_ino)
         self.views = (view.toreadonly(), view)  # by Direction
 
     def unmap(self) -> bool:

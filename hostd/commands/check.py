@@ -27,13 +27,21 @@ def check_machine(file: Path, as_json: bool) -> None:
         print_json({
             "name": found.name,
             "devices": [
-                {"path": f"/{spec.path}", "model": spec.model, "config": dict(_config(spec))} for spec in found.devices
+                {
+                    "path": f"/{spec.path}", "model": spec.model, "isolate": spec.isolate,
+                    "config": dict(_config(spec)),
+                }
+                for spec in found.devices
             ],
         })  # fmt: skip
         return
-    print_table(("PATH", "MODEL", "COMPATIBLE"), ((f"/{spec.path}", spec.model, shown(spec.device.compatible))
+    print_table(("PATH", "MODEL", "COMPATIBLE"), ((f"/{spec.path}", _model(spec), shown(spec.device.compatible))
                                                   for spec in found.devices))  # fmt: skip
     say("hostd", f"{file} is good: machine {found.name!r}, {counted(len(found.devices), 'device')}")
+
+
+def _model(spec: DeviceSpec) -> str:
+    return f"{spec.model} (isolated)" if spec.isolate else spec.model
 
 
 def _config(spec: DeviceSpec) -> Iterator[tuple[str, object]]:

@@ -123,10 +123,12 @@ def _own(properties: dict[str, Any]) -> dict[str, Any]:
 
 
 def _device_row(device: dict[str, Any]) -> tuple[str, ...]:
+    from .remote import model_of
+
     own = _own(device["properties"])
     state = "failed" if device["failed"] else "leaving" if device["leaving"] else "-"
     used = ", ".join(device["guests"]) or state
-    return device["path"], device["model"] or "-", used, "  ".join(f"{name}={shown(own[name])}" for name in own)
+    return device["path"], model_of(device), used, "  ".join(f"{name}={shown(own[name])}" for name in own)
 
 
 @app.command

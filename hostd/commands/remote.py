@@ -13,6 +13,7 @@ from typing import Any, Final
 from hcall import rendezvous
 from hcall.errors import NoHost
 from hcall.programs.command import Exit, Failure, explain
+from hcall.text import counted
 
 PATIENCE_SECONDS: Final = 60.0  # for an answer: a reload may load models, and wait for guests and workers
 _CHUNK: Final = 64 * 1024
@@ -90,3 +91,12 @@ def _received(sock: socket.socket) -> bytes:
 
 def _hung_up(path: Path) -> Failure:
     return Failure(f"the hostd at {path} hung up", Exit.NO_HOST)
+
+
+def model_of(device: dict[str, Any]) -> str:
+    """What a *device* is, as `ls` has it, and how often it was started in a process of its own."""
+    model, process = device["model"] or "-", device["process"]
+    if process is None:
+        return model
+    again = f", started {counted(process['starts'], 'time')}" if process["starts"] > 1 else ""
+    return f"{model} (isolated{again})"

@@ -56,6 +56,10 @@ class Folder(Device):
     RO = Feature(5)
     _last = State(int, kept=True)  # number of a file: none is given twice
 
+    def check_isolated(self) -> None:
+        if self.tag:
+            raise ValueError("a tag is one folder's of a host, which a process of its own cannot see: leave it out")
+
     def start(self) -> None:
         if self.tag and ("tag", self.tag) in self.common:
             raise OSError(errno.EBUSY, "the tag of another folder", self.tag)

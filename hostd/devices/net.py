@@ -51,6 +51,9 @@ class Net(Device):
     _received, _received_bytes, _dropped = State(int), State(int), State(int)
     _sent, _sent_bytes, _lost = State(int), State(int), State(int)
 
+    def check_isolated(self) -> None:
+        raise ValueError("a network card is on a switch with others of its host: isolate = true takes it out of there")
+
     def start(self) -> None:
         self.mac_address = frames.format_mac(self.mac or _local_address(self.site.random(6)))
         self.max_frame_size = self.mtu + frames.OVERHEAD

@@ -51,6 +51,10 @@ class Ppp(Stream):
         if self.local == self.remote:
             raise ValueError(f"both ends have the address {self.local}")
 
+    def check_isolated(self) -> None:
+        if self.backing.joins:
+            raise ValueError(f"{self.backing.endpoint} joins links of one host, which a process of its own has not")
+
     def start(self) -> None:
         super().start()
         self.endpoint, self.max_packet_size = self.backing.endpoint, self.mtu

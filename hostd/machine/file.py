@@ -15,6 +15,7 @@ users = ["alice"]
 [devices.disk]              # a node of the tree; "bus/disk" stands below another
 model = "block"             # see hostd.machine.models
 path = "disk.img"           # and what the model declares with Config
+isolate = true              # in a process of its own, see hostd.isolated
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -37,11 +38,15 @@ from hcall.text import MAX_TEXT, cut, named, sentence, suggest
 from ..calls.limits import FILE_BOUNDS, Limits
 from ..device import Config, Device
 from ..guests.policy import Policy
-from ..model.keys import TOML_NAMES
+from ..isolated.process import Recipe
+from ..isolated.proxy import isolated
+from ..model.keys import COMMON, TOML_NAMES
 from ..tree.tree import path_mistakes
 from . import models
 from .roles import Roles
 from .rules import read_policy, read_roles, remarks
+
+_ISOLATE: Final = Config(bool, False)
 
 
 class MachineError(BadConfiguration):
@@ -62,6 +67,7 @@ class DeviceSpec:
     config: dict[str, Any] = field(compare=False)  # the table, converted: what no two have alike may be in it
     table: Mapping[str, Any] = field(default_factory=dict)
     folder: Path = Path()  # of the files in it
+    isolate: bool = False  # whether the model has a process of its own
 
     def check(self) -> None:
         """Have the model look at its keys, without a device: nothing is touched.  Raises ValueError with a sentence."""
@@ -71,6 +77,8 @@ class DeviceSpec:
             device = self.device.__new__(self.device)
             vars(device).update(defaults | copy.deepcopy(self.config))
             device.check_keys()
+            if self.isolate:
+                device.check_isolated()
         except ValueError as error:
             raise ValueError(sentence(error) or "the model does not take these keys") from None
         except BaseException as error:  # a model may do anything: sys.exit(), too
@@ -81,6 +89,8 @@ class DeviceSpec:
     def make(self) -> Device:
         """The device, not started.  Raises ValueError for keys that do not go together."""
         self.check()
+        if self.isolate:
+            return isolated(self.device, Recipe(f"/{self.path}", self.model, self.table, str(self.folder)))
         return self.device(**copy.deepcopy(self.config))  # two hosts of one machine share no backing
 
 
@@ -205,14 +215,21 @@ class _Checker:
             for line in error.lines:
                 self.wrong(f"{place}.model", line)
             return None
-        table = table | {key: _typed(word, device.declares.keys.get(key)) for key, word in words.items()}
+        table = table | {
+            key: _typed(word, _ISOLATE if key in COMMON else device.declares.keys.get(key))
+            for key, word in words.items()
+        }
         config = {}
         for key, value in table.items():
-            if key not in ("model", *device.declares.keys):
+            if key in COMMON:
+                if type(value) is not COMMON[key]:
+                    said = f"must be {TOML_NAMES[COMMON[key]]}, not {TOML_NAMES.get(type(value), 'that')}"
+                    self.wrong(f"{place}.{key}", said)
+            elif key not in device.declares.keys:
                 if isinstance(value, dict):
                     self.wrong(f"{place}.{key}", f'unknown key; what stands below is [devices."{path}/{key}"]')
                 else:
-                    self._unknown(f"{place}.{key}", key, ["model", *device.declares.keys])
+                    self._unknown(f"{place}.{key}", key, [*COMMON, *device.declares.keys])
         for key, declared in device.declares.keys.items():
             if declared.required and key not in table:
                 if not any(suggest(other, [key]) for other in table):  # else it is there, misspelt: that was said
@@ -228,7 +245,7 @@ class _Checker:
                 self.wrong(f"{place}.{key}", f"the model cannot read it: {named(error)}")
         if len(self.mistakes) > before:
             return None
-        spec = DeviceSpec(path, model, device, config, table, self._folder)
+        spec = DeviceSpec(path, model, device, config, table, self._folder, table.get("isolate", False))
         try:
             spec.check()
         except ValueError as error:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import itertools
 import logging
 import os
 import resource
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from weakref import WeakValueDictionary
@@ -27,7 +29,10 @@ from ..calls.shares import OURS
 from ..device import Device
 from ..filters.trace import Trace
 from ..guests.guests import Guests
+from ..isolated.process import Process
+from ..isolated.proxy import process_of
 from ..model.blame import Misbehaved, number_of
+from ..model.later import settled
 from ..tree.node import Node
 from ..tree.plugged import Plugged
 from ..tree.tree import Tree
@@ -63,6 +68,7 @@ class Host:
         self._saved = saved
         self._legacies = _legacies(saved, fds) if saved is not None else {}
         self._common: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()  # see Device
+        self._processes: set[Process] = set()  # of devices that have one of their own, until they have ended
         self._ticker: Timer = clock.call_later(TICK_SECONDS, self._tick)
 
     def who(self) -> Identity:
@@ -114,26 +120,59 @@ class Host:
         self._legacies.clear()
 
     def plug(self, spec: DeviceSpec, source: str | None = None) -> Node:
-        """Start the device of *spec* and show it to all guests.
+        """Start the device of *spec* and show it to all guests; one with a process of its own is waited for.
 
         Raises MachineError, which names *source*, the machine file if not given.
         """
+        with self._refusing(spec, source):
+            return self._plug(spec, self._placed(spec))
+
+    async def bring(self, spec: DeviceSpec, source: str | None = None) -> Node:
+        """As `plug`, but that all others go on while a process starts."""
+        with self._refusing(spec, source):
+            plugged = self._placed(spec)
+            process = process_of(plugged.device)
+            try:
+                if process is not None and plugged.path not in self._legacies:
+                    await settled(process.prepare())
+                    self.tree.check(spec.path)
+                return self._plug(spec, plugged)
+            except BaseException:
+                if process is not None:
+                    process.close()
+                raise
+
+    @contextlib.contextmanager
+    def _refusing(self, spec: DeviceSpec, source: str | None) -> Iterator[None]:
+        """What is raised in here refuses the device of *spec*, with a sentence."""
         where = f"{source or self.machine.file or 'machine'}: devices.{spec.path}"
         try:
-            self.tree.check(spec.path)
-            path = f"/{spec.path}"
-            random, guests = self.identity.source(path), self.guests
-            plugged = Plugged(self._made(spec), path, self.clock, random, self._common,
-                              guests.expel, guests.by_number.__contains__, guests.attended)  # fmt: skip
-            if path in self._legacies:
-                plugged.load(*self._legacies.pop(path))
-            else:
-                plugged.start()
+            yield
+        except MachineError:
+            raise
         except (OSError, ValueError) as error:
             busy = isinstance(error, InUse) or number_of(error) == errno.EBUSY
             raise (DeviceInUse if busy else MachineError)([f"{where}: {explain(error)[0]}"]) from error
         except Internal as error:  # logged where it was
             raise MachineError([f"{where}: the model failed to start: {named(error.__cause__ or error)}"]) from error
+
+    def _placed(self, spec: DeviceSpec) -> Plugged:
+        """The device of *spec*, where it can be started.  Raises as `_made` and `Tree.check`."""
+        self.tree.check(spec.path)
+        path = f"/{spec.path}"
+        random, guests = self.identity.source(path), self.guests
+        plugged = Plugged(self._made(spec), path, self.clock, random, self._common,
+                          guests.expel, guests.by_number.__contains__, guests.attended)  # fmt: skip
+        if (process := process_of(plugged.device)) is not None:
+            self._processes.add(process)
+            process.when_over.append(partial(self._processes.discard, process))
+        return plugged
+
+    def _plug(self, spec: DeviceSpec, plugged: Plugged) -> Node:
+        if plugged.path in self._legacies:
+            plugged.load(*self._legacies.pop(plugged.path))
+        else:
+            plugged.start()
         node = self.tree.plug(spec.path, plugged)
         self._specs[node.handle] = spec
         self._notify()
@@ -155,13 +194,19 @@ class Host:
     def plug_table(
         self, path: str, table: Mapping[str, Any], words: Mapping[str, str] | None = None, folder: Path | None = None
     ) -> Node:
-        """Plug the device that *table*, as in a machine file, and *words*, as in a command, describe.
+        """Plug what `read` gives.  Raises MachineError."""
+        return self.plug(self.read(path, table, words, folder), "plug")
+
+    def read(
+        self, path: str, table: Mapping[str, Any], words: Mapping[str, str] | None = None, folder: Path | None = None
+    ) -> DeviceSpec:
+        """The device that *table*, as in a machine file, and *words*, as in a command, describe.
 
         Files are relative to *folder*, the machine file's if not given.  Raises MachineError.
         """
         if folder is None:
             folder = self.machine.file.parent if self.machine.file else Path()
-        return self.plug(read_device(path, table, folder.absolute(), words or {}), "plug")
+        return read_device(path, table, folder.absolute(), words or {})
 
     async def unplug(
         self, path: str, surprise: bool = False, within: float = UNPLUG_SECONDS, if_free: bool = False
@@ -195,6 +240,8 @@ class Host:
                 closing.cancel()
         if node.handle in self.tree.nodes:  # else somebody else was faster
             self._remove(node)
+        for process in [process for below in node.walk() if (process := process_of(below.device)) is not None]:
+            await process.ended()
         return willing
 
     def _check_free(self, node: Node) -> None:
@@ -206,12 +253,15 @@ class Host:
             raise Busy("; ".join(told))
 
     async def closed(self, node: Node) -> None:
-        """Until nobody has *node*, or what stands below it, open any more."""
+        """Until nobody has *node*, or what stands below it, open any more, and what is gone has ended."""
         for below in list(node.walk()):
             if below.plugged is not None and below.plugged.holds:
                 closed = asyncio.Event()
                 below.plugged.when_free.append(closed.set)
                 await closed.wait()
+            process = process_of(below.device)
+            if process is not None and below.gone:
+                await process.ended()
 
     def _remove(self, node: Node) -> None:
         below = list(node.walk())
@@ -246,6 +296,8 @@ class Host:
         await self.guests.close()
         for node in list(self.tree.root.children.values()):
             self._remove(node)
+        for process in list(self._processes):
+            await process.ended()
 
     def _notify(self) -> None:
         self.guests.changed.set()

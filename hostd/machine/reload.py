@@ -132,7 +132,7 @@ async def _reload(host: Host) -> Outcome:
     for path in sorted(wanted, key=lambda path: path.count("/")):  # what stands above comes first
         if path in gone or path not in there:
             try:
-                host.plug(wanted[path])
+                await host.bring(wanted[path])
             except MachineError as error:
                 outcome.failed += error.lines
             else:

@@ -48,6 +48,8 @@ class Property(Declared[T]):
             if not isinstance(item, PROPERTY_KINDS[:-1]):
                 raise TypeError(f"{self.name} has {type(item).__name__} in it, which no property has")
         device.__dict__[self.name] = value
+        if (site := device.__dict__.get("site")) is not None:  # else it is not made yet
+            site.shown()
 
 
 class Feature:

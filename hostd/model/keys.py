@@ -21,6 +21,9 @@ TOML_NAMES: Final = {
     dict: "a table",
 }  # fmt: skip
 
+#: What the table of any device may have.
+COMMON: Final[dict[str, type]] = {"model": str, "isolate": bool}
+
 
 def _name_of(value: object) -> str:
     return TOML_NAMES.get(type(value), "that")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Generator
@@ -74,6 +75,13 @@ class Later(Generic[T]):
         self._outcome = (outcome,)
         if self._sink is not None:
             self._sink(outcome)
+
+
+async def settled(later: Later[Any]) -> object:
+    """Its outcome, a value or an exception, when there is one."""
+    outcome: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+    later.then(lambda value: None if outcome.done() else outcome.set_result(value))  # done: nobody waits any more
+    return await outcome
 
 
 def _finished() -> bool:

@@ -11,7 +11,7 @@ from hcall.numbers import MAX_VECTORS
 from . import names
 from .declared import PROPERTY_KINDS, Declared, Feature, Irq, Property
 from .declares import Declares
-from .keys import Config
+from .keys import COMMON, Config
 from .state import State
 
 _MAX_CALLS: Final = 60  # the reply to OPEN carries them in one map
@@ -42,7 +42,7 @@ def mistakes(cls: Any, own: Mapping[str, object], base: type) -> Iterator[tuple[
         declared = marked or isinstance(member, Declared | Feature | Irq)
         if declared and name in names.LEFT:
             yield name, f"{cls.__name__}.{name}: {base.__name__} has another use for the name"
-        if isinstance(member, Config) and name == "model":
+        if isinstance(member, Config) and name in COMMON:
             yield name, f"{cls.__name__}.{name}: the machine file has another use for this key"
         if isinstance(member, Property) and name in _STANDARD_PROPERTIES:
             yield name, f"{cls.__name__}.{name}: every node has a property of that name"

@@ -66,6 +66,12 @@ class Site(Protocol):
     def complain(self, text: str) -> None:
         """*text*, about this device, is for the log: once, and then a count."""
 
+    def shown(self) -> None:
+        """A property has another value."""
+
+    def fail(self) -> None:
+        """The device is of no use until a reset of it succeeds."""
+
 
 class Nowhere:
     """The site of a device that has not been plugged: it has no time, and nobody hears it."""
@@ -95,6 +101,12 @@ class Nowhere:
 
     def complain(self, text: str) -> None:
         """Nobody hears it."""
+
+    def shown(self) -> None:
+        """Nobody looks."""
+
+    def fail(self) -> None:
+        """Nobody uses it."""
 
 
 def _nobody(guest: int, text: str) -> None:

@@ -28,6 +28,7 @@ from hcall.programs.plugins import is_plugin
 from hcall.text import plain
 
 from ..filters.reader import Reader
+from ..isolated.proxy import process_of
 from ..lanes.socket.peer import Peer, peer
 from ..machine.host import UNPLUG_SECONDS, Host
 from ..machine.reload import Running
@@ -236,8 +237,14 @@ def _describe(host: Host, node: Node, users: dict[str, list[str]]) -> dict[str, 
     return {
         "path": node.path, "name": node.name, "handle": node.handle, "model": spec.model if spec else None,
         "shared": node.device.shared if node.device else None, "leaving": node.leaving, "failed": node.failed,
-        "guests": users.get(node.path, []), "properties": node.properties(),
+        "guests": users.get(node.path, []), "properties": node.properties(), "process": _process(node),
     }  # fmt: skip
+
+
+def _process(node: Node) -> dict[str, object] | None:
+    """Of a device that has one of its own; no pid: it has ended, and is started again."""
+    process = process_of(node.device)
+    return {"pid": process.pid, "starts": process.starts} if process is not None else None
 
 
 async def _ls(at: Running, request: _Nothing) -> Answer:
@@ -282,7 +289,8 @@ async def _status(at: Running, request: _Nothing) -> Answer:
 
 async def _plug(at: Running, request: _Plug) -> Answer:
     folder = Path(request.folder) if request.folder is not None else None
-    node = at.host.plug_table(request.path.strip("/"), request.config, request.words, folder)
+    spec = at.host.read(request.path.strip("/"), request.config, request.words, folder)
+    node = await at.host.bring(spec, "plug")
     return _describe(at.host, node, {})
 
 

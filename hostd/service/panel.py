@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -12,7 +11,7 @@ from hcall.text import named, suggest
 
 from ..model.blame import Misbehaved
 from ..model.handlers import Handler
-from ..model.later import Later
+from ..model.later import Later, settled
 from ..tree.node import Node
 
 _TRUTH: Final = {"true": True, "false": False}
@@ -39,18 +38,11 @@ async def act(node: Node, name: str, args: list[Any]) -> object:
     try:
         outcome = plugged.act(action, *values)
         if isinstance(outcome, Later):
-            outcome = plugged.invoke(_checked, await _settled(outcome), may=(HcallError, OSError), what=f"{name}()")
+            outcome = plugged.invoke(_checked, await settled(outcome), may=(HcallError, OSError), what=f"{name}()")
         return outcome
     except Internal as error:  # the host's user may know what it was
         cause = error.__cause__ or error
         raise Misbehaved(f"{node.path}: the model failed: {named(cause)}") from error
-
-
-async def _settled(later: Later[Any]) -> object:
-    """The outcome, a value or an exception, when there is one."""
-    outcome: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-    later.then(lambda value: None if outcome.done() else outcome.set_result(value))  # done: nobody waits any more
-    return await outcome
 
 
 def _checked(outcome: object) -> object:

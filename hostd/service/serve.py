@@ -79,7 +79,7 @@ async def running(
             await stack.enter_async_context(recorded(host.trace, fd, str(trace)))
         stack.push_async_callback(host.close)
         for spec in sorted(machine.devices, key=lambda spec: spec.path.count("/")):  # what stands above comes first
-            host.plug(spec)
+            await host.bring(spec)
         host.restore()
         if machine.file is not None:  # which is read again
             host.machine = dataclasses.replace(machine, file=_from_anywhere(machine.file))

@@ -120,6 +120,15 @@ class Plugged:
         """*text*, about this device, is for the log: once, and then a count."""
         self.complaints.say(text)
 
+    def shown(self) -> None:
+        """A property has another value: whoever asks is told."""
+
+    def fail(self) -> None:
+        """The device is of no use until a reset of it succeeds."""
+        self.failed = True
+        for hold in list(self.holds):
+            hold.break_down()
+
     # Its hooks.
 
     def invoke(self, hook: Callable[..., T], *args: Any, may: tuple[type[Exception], ...] = (), what: str = "") -> T:
@@ -217,9 +226,7 @@ class Plugged:
         try:
             self.invoke(hook, *args, what=what)
         except Internal:
-            self.failed = True
-            for hold in list(self.holds):
-                hold.break_down()
+            self.fail()
             return False
         return True
 

@@ -44,7 +44,7 @@ MISTAKES = [
     ("[devices.disk]\nmodel = ''", "devices.disk.model", ["there are: block, console, "]),
     ("[devices.disk]\nmodel = '../rng'", "devices.disk.model", ["there are: block, console, "]),
     ("[devices.disk]\nmodel = 'block'", "devices.disk", ["needs path = ...", "the image, or a block device"]),
-    (DISK + "readonly = true", "devices.disk.readonly", ["did you mean 'read_only'", "model, path, read_only, create"]),
+    (DISK + "readonly = true", "devices.disk.readonly", ["did you mean 'read_only'", "isolate, path, read_only"]),
     (DISK + "read_only = 'yes'", "devices.disk.read_only", ["must be true or false, not a string"]),
     (DISK + "create = 4096", "devices.disk.create", ["must be a string, not a whole number"]),
     (DISK + "create = '1.5G'", "devices.disk.create", ["'1.5G' is no size", "a multiple of 512, such as 4096"]),
