@@ -26,13 +26,12 @@ from ..lanes.socket.link import Link
 from ..lanes.socket.listener import Listener
 from ..lanes.socket.peer import Peer, peer
 from ..lanes.socket.porter import Porter
+from ..tree.complaints import Users
 from ..tree.tree import Tree
 from .attended import Attended
 from .guest import Guest, printable
 from .policy import Policy
 from .turns import Turns
-
-log = logging.getLogger(__name__)
 
 HELLO_SECONDS: Final = 5.0  # from connect to a complete HELLO
 MESSAGE_SECONDS: Final = 5.0  # from the first byte of a message to its last
@@ -86,6 +85,8 @@ class Guests:
         self.watchers: dict[object, GuestWatcher] = {}
         self.attended = Attended(clock)
         self.time = self.attended.time
+        self._users = Users(clock)
+        self.complain = self._users.say
         self._sweeper = self.attended.call_later(SWEEP_SECONDS, self._sweep)
         self.turns = Turns(clock.time)
         self.porter = Porter(clock, self.changed)
@@ -163,7 +164,7 @@ class Guests:
         self._last += 1
         guest.identity = guest.account.memory.identity
         self._enter(guest)
-        log.info("guest %r is here", guest.name)
+        self._users.say(guest.uid, f"guest {guest.name!r} is here", logging.INFO)
         self._tell(Came.ATTACHED, guest)
         self.changed.set()
         return guest, False
@@ -266,7 +267,7 @@ class Guests:
         if self.by_token.get(guest.token) is not guest:  # it has ended before; another may have its token now
             return
         del self.by_token[guest.token], self.by_number[guest.number]
-        log.info("guest %r: %s", guest.name, text)
+        self._users.say(guest.uid, f"guest {guest.name!r}: {text}", logging.INFO)
         self._unwatch(guest)
         self._leaving += 1
         guest.purse.give(GUESTS)
@@ -280,7 +281,7 @@ class Guests:
         """A device wants a guest reset: soon, since a call of it may be under way.  It may be long gone."""
         guest = self.by_number.get(number)
         if guest is not None:
-            log.warning("guest %r is reset: %s", guest.name, text)
+            self.complain(guest.uid, f"guest {guest.name!r} is reset: {text}")
             self.loop.call_soon(self.end, guest, Status.RESET, text)
 
     def _left(self) -> None:
@@ -333,6 +334,7 @@ class Guests:
                 link.abort()
             await self.wait_for(lambda: not self.links)
         await self.porter.close(CLOSE_SECONDS)
+        self._users.close()
 
     async def wait_for(self, condition: Callable[[], bool]) -> None:
         """Until *condition* holds, which can change only when somebody comes or goes."""

@@ -19,11 +19,10 @@ from hcall.clock import timeout
 from hcall.errors import NoMatch
 from hcall.text import named
 
+from ..tree.complaints import Complaints
 from ..tree.node import Node
 from .file import DeviceSpec, Machine, MachineError
 from .host import Host
-
-log = logging.getLogger(__name__)
 
 _STOP_SECONDS = 5.0  # that a worker thread has for what it does on a device that is gone
 
@@ -57,6 +56,7 @@ class Reloads:
         self._turn = asyncio.Lock()
         self._waiting: asyncio.Task[Outcome] | None = None
         self._tasks: set[asyncio.Task[Outcome]] = set()
+        self._complaints = Complaints("reload", host.clock, by_time=True)
 
     def begin(self) -> asyncio.Task[Outcome]:
         """Reload when the one under way is through; one that waits already is shared.
@@ -74,6 +74,7 @@ class Reloads:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._complaints.settle(last=True)
 
     async def _reload(self) -> Outcome:
         async with self._turn:
@@ -89,16 +90,16 @@ class Reloads:
                 raise
             except Exception as error:
                 failed = [named(error)]
-                log.exception("a reload failed")
+                self._complaints.note("a reload", error)
                 raise
             finally:
                 trouble = f"; the last reload failed: {failed[0]}" if failed else ""
                 self._told.ready(f"{self._host.summary}{trouble}")
                 for line in failed:
-                    log.error("reload: %s", line)
+                    self._complaints.say(line, logging.ERROR)
             for what, paths in msgspec.structs.asdict(outcome).items():
                 if paths and what != "failed":  # that was told above
-                    log.info("reload: %s %s", what, ", ".join(paths))
+                    self._complaints.say(f"{what} {', '.join(paths)}", logging.INFO)
             return outcome
 
 

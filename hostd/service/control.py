@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 import os
 import select
 import socket
@@ -34,11 +33,10 @@ from ..machine.host import UNPLUG_SECONDS, Host
 from ..machine.reload import Running
 from ..machine.roles import Role
 from ..model.blame import Misbehaved
+from ..tree.complaints import Complaints
 from ..tree.node import Node
 from .following import LOOK_SECONDS, follow
 from .panel import act, actions_of
-
-log = logging.getLogger(__name__)
 
 _LINE: Final = 64 * 1024
 _REST: Final = 1 << 20  # bytes of a longer one that are read, so that its end finds the answer
@@ -90,6 +88,7 @@ class Control:
         self._served = served
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.Task[None]] = set()
+        self._complaints = Complaints("the control socket", served.host.clock, by_time=True)
 
     async def listen(self, listener: socket.socket) -> None:
         """Answer at *listener*."""
@@ -102,6 +101,7 @@ class Control:
         for client in list(self._clients):
             client.cancel()
         await asyncio.gather(*self._clients, return_exceptions=True)
+        self._complaints.settle(last=True)
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -202,7 +202,7 @@ class Control:
         except Exception as error:
             text, code = explain(error)
             if code == Exit.FAILED and not isinstance(error, HcallError | Misbehaved):  # the client's, or logged
-                log.exception("a control request failed")
+                self._complaints.note("a request", error)
             return _error(text, code)
 
 

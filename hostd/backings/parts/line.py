@@ -133,7 +133,7 @@ class Line(Backing):
         except BlockingIOError:
             return b""
         except OSError as error:  # such as ECONNRESET, or ETIMEDOUT
-            log.info("%s: %s", self.endpoint, error)
+            log.debug("%s: %s", self.endpoint, error)
             data = b""
         if not data:
             self._part()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import socket
 from typing import Final, NamedTuple
 
@@ -19,8 +18,6 @@ from .link import Link
 from .peer import peer
 from .porter import close
 from .reception import Reception
-
-log = logging.getLogger(__name__)
 
 _WRONG: Final = (OSError, HcallError, ProtocolViolation)  # that a guest sent, or has gone
 
@@ -183,7 +180,7 @@ class Greeting:
 
     def refuse(self, status: Status, text: str) -> None:
         """Say why, and close."""
-        log.warning("a guest was refused: %s", text)
+        self._guests.complain(self._uid, f"a guest was refused: {text}")
         with contextlib.suppress(OSError):  # it may have gone without waiting for the answer
             self._sock.send(encode(end(status, text)), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         self.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import logging
 import struct
 import termios
 from typing import Final, cast
@@ -14,8 +13,6 @@ from hcall.errors import Status
 from hcall.wire import MAX_MESSAGE
 
 from .reception import Reception, Visitor
-
-log = logging.getLogger(__name__)
 
 HIGH_WATER: Final = 256 * 1024  # bytes that wait for a guest: nothing more is read from it
 _LOW_WATER: Final = 64 * 1024  # and reading goes on
@@ -75,7 +72,7 @@ class Link(asyncio.Protocol):
         transport.write(out[0] if len(out) == 1 else b"".join(out))
         out.clear()
         if self.full_since is not None and transport.get_write_buffer_size() > self._most:
-            log.warning("guest %r does not read: its link is cut", self._guest.name)
+            self._guests.complain(self._guest.uid, f"guest {self._guest.name!r} does not read: its link is cut")
             transport.abort()
 
     def hold(self, held: bool) -> None:

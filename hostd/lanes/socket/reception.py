@@ -24,6 +24,10 @@ class Visitor(Protocol):
     name: str
     lane: SocketLane
 
+    @property
+    def uid(self) -> int:
+        """Whose it is."""
+
 
 class Reception(Protocol):
     """Who lets guests in, and hears of their links."""
@@ -41,6 +45,9 @@ class Reception(Protocol):
 
         *lent* is its memory, in the order of its regions, and is the guest's, or freed.
         """
+
+    def complain(self, uid: int, text: str) -> None:
+        """*text*, about a guest of that user, is for the log: once, and then a count."""
 
     def connect(self, link: Any, sock: socket.socket) -> None:
         """Give *sock* to *link*."""

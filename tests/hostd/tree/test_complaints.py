@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import logging
+import os
 import reprlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from raw import attached, served
+from raw import attached, connected, served
 
 from hcall import numbers
 from hcall.clock import ManualClock
 from hcall.errors import BadArgument, Internal, LinkLost, Status
 from hostd.device import Device, call
 from hostd.machine.file import DeviceSpec
-from hostd.tree.complaints import Complaints
+from hostd.tree.complaints import Complaints, Users
 
 
 def raised(work: Callable[[], object]) -> BaseException:
@@ -108,7 +109,7 @@ def test_one_that_fails_and_resets_again_and_again_fills_no_log(
         complaints.note("pick()", index(), "ann")
         complaints.settle()
     assert len(told(caplog)) == 2  # before the first reset, and after it
-    clock.turn(1)
+    clock.turn(10)
     complaints.settle()
     assert told(caplog) == ["/two: pick() failed 998 times more: IndexError: pop from empty list"]
     complaints.note("pick()", index(), "ann")
@@ -125,7 +126,7 @@ def test_failures_without_end_are_not_kept(complaints: Complaints, caplog: pytes
         complaints.note("pick()", type("Made", (Exception,), {})(number))
     assert len(told(caplog)) == 64
     complaints.settle()
-    assert told(caplog) == ["/two: 936 failures of other sorts"]
+    assert told(caplog) == ["/two: 936 more of other sorts"]
 
 
 def test_what_a_model_says_is_counted_too(
@@ -139,6 +140,64 @@ def test_what_a_model_says_is_counted_too(
     assert told(caplog) == [
         "/two: 9 times more: the guest has\\x1b lost its way", "/two: 9 times more: no paper"
     ]  # fmt: skip
+
+
+def test_of_each_user_so_many_lines_in_ten_seconds(clock: ManualClock, caplog: pytest.LogCaptureFixture) -> None:
+    users = Users(clock)
+    for number in range(5000):
+        users.say(1000, "a guest was refused: it says nothing")
+        users.say(1001, f"a guest was refused: it says {number}")
+    users.say(1002, "a guest was refused: it says nothing")
+    lines = told(caplog)
+    assert lines[0] == "user 1000: a guest was refused: it says nothing" and len(lines) == 26
+    assert lines[-1] == "user 1002: a guest was refused: it says nothing"
+    clock.turn(9.9)
+    assert told(caplog) == []
+    clock.turn(0.1)
+    assert told(caplog) == [
+        "user 1000: 4,999 times more: a guest was refused: it says nothing", "user 1001: 4976 more of other sorts"
+    ]  # fmt: skip
+    clock.turn(100)
+    assert told(caplog) == []
+    users.say(1000, "a guest was refused: it says nothing")
+    users.say(1000, "a guest was refused: it says nothing")
+    users.close()
+    assert told(caplog) == [
+        "user 1000: a guest was refused: it says nothing",
+        "user 1000: once more: a guest was refused: it says nothing",
+    ]
+
+
+def test_what_nobody_wants_to_know_takes_the_place_of_nothing(
+    clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    users = Users(clock)
+    for number in range(100):
+        users.say(0, f"guest {number} is here", logging.INFO)
+    users.say(0, "a guest was refused")
+    assert told(caplog) == ["user 0: a guest was refused"]
+
+
+def test_users_that_are_silent_are_forgotten(clock: ManualClock) -> None:
+    users = Users(clock)
+    for uid in range(1000):
+        users.say(uid, "here")
+        clock.turn(1)
+    assert len(users._of) <= 64
+
+
+async def test_five_hundred_refusals_are_a_few_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    clock = ManualClock()
+    async with served(tmp_path, clock=clock) as host:
+        for _ in range(500):
+            with connected(host) as stranger:
+                stranger.send(b"\x90")
+                await stranger.ended()
+        assert len(told(caplog)) == 1
+        clock.turn(10)
+        (line,) = told(caplog)
+        assert line.startswith(f"user {os.getuid()}: 499 times more: a guest was refused: ")
 
 
 class Rude(Exception):
