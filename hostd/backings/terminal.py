@@ -28,6 +28,7 @@ from typing import Final
 
 from hcall.errors import IoError
 from hcall.kernel.claims import claim, link_terminal, unlink_terminal
+from hcall.kernel.open_files import given_limit
 from hcall.saved import Saved
 from hostd.backing import Backing, Port
 
@@ -267,10 +268,12 @@ class Command(_Terminal):
 
     def _run(self) -> None:
         # A session leader that opens a terminal gets it as its controlling one: nothing of ours runs in the child.
-        script = 'exec <"$0" >"$0" 2>&1; exec /bin/sh -c "$1"'
+        files = given_limit()
+        limit = str(files) if files >= 0 else "unlimited"
+        script = 'ulimit -Sn "$2"; exec <"$0" >"$0" 2>&1; exec /bin/sh -c "$1"'
         try:
             process = subprocess.Popen(
-                ["/bin/sh", "-c", script, self.endpoint, self._command],
+                ["/bin/sh", "-c", script, self.endpoint, self._command, limit],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 start_new_session=True, cwd=self._folder, env={**os.environ, "TERM": os.environ.get("TERM", "xterm")},
             )  # fmt: skip

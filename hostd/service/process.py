@@ -18,6 +18,7 @@ import uvloop
 
 from hcall import rendezvous
 from hcall.clock import SystemClock
+from hcall.kernel import open_files
 from hcall.programs.command import Failure, say
 from hcall.text import counted
 
@@ -93,19 +94,13 @@ def serve_forever(file: Path, runtime_dir: Path | None, ready_fd: int | None, ve
             reloading.cancel()
         notifier.close()
 
-    _may_open_files()
+    open_files.raise_limit()  # a guest takes a few
     with contextlib.ExitStack() as stack:
         given = {name: stack.enter_context(sock) for name, sock in handed_over(os.environ).items()}
         machine = Machine.load(file)
         with guard():
             uvloop.run(main())
     return 0
-
-
-def _may_open_files() -> None:
-    """As many as this process may have at all: a guest takes a few."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _warn_of_few_files(host: Host) -> None:
@@ -131,7 +126,7 @@ def run_captive(file: Path, command: list[str], trace: Path | None = None) -> in
     """
     _log(logging.WARNING)
     machine = Machine.load(file)
-    _may_open_files()
+    open_files.raise_limit()  # a guest takes a few
 
     async def main() -> int:
         async with running(machine, trace=trace) as (host, _):
@@ -142,7 +137,9 @@ def run_captive(file: Path, command: list[str], trace: Path | None = None) -> in
                 loop.add_signal_handler(number, lambda: None)
             environment = {**os.environ, rendezvous.VARIABLE: str(host.socket)}
             try:
-                process = await asyncio.create_subprocess_exec(*command, env=environment)
+                process = await asyncio.create_subprocess_exec(
+                    *command, env=environment, preexec_fn=open_files.give_limit
+                )
             except OSError as error:
                 raise Failure(f"{command[0]}: {error.strerror}", _NOT_FOUND) from None
             passing_on = loop.create_task(_pass_on(terminated, process))

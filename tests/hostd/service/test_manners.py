@@ -164,6 +164,19 @@ def test_the_command_may_open_all_that_it_can(desk: Path, few_files: int) -> Non
     assert int(done.stdout) == min(2048, (hard - 128) // 3)
 
 
+def test_what_the_command_starts_may_open_as_many_files_as_whoever_started_it(tmp_path: Path, few_files: int) -> None:
+    (tmp_path / "machine.toml").write_text(
+        '[devices.console]\nmodel = "console"\nbacking = "cmd:ulimit -Sn >console; ulimit -Hn >>console; exec cat"\n'
+    )
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    show = "ulimit -Sn; ulimit -Hn; until [ $(wc -l <console) = 2 ]; do :; done"
+    done = subprocess.run(
+        [sys.executable, "-m", "hostd", "run", "machine.toml", "--", "/bin/sh", "-c", show],
+        check=True, cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.split() == (tmp_path / "console").read_text().split() == [str(few_files), str(hard)]
+
+
 def test_the_command_says_if_that_is_too_few(desk: Path) -> None:
     words = f"ulimit -n 203; exec {sys.executable} -m hostd run machine.toml -- true"
     done = subprocess.run(["/bin/sh", "-c", words], check=True, cwd=desk, capture_output=True, text=True)
@@ -211,7 +224,8 @@ def test_only_the_command_knows_of_exits_and_changes_the_process() -> None:
     """By the sources: what is below the commands takes no Failure, and touches nothing that a process has one of."""
     sources = Sources({"hostd": HOMES["hostd"]})
     process = {"hostd.service.process", "hostd.calls.overrun"}  # `guard` is the command's, too
-    own = {"setrlimit", "setitimer", "umask", "chdir", "basicConfig", "add_signal_handler", "set_wakeup_fd", "fchdir"}
+    own = {"setrlimit", "raise_limit", "give_limit", "setitimer", "umask", "chdir", "basicConfig", "add_signal_handler",
+           "set_wakeup_fd", "fchdir"}  # fmt: skip
     found = {}
     for module, tree in sources.trees.items():
         if module.startswith("hostd.commands") or module in process:
