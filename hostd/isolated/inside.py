@@ -38,9 +38,10 @@ class Inside(Plugged):
         self._shown: dict[str, Any] = {}
         self.ended: set[int] = set()  # guests
         super().__init__(
-            device, path, clock, random, Nothing(), lambda guest, text: channel.send("end", [guest], text),
+            device, path, clock, random, None, lambda guest, text: channel.send("end", [guest], text),
             lambda guest: guest not in self.ended, guest_clock,
         )  # fmt: skip
+        device.common = Nothing()
 
     # Up.
 
