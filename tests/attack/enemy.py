@@ -42,6 +42,11 @@ class Enemy:
         """Whether an attack that goes on for a time should end."""
         return time.monotonic() > self._end
 
+    @staticmethod
+    async def pause(seconds: float) -> None:
+        """Do nothing."""
+        await asyncio.sleep(seconds)
+
     def some(self, brief: int, full: int) -> int:
         """How many, in a brief run and in a full one."""
         return brief if self.brief else full
@@ -174,11 +179,6 @@ class Attacker(RawGuest):
             if good < some:
                 break
         return done
-
-    @staticmethod
-    async def pause(seconds: float) -> None:
-        """Do nothing."""
-        await asyncio.sleep(seconds)
 
     def lend(self, *fds: int, ids: Sequence[int] = (1,)) -> None:
         """Send descriptors over the fd lane, in one packet."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -144,7 +145,7 @@ async def rude_peers_of_a_tty(enemy: Enemy) -> None:
                     heard += value if not status else b""
                     if b"hello" in heard:
                         return
-                    await guest.pause(0.02)
+                    await asyncio.sleep(0.02)
         raise AssertionError("the next peer is not heard")
 
 
@@ -170,7 +171,7 @@ async def _again(guest: Attacker) -> tuple[int, dict[str, int]]:
         try:
             return await guest.open("/console")
         except AssertionError:
-            await guest.pause(0.02)
+            await asyncio.sleep(0.02)
     raise AssertionError("the console is not given back")
 
 
