@@ -117,9 +117,10 @@ def _gone() -> BadArgument:
 class Region:
     """One memfd, and which of its pages are free."""
 
-    def __init__(self, start: int, size: int) -> None:
-        self.start, self.size = start, size
-        self.fd = memfd.create(size)
+    def __init__(self, start: int, size: int, filled: bool) -> None:
+        """*filled*: it has all its pages from the start."""
+        self.start, self.size, self.sparse = start, size, 0 if filled else size
+        self.fd = memfd.create(size, filled)
         try:
             self.map = mmap.mmap(self.fd, size)
         except BaseException:
@@ -157,14 +158,15 @@ class Region:
 
 
 class Ram:
-    """All memory of a guest.  Pages cost nothing until they are touched."""
+    """All memory of a guest.  Pages cost nothing until they are touched, but for what is beyond `memfd.SPARSE`."""
 
     def __init__(self, size: int, in_use: Callable[[int, int], bool] = lambda address, size: False) -> None:
         """*size* is in bytes, rounded up to whole pages; *in_use*(address, bytes): the host may still touch them."""
         self._in_use = in_use
         self._given_back: list[_Span] = []  # freed while in use
-        self.first = Region(START, _pages(size))  # the one that HELLO brings
-        self._regions = [self.first]
+        self._regions: list[Region] = []
+        self.first = self._region(START, size)  # the one that HELLO brings
+        self._regions.append(self.first)
         self._end = START + self.first.size
         self._why_closed: Exception | None = None
 
@@ -172,9 +174,13 @@ class Ram:
         """Another region, for `add` once the host knows of it."""
         if size == 0:
             raise BadArgument("memory has more than no bytes")
-        region = Region(self._end, _pages(size))
+        region = self._region(self._end, size)
         self._end += region.size
         return region
+
+    def _region(self, start: int, size: int) -> Region:
+        size = _pages(size)
+        return Region(start, size, filled=size + sum(each.sparse for each in self._regions) > memfd.SPARSE)
 
     @property
     def added(self) -> Sequence[Region]:

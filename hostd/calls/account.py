@@ -70,7 +70,7 @@ class Account:
 
     def __init__(self, tree: Tree, limits: Limits, owner: Owner) -> None:
         self.tree, self.limits, self.owner = tree, limits, owner
-        self.memory = Memory(limits.regions, limits.memory, owner.free)
+        self.memory = Memory(limits, owner.purse, owner.free)
         self.holds: dict[int, Hold] = {}  # by open handle
         self.watched: dict[int, Vectors] = {}  # by node handle: changes among its children
         self._own: Sequence[tuple[int, Change]] = ()  # with serials: what came and went for this guest alone

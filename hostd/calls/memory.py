@@ -18,10 +18,13 @@ from hcall.messages import Areas, Direction
 from hcall.wire import MAX_INLINE
 
 from ..model.areas import Data, InlineRoom, Room, Scattered
+from .limits import Limits
+from .shares import DESCRIPTORS, LENT, UNFILLED, Purse
 
 TO_DEVICE: Final = int(Direction.TO_DEVICE)  # as they come from the wire: plain numbers, which are compared faster
 TO_GUEST: Final = int(Direction.TO_GUEST)
 _PIECES: Final = os.sysconf("SC_IOV_MAX")  # of one call: what preadv(2) takes
+_BLOCK: Final = 512  # bytes; of stat(2)
 _SLICE: Final = 16 << 20  # bytes of memory that are freed at once: about a millisecond
 #: (address, size, offset, device, inode) of a region.
 Identity: TypeAlias = tuple[int, int, int, int, int]
@@ -37,10 +40,10 @@ class Mapping(mmap.mmap):
 class Region:
     """A sealed memfd, or a part of one, mapped at a guest-physical address."""
 
-    __slots__ = ("_map", "end", "identity", "start", "views")
+    __slots__ = ("_fd", "_map", "end", "identity", "missing", "start", "views")
 
     def __init__(self, start: int, size: int, fd: int, offset: int | None = None) -> None:
-        """Map *fd*, which stays the caller's: all of it, or *size* bytes from *offset* on.
+        """Map *fd*, all of it, or *size* bytes from *offset* on; it is this one's then.
 
         Raises BadArea for anything but a memfd that cannot shrink.  It may wait: seals and maps for whoever is at the
         file; a descriptor that is no memfd is not asked for anything.
@@ -64,12 +67,32 @@ class Region:
         self.start, self.end = start, start + size
         self.identity = self._map.identity = (start, size, at, info.st_dev, info.st_ino)
         self.views = (view.toreadonly(), view)  # by Direction
+        self._fd = fd
+        self.missing = 0  # bytes of the whole file, when it was looked at last
+        self.look()
+        if self.missing >= size:  # all of them may be: there is nothing to look for
+            os.close(fd)
+            self._fd = -1
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether pages are there that the guest may take away again."""
+        return self._fd >= 0
+
+    def look(self) -> None:
+        """How many bytes have no page.  Nobody waits for that, but it is the thread's that unmaps."""
+        if self._fd >= 0:
+            info = os.fstat(self._fd)
+            self.missing = max(0, info.st_size - info.st_blocks * _BLOCK)
 
     def unmap(self) -> bool:
         """Free it, which takes long if it is large; False if a call under way looks at it still: try again.
 
         In slices: for most of the time that a mapping takes to go nobody else in the process can map anything.
         """
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
         for view in self.views:
             with contextlib.suppress(BufferError):
                 view.release()
@@ -85,13 +108,11 @@ class Region:
 
 
 def lend(start: int, size: int, fd: int, offset: int | None = None) -> Lent:
-    """The region that *fd* is, which is closed then, or what is wrong with it: for `Memory.add`.  In a thread."""
+    """The region that *fd* is, whose it is then, or what is wrong with it: for `Memory.add`.  In a thread."""
     try:
-        region = Region(start, size, fd, offset)
+        return Region(start, size, fd, offset)
     except BadArea as error:
         return error
-    os.close(fd)
-    return region
 
 
 #: A region, or why there is none.
@@ -137,17 +158,17 @@ def _at_once(region: Region, then: Callable[[], None]) -> None:
 class Memory:
     """The regions of one guest."""
 
-    __slots__ = ("_free", "_is_closed", "_leaving", "_limit", "_max_regions", "regions", "version")
+    __slots__ = ("_free", "_is_closed", "_leaving", "_limits", "_purse", "_unfilled", "regions", "version")
 
     def __init__(
-        self, max_regions: int = 16, limit: int = 4 << 30,
-        free: Callable[[Region, Callable[[], None]], None] = _at_once,
+        self, limits: Limits, purse: Purse, free: Callable[[Region, Callable[[], None]], None] = _at_once
     ) -> None:  # fmt: skip
-        """Takes at most *max_regions* regions, of *limit* bytes together; *free* unmaps one, and says when it did."""
+        """*purse* pays for what is taken; *free* unmaps a region, and says when it did."""
         self.regions: list[Region] = []
         self.version = 0  # another one each time that a region came or went: areas that a lane keeps are of one
-        self._max_regions, self._limit, self._free = max_regions, limit, free
+        self._limits, self._purse, self._free = limits, purse, free
         self._leaving = 0  # bytes that are not unmapped yet
+        self._unfilled = 0  # bytes that are paid for
         self._is_closed = False
 
     def add(self, start: int, size: int, lent: Lent) -> None:
@@ -155,19 +176,56 @@ class Memory:
         try:
             if self._is_closed:
                 raise Reset("the guest is gone")
-            if len(self.regions) == self._max_regions:
-                raise Busy(f"a guest has at most {self._max_regions} memory regions")
-            if size + self._leaving + sum(region.end - region.start for region in self.regions) > self._limit:
-                raise Busy(f"a guest has at most {self._limit} bytes of memory")
+            if len(self.regions) == self._limits.regions:
+                raise Busy(f"a guest has at most {self._limits.regions} memory regions")
+            if size + self._leaving + sum(region.end - region.start for region in self.regions) > self._limits.memory:
+                raise Busy(f"a guest has at most {self._limits.memory} bytes of memory")
             if any(region.start < start + size and start < region.end for region in self.regions):
                 raise BadArea(f"a region at {start:#x} overlaps one that is there")
             if isinstance(lent, BadArea):
                 raise lent
+            self._pay(lent, size)
         except HcallError:
             self.refuse(lent)
             raise
         self.regions.append(lent)
         self.version += 1
+
+    def _pay(self, region: Region, size: int) -> None:
+        """Raises Busy."""
+        self._purse.take(LENT, size)
+        try:
+            self._purse.take(DESCRIPTORS, 1 + region.is_watched)
+            try:
+                self._fill([*self.regions, region])
+            except Busy:
+                self._purse.give(DESCRIPTORS, 1 + region.is_watched)
+                raise
+        except Busy:
+            self._purse.give(LENT, size)
+            raise
+
+    def look(self) -> None:
+        """Pages went, perhaps, since the regions were looked at last.  Raises Busy if too many did."""
+        self._fill(self.regions)
+
+    def _fill(self, regions: list[Region]) -> None:
+        """Pay for the pages that *regions* do not have: whoever touches one first, pays the system.  Raises Busy."""
+        files: dict[tuple[int, int], int] = {}
+        missing = 0
+        for region in regions:  # parts of one file may miss the same pages
+            file, size = region.identity[3:], region.end - region.start
+            before = files.get(file, 0)
+            files[file] = min(before + size, region.missing)
+            missing += files[file] - before
+        if missing > self._limits.sparse:
+            raise Busy(f"{missing} bytes of this guest's memory have no pages, {self._limits.sparse} may have none: "
+                       "allocate them, as by posix_fallocate")  # fmt: skip
+        if missing > self._unfilled:
+            self._purse.take(UNFILLED, missing - self._unfilled)
+        elif missing < self._unfilled:
+            self._purse.give(UNFILLED, self._unfilled - missing)
+        self._unfilled = missing
 
     def refuse(self, lent: Lent) -> None:
         """It is not taken."""
@@ -189,15 +247,25 @@ class Memory:
             self._let_go(region)
 
     def _let_go(self, region: Region) -> None:
-        size = region.end - region.start
+        size, descriptors = region.end - region.start, 1 + region.is_watched
         self.regions.remove(region)
         self.version += 1
         self._leaving += size
 
         def gone() -> None:
             self._leaving -= size
+            if not self._is_closed:  # else the purse has been given back
+                self._purse.give(LENT, size)
+                self._purse.give(DESCRIPTORS, descriptors)
+                with contextlib.suppress(Busy):  # more are missing elsewhere: `look` tells
+                    self._fill(self.regions)
 
         self._free(region, gone)
+
+    @property
+    def watched(self) -> list[Region]:
+        """Those whose pages the guest may take away."""
+        return [region for region in self.regions if region.is_watched]
 
     @property
     def identity(self) -> set[Identity]:

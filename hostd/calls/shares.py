@@ -20,6 +20,7 @@ GREETINGS: Final = "greetings"  # connections without a guest: their HELLO has n
 DESCRIPTORS: Final = "descriptors"  # that guests have: sockets, lanes, memory
 ARRIVING: Final = "arriving descriptors"  # of greetings: their sockets, and what HELLO brings
 LENT: Final = "bytes of memory lent"
+UNFILLED: Final = "bytes of memory lent without pages"
 OPENS: Final = "open devices"
 OURS: Final = 128  # descriptors of the daemon's own: devices, control connections, the interpreter
 LINKS: Final = 2  # a guest's socket and fd lane
@@ -51,6 +52,7 @@ class Shares:
             DESCRIPTORS: bound(of_guests - arriving, limits.regions + LINKS, "share, and ulimit -n"),
             ARRIVING: bound(arriving, limits.regions + LINKS, "share, and ulimit -n"),
             LENT: bound(limits.lent, limits.memory, "lent"),
+            UNFILLED: bound(limits.unfilled, limits.sparse, "unfilled"),
             OPENS: bound(limits.opens, limits.handles, "opens"),
         }
         self.used: Counter[str] = Counter()  # by all

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import itertools
 import logging
 import socket
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, NamedTuple, TypeAlias
 
 from hcall.clock import Clock, timeout
@@ -20,7 +22,7 @@ from hcall.text import cut
 from ..calls.filters import Filter
 from ..calls.limits import Limits
 from ..calls.memory import Lent, Region
-from ..calls.shares import ARRIVING, DESCRIPTORS, GREETINGS, GUESTS, LENT, LINKS, Purse, Shares
+from ..calls.shares import ARRIVING, DESCRIPTORS, GREETINGS, GUESTS, LINKS, Purse, Shares
 from ..lanes.socket.greeting import Greeting
 from ..lanes.socket.link import Link
 from ..lanes.socket.listener import Listener
@@ -156,7 +158,7 @@ class Guests:
         )  # fmt: skip
         try:
             purse.take(GUESTS)
-            purse.take(DESCRIPTORS, LINKS + len(lent))
+            purse.take(DESCRIPTORS, LINKS)
             self._lend(guest, hello, lent)
         except BaseException:
             purse.close()
@@ -200,7 +202,6 @@ class Guests:
         try:
             for start, size, *_ in hello.regions:
                 memory.add(start, size, lent.pop(0))
-            guest.purse.take(LENT, sum(size for _, size, *_ in hello.regions))
         except BaseException:
             memory.close()
             raise
@@ -217,7 +218,7 @@ class Guests:
             user, purse = self.turns.of(each["uid"]), Purse(self.shares.of(each["uid"]))
             guest = Guest.restore(each, self.tree, self.limits, self.clock, user, purse, self.porter)
             purse.owe(GUESTS)
-            purse.owe(DESCRIPTORS, LINKS + len(guest.identity))
+            purse.owe(DESCRIPTORS, LINKS)
             guest.lane.lost_at = self.time()
             self._enter(guest)
         self.obey(self.policy)
@@ -305,7 +306,18 @@ class Guests:
             if lost_at is not None and (now - lost_at > RESUME_SECONDS or guest.lane.is_dead()):
                 self.end(guest, Status.RESET, "the guest did not come back")
         self.porter.again()
+        watched = {guest: regions for guest in self.by_token.values() if (regions := guest.account.memory.watched)}
+        if watched:
+            self.porter.look(itertools.chain(*watched.values()), partial(self._looked, list(watched)))
         self._sweeper = self.attended.call_later(SWEEP_SECONDS, self._sweep)
+
+    def _looked(self, guests: list[Guest]) -> None:
+        """At their memory."""
+        for guest in guests:
+            try:
+                guest.account.memory.look()
+            except Busy as error:
+                self.end(guest, error.status, str(error))
 
     async def close(self) -> None:
         """End all sessions, every call answered, and wait until the last bytes are out: a few seconds at most."""

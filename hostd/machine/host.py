@@ -38,6 +38,7 @@ from ..tree.plugged import Plugged
 from ..tree.tree import Tree
 from .file import DeviceInUse, DeviceSpec, Machine, MachineError, read_device
 from .identity import Identity
+from .means import memory
 
 log = logging.getLogger(__name__)
 
@@ -320,6 +321,10 @@ def _legacies(saved: Saved, fds: Sequence[int]) -> dict[str, tuple[Saved, Sequen
 
 
 def _affordable(limits: Limits, files: int) -> Limits:
-    """*limits* with no more guests than there are descriptors for, of *files* that this process may have open now."""
+    """*limits* with no more guests than there are descriptors for, of *files* that this process may have open now.
+
+    And no more pages to be filled than there is memory for.
+    """
     possible = max(1, (files - OURS) // _FDS_A_GUEST)
-    return limits if possible >= limits.guests else msgspec.structs.replace(limits, guests=possible)
+    unfilled = limits.unfilled or memory() * 3 // 4
+    return msgspec.structs.replace(limits, guests=min(limits.guests, possible), unfilled=unfilled)

@@ -16,7 +16,6 @@ from ...calls.memory import Lent, lend
 from ...calls.shares import Purse
 from .link import Link
 from .peer import peer
-from .porter import close
 from .reception import Reception
 
 _WRONG: Final = (OSError, HcallError, ProtocolViolation)  # that a guest sent, or has gone
@@ -51,6 +50,7 @@ class Greeting:
         "_guests",
         "_is_over",
         "_is_with_porter",
+        "_rest",
         "_session",
         "_sock",
         "_uid",
@@ -64,6 +64,7 @@ class Greeting:
         self._uid = purse.share.uid
         self._session = HostSession(guests.limits.slots)
         self._fds: list[int] = []  # no more than the largest HELLO has
+        self._rest: list[int] = []  # what was too many the last time
         self._came = 0  # how many there were
         self._is_with_porter = self._is_over = False
         descriptors.inline(sock)
@@ -97,14 +98,14 @@ class Greeting:
             self._came += len(fds) + cut
             self._fds += fds
             most = self._guests.limits.regions + 1
-            self._fds, rest = self._fds[:most], self._fds[most:]  # HELLO will say what is too much
-            close(rest)
+            self._fds, self._rest = self._fds[:most], self._fds[most:]  # HELLO will say what is too much
             return self._take(data)
         except _WRONG as error:
             return error
 
     def _was_read(self, outcome: _Brought | BaseException | None) -> None:
         self._is_with_porter = False
+        self._guests.porter.discard(self._uid, self._rest)
         if self._is_over:
             if isinstance(outcome, _Brought):
                 outcome.drop(self._guests, self._uid)

@@ -34,6 +34,9 @@ class Mapped(Protocol):
     def unmap(self) -> bool:
         """Free it, which takes long; False if somebody looks at it still."""
 
+    def look(self) -> None:
+        """See how much of it is there."""
+
 
 class _Work:
     __slots__ = ("does", "since", "then", "thread", "whose")
@@ -102,6 +105,15 @@ class Porter:
                 self._looked_at.append((memory, then))
 
         self.carry(_MEMORY, memory.unmap, tried)
+
+    def look(self, memories: Iterable[Mapped], then: Callable[[], None]) -> None:
+        """Have all of them looked at, one after the other with what is unmapped."""
+
+        def does() -> None:
+            for memory in memories:
+                memory.look()
+
+        self.carry(_MEMORY, does, lambda _: then())
 
     def again(self) -> None:
         """Calls were answered, perhaps: free what they looked at."""

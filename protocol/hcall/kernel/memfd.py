@@ -16,13 +16,16 @@ F_ADD_SEALS, F_GET_SEALS = 1033, 1034
 F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW = 1, 2, 4
 SEALS: Final = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW
 PAGE: Final = mmap.PAGESIZE
+SPARSE: Final = 64 << 20  # bytes of a guest's memory that every host takes without pages, if it takes so much at all
 
 
-def create(size: int) -> int:
-    """A sealed memfd of *size* bytes, the caller's to close.  Raises OSError."""
+def create(size: int, filled: bool = False) -> int:
+    """A sealed memfd of *size* bytes, the caller's to close; *filled*: all its pages are there.  Raises OSError."""
     fd = os.memfd_create("guest", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(fd, size)
+        if filled:
+            os.posix_fallocate(fd, 0, size)
         seal(fd)
     except BaseException:
         os.close(fd)

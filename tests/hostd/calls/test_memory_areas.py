@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from guest_files import Files, add
+from guest_files import Files, add, memory_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hcall.errors import BadArea
 from hcall.kernel.memfd import PAGE
 from hcall.wire import MAX_INLINE
-from hostd.calls.memory import Memory
 
 IN, OUT = 1, 0  # the directions: to the guest, to the device
 LOW, NEXT, HIGH = 0x10000, 0x10000 + 2 * PAGE, (1 << 64) - PAGE  # two pages, one right behind them, the last of all
@@ -33,7 +32,7 @@ class World:
     """Three regions of different bytes, and the descriptors behind them."""
 
     def __init__(self, files: Files) -> None:
-        self.memory = Memory()
+        self.memory = memory_of()
         self.fds = {}
         for start, size in ((LOW, 2 * PAGE), (NEXT, PAGE), (HIGH, PAGE)):
             self.fds[start] = fd = files.memfd(size)
@@ -50,7 +49,7 @@ class World:
 def world(files: Files) -> Iterator[World]:
     world = World(files)
     yield world
-    world.memory.regions.clear()  # pytest keeps the fixture until the leak check is over
+    world.memory.close()  # pytest keeps the fixture until the leak check is over
 
 
 # Bounds.
@@ -127,7 +126,7 @@ def test_an_area_is_only_what_its_shape_and_direction_say(world: World, area: ob
 
 
 def test_no_memory_has_no_areas() -> None:
-    memory = Memory()
+    memory = memory_of()
     assert memory.room(()).nbytes == memory.data(()).nbytes == 0
     assert memory.room(()).put(b"x") == 0 and memory.data(()).get() == b""
     with pytest.raises(BadArea):
@@ -139,7 +138,7 @@ def test_no_memory_has_no_areas() -> None:
 
 @pytest.mark.spec("A-2", "M-3")
 def test_an_area_over_many_regions_is_in_the_order_of_addresses_whatever_their_own_order(files: Files) -> None:
-    memory, content = Memory(), os.urandom(4 * PAGE)
+    memory, content = memory_of(), os.urandom(4 * PAGE)
     for n in (2, 0, 3, 1):
         fd = files.memfd(PAGE)
         os.pwrite(fd, content[n * PAGE : (n + 1) * PAGE], 0)
@@ -156,7 +155,7 @@ def test_an_area_over_many_regions_is_in_the_order_of_addresses_whatever_their_o
         memory.data(((0, 4 * PAGE, OUT),))
     assert memory.data(((2 * PAGE, 2 * PAGE, OUT),)).get() == content[2 * PAGE :]
     del data, room, other
-    memory.regions.clear()
+    memory.close()
 
 
 @settings(max_examples=200)
@@ -164,7 +163,7 @@ def test_an_area_over_many_regions_is_in_the_order_of_addresses_whatever_their_o
 def test_an_area_is_taken_if_every_byte_of_it_is_memory(data: st.DataObject) -> None:
     """Against a list of pages, with pieces of odd sizes."""
     there = data.draw(st.sets(st.integers(0, 7), max_size=5))
-    files, memory = Files(), Memory()
+    files, memory = Files(), memory_of()
     try:
         for page in data.draw(st.permutations(sorted(there))):
             fd = files.memfd(PAGE)
@@ -182,13 +181,13 @@ def test_an_area_is_taken_if_every_byte_of_it_is_memory(data: st.DataObject) -> 
             assert area.get() == bytes(at // PAGE for at in wanted) and area.nbytes == length
             del area
     finally:
-        memory.regions.clear()
+        memory.close()
         for fd in files.open:
             os.close(fd)
 
 
 def test_more_pieces_than_one_system_call_takes_are_refused(files: Files) -> None:
-    memory = Memory(max_regions=32)
+    memory = memory_of(regions=32)
     fd = files.memfd(PAGE)
     for n in range(32):
         add(memory, n * PAGE, PAGE, fd)
@@ -198,7 +197,7 @@ def test_more_pieces_than_one_system_call_takes_are_refused(files: Files) -> Non
     with pytest.raises(BadArea, match="1024 regions"):
         memory.room((*((0, 32 * PAGE, IN),) * 32, (PAGE - 1, 2, IN)))
     room.release()
-    memory.regions.clear()
+    memory.close()
 
 
 # Scatter lists.
@@ -327,7 +326,7 @@ def test_two_areas_that_are_equal_as_numbers_go_are_each_looked_at(world: World)
 def test_a_reply_has_what_was_put_and_what_was_written_to_views(
     put: bytes | None, views: dict[int, bytes], count: int, expected: bytes
 ) -> None:
-    room: Any = Memory().room((8,))
+    room: Any = memory_of().room((8,))
     if put is not None:
         assert room.put(put) == min(len(put), 8)
     for at, data in views.items():
@@ -339,7 +338,7 @@ operations = st.lists(st.tuples(st.none() | st.integers(0, 11), st.binary(max_si
 
 
 def test_a_device_cannot_tell_one_sort_of_room_from_the_other(files: Files) -> None:
-    memory, fd = Memory(), files.memfd(PAGE)
+    memory, fd = memory_of(), files.memfd(PAGE)
     add(memory, 0, PAGE, fd)
 
     @given(operations)
@@ -360,4 +359,4 @@ def test_a_device_cannot_tell_one_sort_of_room_from_the_other(files: Files) -> N
     try:
         check()
     finally:
-        memory.regions.clear()
+        memory.close()

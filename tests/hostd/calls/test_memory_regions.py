@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -10,11 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from guest_files import Files, add
+from guest_files import Files, add, memory_of
 
 from hcall.errors import BadArea, Busy
 from hcall.kernel.memfd import F_GET_SEALS, F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, PAGE, SEALS
+from hostd.calls.limits import Limits
 from hostd.calls.memory import Memory
+from hostd.calls.shares import DESCRIPTORS, LENT, UNFILLED, Purse, Shares
 
 F_SEAL_WRITE, F_SEAL_FUTURE_WRITE = 8, 16  # linux/fcntl.h
 HUGE = 2 << 20
@@ -31,9 +34,9 @@ def files() -> Iterator[Files]:
 @pytest.fixture
 def memory() -> Iterator[Memory]:
     """Room for three regions, of eight pages together."""
-    memory = Memory(max_regions=3, limit=8 * PAGE)
+    memory = memory_of(regions=3, memory=8 * PAGE)
     yield memory
-    memory.regions.clear()  # pytest keeps the fixture until the leak check is over
+    memory.close()
 
 
 @pytest.mark.parametrize("seals", [0, F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_SHRINK | F_SEAL_SEAL, SEALS])
@@ -124,7 +127,7 @@ def sealed(seals: int, flags: int = os.MFD_ALLOW_SEALING) -> Callable[[Files, Pa
 def test_what_could_fail_under_the_mapping_is_refused(
     make: Callable[[Files, Path], int], size: int, files: Files, memory: Memory, tmp_path: Path
 ) -> None:
-    large = Memory()
+    large = memory_of()
     with pytest.raises(BadArea):
         add(large, 0, size, make(files, tmp_path))
     assert not large.regions and not large.identity
@@ -226,3 +229,73 @@ def test_the_same_file_at_another_offset_is_another_memory(files: Files, memory:
         assert memory.identity == {(0, PAGE, offset, info.st_dev, info.st_ino)}
         memory.remove(0)
     assert identities[0] != identities[1]
+
+
+# Pages that are not there.
+
+
+def filled(files: Files, size: int) -> int:
+    fd = files.memfd(size)
+    os.posix_fallocate(fd, 0, size)
+    return fd
+
+
+@pytest.mark.spec("M-8")
+def test_memory_without_pages_is_bounded(files: Files) -> None:
+    memory = memory_of(sparse=4 * PAGE)
+    with pytest.raises(Busy, match="posix_fallocate"):
+        add(memory, 0, 5 * PAGE, files.memfd(5 * PAGE))
+    add(memory, 0, 3 * PAGE, files.memfd(3 * PAGE))
+    add(memory, 8 * PAGE, 32 * PAGE, filled(files, 32 * PAGE))
+    with pytest.raises(Busy):
+        add(memory, 64 * PAGE, 2 * PAGE, files.memfd(2 * PAGE))
+    memory.remove(0)
+    add(memory, 64 * PAGE, 2 * PAGE, files.memfd(2 * PAGE))
+    memory.close()
+
+
+@pytest.mark.spec("M-7", "M-8")
+def test_parts_of_one_file_miss_the_same_pages_once(files: Files) -> None:
+    memory, fd = memory_of(sparse=2 * PAGE), files.memfd(32 * PAGE)
+    os.posix_fallocate(fd, 0, 30 * PAGE)
+    for n in range(8):
+        add(memory, n * 8 * PAGE, 4 * PAGE, fd, n * 4 * PAGE)
+    assert len(memory.watched) == 8
+    memory.close()
+
+
+@pytest.mark.spec("M-8")
+def test_users_share_what_may_be_without_pages(files: Files) -> None:
+    limits = Limits(sparse=4 * PAGE, unfilled=6 * PAGE, share=100)
+    shares = Shares(limits, 1024)
+    guests = [Memory(limits, Purse(shares.of(n))) for n in range(2)]
+    add(guests[0], 0, 4 * PAGE, files.memfd(4 * PAGE))
+    with pytest.raises(Busy, match="unfilled"):
+        add(guests[1], 0, 3 * PAGE, files.memfd(3 * PAGE))
+    assert (shares.used[LENT], shares.used[DESCRIPTORS], shares.used[UNFILLED]) == (4 * PAGE, 1, 4 * PAGE)
+    add(guests[1], 0, 2 * PAGE, files.memfd(2 * PAGE))
+    for guest in guests:
+        for region in list(guest.regions):
+            guest.remove(region.start)
+    assert not any(shares.used.values())
+
+
+def punch(fd: int, at: int, size: int) -> None:
+    """Take the pages away."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.fallocate(fd, 3, ctypes.c_long(at), ctypes.c_long(size)) == 0, os.strerror(ctypes.get_errno())
+
+
+@pytest.mark.spec("M-8")
+def test_pages_that_go_are_missed(files: Files) -> None:
+    memory, fd = memory_of(sparse=2 * PAGE), filled(files, 8 * PAGE)
+    add(memory, 0, 8 * PAGE, fd)
+    for missing in (2, 3):
+        punch(fd, 0, missing * PAGE)
+        for region in memory.watched:
+            region.look()
+        if missing == 2:
+            memory.look()
+    with pytest.raises(Busy):
+        memory.look()
+    memory.close()

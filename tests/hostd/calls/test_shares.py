@@ -54,7 +54,7 @@ def test_one_guest_may_have_what_a_guest_may_have_whatever_the_share_is(files: i
 
 
 def test_descriptors_of_guests_leave_some_for_those_who_come_and_for_the_daemon() -> None:
-    bounds = Shares(Limits(), 1024).bounds
+    bounds = Shares(Limits(unfilled=1 << 30), 1024).bounds
     assert bounds[DESCRIPTORS].total + bounds[ARRIVING].total == 1024 - OURS
     assert bounds[ARRIVING].total == (1024 - OURS) // 4
     assert all(bound.share <= -(-bound.total // 2) for bound in bounds.values())

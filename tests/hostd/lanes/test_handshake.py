@@ -176,6 +176,7 @@ async def test_a_hello_that_never_ends_holds_no_more_descriptors_than_one_that_d
         with connected(host) as guest, lent(*(memfd() for _ in range(13))) as fds:
             before = descriptors()
             for n in range(6):
+                await until(host, lambda: not host.guests.porter.is_busy)
                 assert descriptors() <= before + 1 + 17
                 guest.send(hello()[n : n + 1], fds)
                 await settled(other)
