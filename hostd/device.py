@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
-from typing import Any, ClassVar, Final, ParamSpec, TypeVar
+from typing import Any, ClassVar, Final, ParamSpec, TypeVar, overload
 from weakref import WeakValueDictionary
 
 from hcall.clock import Clock
@@ -161,8 +161,15 @@ class Device:
         """*text*, about this device, is for the log: once, and then a count, however often a guest makes it happen."""
         self.site.complain(text)
 
-    def offload(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Later[T]:
-        """Run a call that blocks, such as a flush, in a worker thread; its outcome is the answer."""
+    @overload
+    def offload(self, work: Callable[P, Steps[T]], *args: P.args, **kwargs: P.kwargs) -> Later[T]: ...
+    @overload
+    def offload(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Later[T]: ...
+    def offload(self, work: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> Later[Any]:
+        """Run a call that blocks, such as a flush, in a worker thread; its outcome is the answer.
+
+        Work that may take long yields between its parts: there it ends when nobody wants it any more.
+        """
         return self.__workers.submit(work, *args, **kwargs)
 
     def in_parts(self, steps: Steps[T]) -> T | Later[T]:

@@ -123,8 +123,8 @@ class Stream(
 
     def load(self, saved: Saved) -> None:
         super().load(saved)
-        if self.__tx:
-            self.__rest()
+        if self.__tx:  # it may have been between two parts
+            self.clock.call_later(0, self.transmit)
 
     def renew(self, used: bool) -> None:
         """As of any device; and there is `space` again.  For the host."""

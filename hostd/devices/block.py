@@ -12,17 +12,21 @@ import re
 import stat
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
 from hcall.errors import BadArgument, IoError, ReadOnly
-from hostd.backings.parts.filesystem import TMPFS, filesystem
-from hostd.device import Config, Data, Device, Feature, Irq, Later, Property, Room, Saved, State, call
+from hostd.backings.parts.filesystem import LOCAL, TMPFS, filesystem
+from hostd.device import Config, Data, Device, Feature, Irq, Later, Property, Room, Saved, State, Steps, call
 
 _SECTOR = 512
 _READ_NOW = 1 << 20  # bytes: copied in 85 us; more would hold up the other guests
 _WRITE_NOW = 64 * 1024  # bytes: to write more may wait for the disk
 _ZEROES = bytes(1 << 20)
+_PART = 8 << 20  # bytes: after so many a worker looks whether they are still wanted
+_FALLOCATED = 1 << 30
+_PIECES = os.sysconf("SC_IOV_MAX")
 _KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 1, 2, 16  # linux/falloc.h
 _MAX_SIZE = 1 << 62
 _SIZE = re.compile(r"(\d+)([KMGT]?)")
@@ -55,7 +59,7 @@ class Block(Device):
     RO, FLUSH, DISCARD, WRITE_ZEROES = Feature(5), Feature(9), Feature(13), Feature(14)  # virtio 1.2, 5.2.3
     resized = Irq()
     _failed = State(bool, kept=True)  # a flush
-    _fd = -1
+    _fd, _local = -1, True
 
     def start(self) -> None:
         if self.create and not self.path.exists():
@@ -73,7 +77,10 @@ class Block(Device):
             raise OSError(errno.EBUSY, "in use by another device or process", str(self.path)) from None
         self.sector_size = _SECTOR
         self.capacity = self._size()
-        self._now: int | None = os.RWF_NOWAIT
+        self._read_flags: int | None = os.RWF_NOWAIT  # of what is done at once; None: nothing is
+        self._write_flags: int | None = os.RWF_NOWAIT
+        self._local = filesystem(self._fd) in LOCAL
+        self._looking = False
         self._flushing = threading.Lock()
         writing = self.FLUSH.mask | self.DISCARD.mask | self.WRITE_ZEROES.mask
         self.offered &= ~(writing if self.read_only else self.RO.mask)
@@ -88,7 +95,7 @@ class Block(Device):
 
     def stop(self) -> None:
         if self._fd >= 0:
-            os.close(self._fd)
+            (os.close if self._local else partial(self.offload, os.close))(self._fd)
             self._fd = -1
 
     def save(self) -> Saved:
@@ -100,8 +107,15 @@ class Block(Device):
 
     def tick(self) -> None:
         """Whoever owns the image may make it longer or shorter."""
-        size = self._size()
-        if size != self.capacity:
+        if self._local:
+            self._sized(self._size())
+        elif not self._looking:
+            self._looking = True
+            self.offload(self._size).then(self._sized)
+
+    def _sized(self, size: object) -> None:
+        self._looking = False
+        if isinstance(size, int) and size != self.capacity:
             self.capacity = size
             self.resized()
 
@@ -110,25 +124,36 @@ class Block(Device):
         length = into.nbytes
         if not 0 <= at <= self.capacity - length:
             raise self._outside(at, length)
-        if length > _READ_NOW or self._now is None:
-            return self.offload(self._read_all, into, at)
-        try:
-            if os.preadv(self._fd, into, at, self._now) == length:
-                return length
-        except BlockingIOError:
-            pass  # not in the page cache
-        except OSError as error:
-            if error.errno != errno.EOPNOTSUPP:
-                raise
-            self._now = 0 if filesystem(self._fd) == TMPFS else None  # such as NFS: who knows how long it takes
-            return self.read(into, at)
-        return self.offload(self._read_all, into, at)
+        if length <= _READ_NOW and len(into) <= _PIECES and self._read_flags is not None:
+            try:
+                if os.preadv(self._fd, into, at, self._read_flags) == length:
+                    return length
+            except BlockingIOError:
+                pass  # not in the page cache
+            except OSError as error:
+                self._read_flags = self._other_flags(error)
+                return self.read(into, at)
+        return self.offload(_whole, os.preadv, self._fd, into, at)
 
     def write(self, data: Data, at: int) -> int | Later[int]:
         self._check_write(at, data.nbytes)
-        if data.nbytes > _WRITE_NOW:
-            return self.offload(self._write_all, data, at)
-        return self._write_all(data, at)
+        length = data.nbytes
+        if length <= _WRITE_NOW and len(data) <= _PIECES and self._write_flags is not None:
+            try:
+                if os.pwritev(self._fd, data, at, self._write_flags) == length:
+                    return length
+            except BlockingIOError:
+                pass
+            except OSError as error:
+                self._write_flags = self._other_flags(error)
+                return self.write(data, at)
+        return self.offload(_whole, os.pwritev, self._fd, data, at)
+
+    def _other_flags(self, error: OSError) -> int | None:
+        """RWF_NOWAIT is not for such a file.  Raises *error* if it is another one."""
+        if error.errno != errno.EOPNOTSUPP:
+            raise error
+        return 0 if filesystem(self._fd) == TMPFS else None  # such as NFS: who knows how long it takes
 
     def sync(self) -> Later[None]:
         return self.offload(self._sync)
@@ -167,12 +192,6 @@ class Block(Device):
 
     # The rest may run in a worker thread.
 
-    def _read_all(self, into: Sequence[memoryview], at: int) -> int:
-        return _whole(os.preadv, self._fd, into, at)
-
-    def _write_all(self, data: Sequence[memoryview], at: int) -> int:
-        return _whole(os.pwritev, self._fd, data, at)
-
     def _sync(self) -> None:
         with self._flushing:  # the kernel tells a failure once: of two flushes at a time, one would hear nothing
             if self._failed:
@@ -183,16 +202,21 @@ class Block(Device):
                 self._failed = True  # the kernel has dropped the pages: a second flush would lie
                 raise
 
-    def _punch(self, at: int, length: int) -> None:
-        self._fallocate(_PUNCH_HOLE | _KEEP_SIZE, at, length)
+    def _punch(self, at: int, length: int) -> Steps[None]:
+        for start in range(at, at + length, _FALLOCATED):
+            self._fallocate(_PUNCH_HOLE | _KEEP_SIZE, start, min(_FALLOCATED, at + length - start))
+            yield
 
-    def _zero(self, at: int, length: int, *modes: int) -> None:
-        for mode in modes:
-            if self._fallocate(mode | _KEEP_SIZE, at, length):
-                return
+    def _zero(self, at: int, length: int, *modes: int) -> Steps[None]:
         end = at + length
         while at < end:
-            at += os.pwrite(self._fd, _ZEROES[: end - at], at)
+            size = min(_FALLOCATED, end - at)
+            if any(self._fallocate(mode | _KEEP_SIZE, at, size) for mode in modes):
+                at += size
+            else:
+                modes = ()
+                at += os.pwrite(self._fd, _ZEROES[: end - at], at)
+            yield
 
     def _fallocate(self, mode: int, at: int, length: int) -> bool:
         """Whether the filesystem can do it."""
@@ -209,22 +233,25 @@ class Block(Device):
 _Transfer: TypeAlias = Callable[[int, Sequence[memoryview], int], int]
 
 
-def _whole(transfer: _Transfer, fd: int, pieces: Sequence[memoryview], at: int) -> int:
-    """Go on after a short transfer until all is done.  Raises IoError where the image ends."""
+def _whole(transfer: _Transfer, fd: int, pieces: Sequence[memoryview], at: int) -> Steps[int]:
+    """Part by part, until all is done.  Raises IoError where the image ends."""
     total = sum(map(len, pieces))
-    done = transfer(fd, pieces, at)
+    done = 0
     while done < total:
-        rest, skip = [], done
+        part: list[memoryview] = []
+        skip, room = done, _PART
         for piece in pieces:
-            if skip < len(piece):
-                rest.append(piece[skip:])
+            if skip < len(piece) and room and len(part) < _PIECES:
+                part.append(piece[skip : skip + room])
+                room -= len(part[-1])
             skip = max(0, skip - len(piece))
         try:
-            moved = transfer(fd, rest, at + done)
+            moved = transfer(fd, part, at + done)
         finally:
-            for piece in rest:
-                piece.release()
+            for each in part:
+                each.release()
         if not moved:
             raise IoError(f"the image ends at {at + done}")
         done += moved
+        yield
     return total

@@ -13,7 +13,7 @@ from hcall.clock import Clock
 from hcall.errors import Reset
 
 T = TypeVar("T")
-Steps: TypeAlias = Generator[object, None, T]
+Steps: TypeAlias = Generator[None, None, T]
 
 SLICE_SECONDS: Final = 0.001  # of one turn, and one step more
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, ParamSpec, TypeVar
+from functools import partial
+from typing import Any, Final, ParamSpec, TypeVar, overload
 
-from .later import Later
+from hcall.errors import Reset
+
+from .later import Later, Steps
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -23,13 +27,22 @@ class Workers:
         self._pool: ThreadPoolExecutor | None = None
         self._closed = False
 
-    def submit(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Later[T]:
-        """Run *work* in a thread; its outcome is the answer."""
+    @overload
+    def submit(self, work: Callable[P, Steps[T]], *args: P.args, **kwargs: P.kwargs) -> Later[T]: ...
+    @overload
+    def submit(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Later[T]: ...
+    def submit(self, work: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> Later[Any]:
+        """Run *work* in a thread; its outcome is the answer, see `Device.offload`."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix=self._name)
         loop = asyncio.get_running_loop()
-        later: Later[T] = Later()
-        future = self._pool.submit(work, *args, **kwargs)
+        later: Later[Any] = Later()
+        unwanted = threading.Event()
+        future = self._pool.submit(_through, unwanted, partial(work, *args, **kwargs))
+
+        def cancel() -> bool:
+            unwanted.set()
+            return future.cancel()
 
         def finish() -> None:
             error = future.exception()
@@ -42,7 +55,7 @@ class Workers:
             if not future.cancelled() and not loop.is_closed():
                 loop.call_soon_threadsafe(finish)
 
-        later.runs(future.cancel)
+        later.runs(cancel)
         future.add_done_callback(finished)
         if self._closed:  # what `stop` has begun ends, and its thread with it
             self.close()
@@ -54,3 +67,17 @@ class Workers:
         if self._pool is not None:
             self._pool.shutdown(wait=False)
             self._pool = None
+
+
+def _through(unwanted: threading.Event, work: Callable[[], Any]) -> Any:
+    """What *work* returns, or all its steps, if it has some: those that are done before it is *unwanted*."""
+    outcome = work()
+    if not isinstance(outcome, Generator):
+        return outcome
+    try:
+        while not unwanted.is_set():
+            next(outcome)
+    except StopIteration as end:
+        return end.value
+    outcome.close()
+    raise Reset("the device was reset")

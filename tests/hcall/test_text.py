@@ -31,6 +31,9 @@ def test_bytes_are_shown_in_hex_and_text_on_one_line() -> None:
 def test_a_near_word_is_suggested_and_no_other() -> None:
     words = ("serial", "disk")
     assert nearest("seral", words) == "serial" and suggest("seral", words) == " (did you mean 'serial'?)"
+    assert nearest("device-nunber-17", map("device-number-{}".format, range(100))) == "device-number-17"
+    assert nearest("evice-number-17", map("device-number-{}".format, range(100))) == "device-number-17"
+    assert nearest("x" * 65, ["x" * 64]) is None  # nobody mistypes that
     assert nearest("mouse", words) is None and suggest("mouse", words) == ""
 
 

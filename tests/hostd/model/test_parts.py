@@ -43,6 +43,15 @@ class Counting(Device):
     def now(self) -> int:
         return len(self.did)
 
+    @call
+    def without_end(self) -> Later[int]:
+        return self.offload(self._without_end)
+
+    def _without_end(self) -> Steps[int]:
+        while True:
+            self.did.append("worker")
+            yield
+
     def _count(self, name: str, to: int) -> Steps[int]:
         try:
             for number in range(to):
@@ -178,4 +187,13 @@ async def test_closing_the_device_answers_with_reset_at_once(guest: RawGuest) ->
     guest.send(guest.next_call(calls["count"], handle, ("a", 1 << 40), slot=1))
     guest.send(guest.next_call(numbers.CLOSE, handle, slot=2))
     assert (await guest.reply())[0] == Status.RESET
+    assert await guest.reply() == (0, 0)
+
+
+async def test_a_worker_ends_between_two_parts_when_nobody_wants_its_outcome(guest: RawGuest) -> None:
+    handle, calls = await guest.open("/counting")
+    for slot in range(1, 20):  # more than there are workers
+        guest.send(guest.next_call(calls["without_end"], handle, slot=slot))
+    guest.send(guest.next_call(numbers.CLOSE, handle, slot=20))
+    assert [(await guest.reply())[0] for _ in range(19)] == [Status.RESET] * 19
     assert await guest.reply() == (0, 0)
