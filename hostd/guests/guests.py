@@ -33,7 +33,7 @@ from ..tree.tree import Tree
 from .attended import Attended
 from .guest import Guest, printable
 from .policy import Policy
-from .turns import Turns
+from .turns import Once, Turns, Worker
 
 HELLO_SECONDS: Final = 5.0  # from connect to a complete HELLO
 MESSAGE_SECONDS: Final = 5.0  # from the first byte of a message to its last
@@ -108,6 +108,10 @@ class Guests:
                 raise NotAllowed(f"the machine's policy has no rule for user {who.uid}")
         except (Busy, NotAllowed) as error:
             greeting.refuse(error.status, str(error))
+
+    def soon(self, uid: int, worker: Worker) -> bool:
+        """Have *worker* work for the user *uid*: now, which is told, or in turn."""
+        return self.turns.of(uid).do(worker)
 
     def put(self, make: Callable[[Guest], Filter]) -> Callable[[], None]:
         """Put a filter in front of each guest, those that come later too; what takes them out again."""
@@ -244,8 +248,18 @@ class Guests:
 
     def lost(self, guest: Guest) -> None:
         """The link of *guest* broke.  Unless it is gone for good, it may come back."""
+        guest.lane.lose(self.time())
+        self._soon(guest, partial(self._look_after, guest))
+
+    def _soon(self, guest: Guest, does: Callable[[], object]) -> None:
+        """*does* is work of its user's: many may go at once."""
+        self.turns.of(guest.uid).do(Once(does))
+
+    def _look_after(self, guest: Guest) -> None:
+        """It has no link, unless it came back, or has ended meanwhile."""
         lane = guest.lane
-        lane.lose(self.time())
+        if lane.link is not None or self.by_token.get(guest.token) is not guest:
+            return
         if lane.detached or lane.is_dead():
             self.end(guest, Status.RESET, "the guest is gone")
             return
@@ -304,7 +318,7 @@ class Guests:
         for guest in list(self.by_token.values()):
             lost_at = guest.lane.lost_at
             if lost_at is not None and (now - lost_at > RESUME_SECONDS or guest.lane.is_dead()):
-                self.end(guest, Status.RESET, "the guest did not come back")
+                self._soon(guest, partial(self._give_up, guest))
         self.porter.again()
         watched = {guest: regions for guest in self.by_token.values() if (regions := guest.account.memory.watched)}
         if watched:
@@ -318,6 +332,10 @@ class Guests:
                 guest.account.memory.look()
             except Busy as error:
                 self.end(guest, error.status, str(error))
+
+    def _give_up(self, guest: Guest) -> None:
+        if guest.lane.link is None:  # else it came back meanwhile
+            self.end(guest, Status.RESET, "the guest did not come back")
 
     async def close(self) -> None:
         """End all sessions, every call answered, and wait until the last bytes are out: a few seconds at most."""

@@ -95,6 +95,17 @@ class User:
         self.used += used
         self.free = max(self.free, begun - TURN) + used * (2 + len(self.others))
 
+    def do(self, worker: Worker) -> bool:
+        """Have *worker*, which is not in the queue, work: now, which is told, or in turn."""
+        now = self._turns.time()
+        if self.queue or self.free > now:
+            self.enter(worker)
+            return False
+        if worker.work(now + TURN):
+            self.enter(worker)
+        self.charge(now, self._turns.time())
+        return True
+
     def enter(self, worker: Worker) -> None:
         """*worker*, which is not in the queue, has work.
 
@@ -123,6 +134,18 @@ class User:
                     heapq.heappush(queue, (worker.had, next(self._order), worker))
         self.free = begun
         self.charge(begun, now)
+
+
+class Once:
+    """Work that is done at once, when it is its turn."""
+
+    def __init__(self, does: Callable[[], object]) -> None:
+        self._does, self.had = does, 0.0
+
+    def work(self, until: float) -> bool:
+        """See `Worker`."""
+        self._does()
+        return False
 
 
 class Steps:

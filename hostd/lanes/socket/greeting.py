@@ -13,7 +13,7 @@ from hcall.session.host import HostSession
 from hcall.wire import MAX_ITEMS, MAX_MESSAGE, encode
 
 from ...calls.memory import Lent, lend
-from ...calls.shares import Purse
+from ...calls.shares import ARRIVING, Purse
 from .link import Link
 from .peer import peer
 from .reception import Reception
@@ -44,19 +44,8 @@ class Greeting:
     anybody else meanwhile.
     """
 
-    __slots__ = (
-        "_came",
-        "_fds",
-        "_guests",
-        "_is_over",
-        "_is_with_porter",
-        "_rest",
-        "_session",
-        "_sock",
-        "_uid",
-        "purse",
-        "since",
-    )
+    __slots__ = ("_came", "_fds", "_guests", "_is_over", "_is_with_porter", "_rest", "_session", "_sock", "_uid",
+                 "_waits", "had", "purse", "since")  # fmt: skip
 
     def __init__(self, guests: Reception, sock: socket.socket, purse: Purse) -> None:
         """*purse* is its peer's."""
@@ -67,12 +56,25 @@ class Greeting:
         self._rest: list[int] = []  # what was too many the last time
         self._came = 0  # how many there were
         self._is_with_porter = self._is_over = False
+        self._waits = False  # for its user's turn
+        self.had = 0.0
         descriptors.inline(sock)
         self.since = guests.time()
         guests.greetings.add(self)
         guests.loop.add_reader(sock, self._readable)
 
     def _readable(self) -> None:
+        if not self._guests.soon(self._uid, self):
+            self._waits = True
+            self._guests.loop.remove_reader(self._sock)
+
+    def work(self, until: float) -> bool:
+        """Read, in its user's turn; nothing is left."""
+        if self._is_over:
+            return False
+        if self._waits:
+            self._waits = False
+            self._guests.loop.add_reader(self._sock, self._readable)
         try:
             data, with_fds = descriptors.peek(self._sock, MAX_MESSAGE)
             if with_fds or self._fds:
@@ -84,6 +86,7 @@ class Greeting:
                 self._go_on(self._take(self._sock.recv(len(data))))
         except _WRONG as error:
             self._fail(error)
+        return False
 
     def _fail(self, error: BaseException) -> None:
         if isinstance(error, HcallError | ProtocolViolation):
@@ -95,10 +98,12 @@ class Greeting:
         """Read, and look at what came: for a thread."""
         try:
             data, fds, cut = descriptors.receive(self._sock, MAX_MESSAGE)
-            self._came += len(fds) + cut
+            self._came += len(fds)
             self._fds += fds
             most = self._guests.limits.regions + 1
             self._fds, self._rest = self._fds[:most], self._fds[most:]  # HELLO will say what is too much
+            if cut:
+                raise Busy("this host may have no more descriptors open for now (ulimit -n)")
             return self._take(data)
         except _WRONG as error:
             return error
@@ -145,6 +150,7 @@ class Greeting:
     def _go_on(self, brought: _Brought | None) -> None:
         """Let the guest in, if all is there.  Raises what is wrong."""
         if brought is None:
+            self.purse.take(ARRIVING, len(self._fds) + 1 - self.purse.used[ARRIVING])
             return
         hello, lent, lane = brought
         try:

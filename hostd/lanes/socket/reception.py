@@ -49,6 +49,9 @@ class Reception(Protocol):
     def complain(self, uid: int, text: str) -> None:
         """*text*, about a guest of that user, is for the log: once, and then a count."""
 
+    def soon(self, uid: int, worker: Any) -> bool:
+        """Have *worker* work for the user *uid*: now, which is told, or in turn."""
+
     def connect(self, link: Any, sock: socket.socket) -> None:
         """Give *sock* to *link*."""
 

@@ -17,7 +17,7 @@ from hcall.messages import ACK
 from hcall.session.host import HostSession
 from hcall.session.states import READY, Message
 from hcall.wire import MAX_MESSAGE, encode
-from hostd.guests.turns import PART, TURN, Steps, Turns
+from hostd.guests.turns import PART, TURN, Once, Steps, Turns
 from hostd.lanes.socket.lane import SocketLane
 
 ONE, OTHER = 1, 2
@@ -128,6 +128,20 @@ async def test_a_user_that_has_used_up_its_time_waits_and_another_does_not() -> 
     assert one.free > bench.now and other.free <= bench.now
     bench.now += TURN
     assert one.free <= bench.now  # soon, if nobody else waits
+
+
+async def test_what_happens_once_is_done_at_once_or_in_turn() -> None:
+    bench, done = Bench(), []
+
+    def does() -> None:
+        done.append(bench.now)
+        bench.now += 1.5 * TURN
+
+    user = bench.turns.of(ONE)
+    assert [user.do(Once(does)) for _ in range(4)] == [True, False, False, False] and len(done) == 1
+    assert bench.turns.of(OTHER).do(Once(does)) and len(done) == 2
+    await rounds(8)
+    assert len(done) == 5 and not user.queue
 
 
 async def test_work_that_fails_does_not_end_the_turns_of_the_others() -> None:
