@@ -15,7 +15,7 @@ def show_status(found: dict[str, Any]) -> None:
     guests = found.pop("guests")
     limits = found.pop("limits")
     users, bounds = found.pop("users"), found.pop("bounds")
-    long_calls = found.pop("long_calls")
+    long_calls, processes = found.pop("long_calls"), found.pop("processes")
     for key, value in found.items():
         print(f"{key + ':':10}{'-' if value is None else value}")
     print(f"{'guests:':10}{len(guests)} of {limits['guests']}")
@@ -37,6 +37,11 @@ def show_status(found: dict[str, Any]) -> None:
                   {"share": "may have", "total": "of"}.items()),
             ],
         )  # fmt: skip
+    if processes:
+        print()
+        print_table(
+            ("ISOLATED", "PID", "STARTS"), ((each["device"], each["pid"] or "-", each["starts"]) for each in processes)
+        )
     if long_calls:
         print()
         print_table(

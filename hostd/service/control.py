@@ -284,6 +284,7 @@ async def _status(at: Running, request: _Nothing) -> Answer:
         "limits": msgspec.to_builtins(host.guests.limits), "guests": guests, "users": users,
         "bounds": {what: bound._asdict() for what, bound in host.guests.shares.bounds.items()},
         "long_calls": host.tree.overran(),
+        "processes": [{"device": node.path, **found} for node in host.tree.nodes.values() if (found := _process(node))],
     }  # fmt: skip
 
 

@@ -1,178 +1,28 @@
-"""`isolate = true`: the model is in a process of its own, and whatever becomes of that, all others go on."""
+"""`isolate = true`: the model is in a process of its own, and all is as if it were here."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from clumsy import ask
+from isolated_end import counts, lives, machine, mapped, negotiate, opened, process, served
 from moving import until
-from raw import ADDRESS, LIVE, RawGuest, attached, bystander
+from raw import ADDRESS, bystander
 
 import hostd
 from hcall import numbers
-from hcall.clock import Clock, ManualClock
+from hcall.clock import ManualClock
 from hcall.errors import Status
 from hcall.programs.mistakes import InUse
+from hostd.commands.remote import model_of
 from hostd.commands.shipped import shipped
-from hostd.isolated.process import Process
 from hostd.isolated.proxy import process_of
 from hostd.machine.file import Machine, MachineError
-
-NEEDS_RESET = 64
-ODD = '''
-import os, signal, sys, time
-from hcall.errors import BadArgument, Busy
-from hostd.device import Config, Data, Device, Feature, Irq, Later, Property, Room, Saved, State, action, call
-
-class Odd(Device):
-    """Does what a guest says."""
-
-    compatible = "test,odd"
-    size = Config(int, 3)
-    MORE, LESS = Feature(0), Feature(1)
-    told, pair = Property(int), Property(tuple)
-    rang = Irq()
-    count, kept = State(int), State(int, kept=True)
-
-    def start(self) -> None:
-        self.offered &= ~self.LESS.mask
-        self.told, self.pair = 0, (1, "two", b"3")
-        self.later = Later()
-
-    def check_keys(self) -> None:
-        if self.size > 9:
-            raise ValueError("that is large")
-
-    def tick(self) -> None:
-        if self.told:
-            self.told += 1
-
-    @call(again=True)
-    def pid(self) -> int:
-        return os.getpid()
-
-    @call
-    def bump(self) -> int:
-        self.count += 1
-        self.told = 10 * self.count
-        self.rang()
-        return self.count
-
-    def read(self, into: Room, at: int) -> int:
-        return into.put(b"in" * at)
-
-    @call
-    def upper(self, into: Room, data: Data) -> int:
-        return into.put(data.get().upper())
-
-    @call
-    def again(self, into: Room, data: Data, times: int) -> int:
-        """All pieces, in their order."""
-        return into.put(b"".join(bytes(piece) for piece in data) * times)
-
-    @call
-    def begin(self) -> Later[int]:
-        self.later = Later()
-        return self.later
-
-    @call
-    def finish(self, value: int) -> None:
-        self.later.done(value)
-
-    @call
-    def work(self, data: Data, seconds: float) -> Later[bytes]:
-        def slowly() -> bytes:
-            time.sleep(seconds)
-            return data.get()
-        return self.offload(slowly)
-
-    @call
-    def wrong(self, how: str) -> object:
-        if how == "argument":
-            raise BadArgument("not that")
-        if how == "disk":
-            raise OSError(28, "no room", "/a/file")
-        if how == "type":
-            return {1, 2}
-        if how == "loop":
-            while True:
-                pass
-        return [][1]
-
-    @call
-    def die(self, how: int) -> None:
-        if how > 0:
-            os.kill(os.getpid(), how)
-        os._exit(-how)
-
-    @call
-    def say(self, text: str) -> None:
-        print(text, flush=True)
-        self.complain(f"{text}, too")
-
-    @action
-    def push(self, hard: bool = False) -> str:
-        if hard:
-            raise Busy("too hard")
-        self.rang()
-        return f"pushed {self.size}"
-'''
-
-
-def machine(folder: Path, **config: Any) -> Machine:
-    (folder / "odd.py").write_text(ODD)
-    table = {"model": "odd.py", "isolate": True, **config}
-    return Machine.from_tables({"devices": {"odd": table, "rng": {"model": "rng"}}}, folder)
-
-
-@contextlib.asynccontextmanager
-async def served(folder: Path, clock: Clock | None = None, **config: Any) -> AsyncIterator[hostd.Host]:
-    async with hostd.serve(machine(folder, **config), folder / "run", clock) as host:
-        yield host
-
-
-def process(host: hostd.Host, path: str = "/odd") -> Process:
-    found = process_of(host.tree.find(path).device)
-    assert found is not None
-    return found
-
-
-@contextlib.asynccontextmanager
-async def opened(host: hostd.Host, regions: int = 0) -> AsyncIterator[tuple[RawGuest, int, dict[str, int]]]:
-    async with attached(host, regions) as guest:
-        handle, calls = await guest.open("/odd", features=1)
-        yield guest, handle, calls
-
-
-def counts(host: hostd.Host, path: str = "/odd") -> int:
-    """How often vector 0 was raised on the open handles."""
-    plugged = host.tree.find(path).plugged
-    assert plugged is not None
-    return sum(hold.counts[0] for hold in plugged.holds)  # type: ignore[attr-defined]  # of a guest's
-
-
-def mapped(host: hostd.Host) -> int:
-    """How many regions of guests the process has."""
-    return Path(f"/proc/{process(host).pid}/maps").read_text().count("memfd:raw")
-
-
-def lives(pid: int | None) -> bool:
-    return Path(f"/proc/{pid}").exists()
-
-
-async def negotiate(guest: RawGuest, handle: int) -> tuple[int, Any]:
-    """Reset the device, and set it up again; the last answer."""
-    for status in (0, *LIVE):
-        answer = await guest.call(numbers.SET_STATUS, handle, status)
-    return answer
 
 
 async def test_a_device_there_is_as_one_here(tmp_path: Path) -> None:
@@ -227,72 +77,6 @@ async def test_areas_are_the_memory_of_the_guest(tmp_path: Path) -> None:
             assert await guest.call(numbers.REMOVE_MEMORY, 0, ADDRESS) == (0, None)
             await until(lambda: mapped(host) == 2)
         await until(lambda: mapped(host) == 0)
-
-
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV, -3])
-async def test_a_process_that_dies_fails_its_calls_and_is_started_again(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, how: int
-) -> None:
-    async with served(tmp_path) as host, bystander(host), opened(host) as (guest, handle, calls):
-        before = process(host).pid
-        guest.send(guest.next_call(calls["begin"], handle, slot=1))
-        guest.send(guest.next_call(calls["die"], handle, (int(how),)))
-        for _ in range(2):
-            status, text = await guest.reply()
-            how_told = "exit code 3" if how == -3 else signal.Signals(how).name
-            assert (status, text) == (Status.IO_ERROR, f"/odd: its process has ended: {how_told}")
-        assert await guest.core(numbers.GET_STATUS, handle) & NEEDS_RESET
-        assert (await guest.call(calls["bump"], handle))[0] == Status.IO_ERROR
-        await until(lambda: process(host).pid is not None)
-        assert await negotiate(guest, handle) == (0, 15)
-        assert await guest.call(calls["bump"], handle) == (0, 1)
-        assert process(host).pid != before and process(host).starts == 2
-    assert any("it is started again now" in record.message for record in caplog.records)
-
-
-async def test_one_that_dies_again_and_again_is_started_ever_more_seldom(tmp_path: Path) -> None:
-    clock = ManualClock()
-    async with served(tmp_path, clock) as host, opened(host) as (guest, handle, calls):
-        for deaths, seconds in enumerate((0, 1, 2, 4, 8, 16, 32, 60, 60), 1):
-            assert (await guest.call(calls["die"], handle, -1))[0] == Status.IO_ERROR
-            assert process(host).pid is None
-            assert (await guest.call(numbers.SET_STATUS, handle, 0))[0] == Status.IO_ERROR  # there is none to reset
-            clock.turn(seconds - 0.001 if seconds else 0)
-            assert process(host).starts == deaths + (seconds == 0)
-            clock.turn(0.002)
-            assert process(host).starts == deaths + 1
-            assert await negotiate(guest, handle) == (0, 15)
-            assert await guest.call(calls["bump"], handle) == (0, 1)
-
-
-async def test_one_that_hangs_is_ended_and_all_others_go_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    clock = ManualClock()
-    async with served(tmp_path, clock) as host, opened(host) as (guest, handle, calls), bystander(host) as other:
-        begun = process(host).pid
-        assert begun is not None
-        os.kill(begun, signal.SIGSTOP)
-        guest.send(guest.next_call(calls["bump"], handle))
-        clock.turn(3600)  # all at once: nothing was read meanwhile, so nobody was late
-        await other.core(numbers.NOP)
-        assert process(host).pid == begun
-        while process(host).pid == begun:
-            clock.turn(1)
-            await other.core(numbers.NOP)
-        assert await guest.reply() == (Status.IO_ERROR, "/odd: its process has ended: it did nothing for 5 s")
-        clock.turn(0)
-        assert await negotiate(guest, handle) == (0, 15)
-        assert await guest.call(calls["bump"], handle) == (0, 1)
-    assert "it did nothing for 5 s; it is started again now" in caplog.text
-
-
-async def test_an_answer_that_does_not_come_is_given_up(tmp_path: Path) -> None:
-    clock = ManualClock()
-    async with served(tmp_path, clock) as host, opened(host) as (guest, handle, calls):
-        guest.send(guest.next_call(calls["begin"], handle, slot=1))
-        await guest.call(calls["pid"], handle)
-        clock.turn(61)
-        assert await guest.reply() == (Status.INTERNAL, "the device model gave no answer within 60 s")
-        assert await guest.call(calls["bump"], handle) == (0, 1)
 
 
 async def test_a_reset_answers_at_once_what_no_worker_has_in_hand(tmp_path: Path) -> None:
@@ -366,6 +150,15 @@ async def test_the_hosts_user_acts_ticks_and_looks(tmp_path: Path) -> None:
         await guest.core(calls["bump"], handle)
         clock.turn(2)
         await until(lambda: host.tree.find("/odd").properties()["told"] == 12)
+
+
+async def test_who_looks_sees_which_are_isolated(tmp_path: Path) -> None:
+    async with served(tmp_path) as host:
+        about = {each["path"]: each for each in await ask(host, "ls")}
+        assert about["/rng"]["process"] is None and model_of(about["/rng"]) == "rng"
+        assert about["/odd"]["process"] == {"pid": process(host).pid, "starts": 1}
+        assert model_of(about["/odd"]) == "odd.py (isolated)"
+        assert [each["device"] for each in (await ask(host, "status"))["processes"]] == ["/odd"]
 
 
 async def test_a_host_that_goes_on_elsewhere_has_what_was_there(tmp_path: Path) -> None:
