@@ -14,9 +14,12 @@ from hcall.programs.plugins import PluginError
 from hcall.text import counted, shown
 
 from ..device import Device
+from ..guests.policy import Who
 from ..machine import models
 from ..machine.description import describe
 from ..machine.file import DeviceSpec, Machine
+from ..machine.roles import Role
+from ..machine.rules import name_of
 
 
 def check_machine(file: Path, as_json: bool) -> None:
@@ -33,15 +36,38 @@ def check_machine(file: Path, as_json: bool) -> None:
                 }
                 for spec in found.devices
             ],
+            "policy": [_who(rule.who) | {key: list(getattr(rule, key)) for key in ("name", "guests", "open", "see")}
+                       for rule in found.policy.rules],
+            "control": {role.word: _who(found.roles[role - 1]) for role in Role},
+            "remarks": list(found.remarks),
         })  # fmt: skip
         return
     print_table(("PATH", "MODEL", "COMPATIBLE"), ((f"/{spec.path}", _model(spec), shown(spec.device.compatible))
                                                   for spec in found.devices))  # fmt: skip
+    _section("POLICY FOR GUESTS OPEN SEE", (
+        (rule.name, _people(rule.who), ", ".join(rule.guests or "*"), ", ".join(rule.open) or "-",
+         ", ".join(rule.see) or "-") for rule in found.policy.rules
+    ))  # fmt: skip
+    roles = {role.word: who for role, who in zip(Role, found.roles, strict=True) if who != Who()}
+    _section("CONTROL FOR", ((role, _people(who)) for role, who in roles.items()))
+    for line in found.remarks:
+        say("hostd", line)
     say("hostd", f"{file} is good: machine {found.name!r}, {counted(len(found.devices), 'device')}")
 
 
 def _model(spec: DeviceSpec) -> str:
     return f"{spec.model} (isolated)" if spec.isolate else spec.model
+
+
+def _who(who: Who | None) -> dict[str, Any]:
+    return {"users": sorted(who.users), "groups": sorted(who.groups)} if who else {"users": None, "groups": None}
+
+
+def _people(who: Who | None) -> str:
+    if who is None:
+        return "hostd's own user"
+    names = [f"user {name_of(uid, 'users')}" for uid in sorted(who.users)]
+    return ", ".join(names + [f"group {name_of(gid, 'groups')}" for gid in sorted(who.groups)])
 
 
 def _config(spec: DeviceSpec) -> Iterator[tuple[str, object]]:
@@ -90,9 +116,11 @@ def _check_defaults(name: str, model: type[Device]) -> None:
 
 
 def _section(heading: str, rows: Iterable[tuple[str, ...]]) -> None:
+    """*heading* is a word for each column, or for the first ones."""
     if found := list(rows):
+        words = heading.split()
         print()
-        print_table((heading, *[""] * (len(found[0]) - 1)), found)
+        print_table((*words, *[""] * (len(found[0]) - len(words))), found)
 
 
 def _handler(handler: dict[str, Any]) -> tuple[str, str]:

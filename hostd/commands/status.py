@@ -22,8 +22,9 @@ def show_status(found: dict[str, Any]) -> None:
     if guests:
         print()
         print_table(
-            ("GUEST", "LINK", "CALLS", "MEMORY", "OPEN"),
-            ((guest["name"], "up" if guest["linked"] else "lost", guest["calls"], sized(guest["memory"]),
+            ("GUEST", "USER", "RULES", "LINK", "CALLS", "MEMORY", "OPEN"),
+            ((guest["name"], guest["uid"], ", ".join(guest["rules"]) or "-", "up" if guest["linked"] else "lost",
+              guest["calls"], sized(guest["memory"]),
               ", ".join(guest["open"]) or "-") for guest in guests),
         )  # fmt: skip
     if users:

@@ -96,6 +96,14 @@ def _numbers(place: str, key: str, entries: Iterable[object], check: Checker) ->
             check.wrong(place, f"{entry!r} is neither the name nor the number of a {key[:-1]}")
 
 
+def name_of(number: int, key: str) -> str:
+    """The name of that user or group, as `users` or `groups` say which; the number, if there is none."""
+    try:
+        return pwd.getpwuid(number).pw_name if key == "users" else grp.getgrgid(number).gr_name
+    except KeyError:
+        return str(number)
+
+
 def _texts(place: str, entries: list[object], check: Checker) -> tuple[str, ...]:
     for entry in entries:
         if not isinstance(entry, str):

@@ -265,7 +265,8 @@ async def _status(at: Running, request: _Nothing) -> Answer:
     host = at.host
     guests = [
         {
-            "name": guest.name, "uid": guest.uid, "linked": guest.lane.link is not None,
+            "name": guest.name, "uid": guest.uid, "rules": list(guest.rights.rules),
+            "linked": guest.lane.link is not None,
             "open": sorted(hold.plugged.path for hold in guest.account.holds.values()),
             "memory": sum(region.end - region.start for region in guest.account.memory.regions),
             "calls": guest.lane.session.calls, "bytes": guest.lane.bytes, "has": dict(guest.purse.used),
