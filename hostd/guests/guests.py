@@ -363,7 +363,7 @@ class Guests:
             for link in list(self.links):
                 link.abort()
             await self.wait_for(lambda: not self.links)
-        await self.porter.close(CLOSE_SECONDS)
+        await self.porter.end(CLOSE_SECONDS)
         self._users.close()
 
     async def wait_for(self, condition: Callable[[], bool]) -> None:

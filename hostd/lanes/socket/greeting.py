@@ -203,7 +203,8 @@ class Greeting:
 
     def _leave(self) -> None:
         """Close all that there is."""
-        self._guests.porter.discard(self._uid, [self._sock.detach(), *self._fds])
+        self._guests.porter.close(self._uid, self._sock)
+        self._guests.porter.discard(self._uid, self._fds)
         self._fds = []
 
     def _forget(self) -> None:

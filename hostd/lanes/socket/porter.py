@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
+import subprocess
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -25,6 +27,7 @@ T = TypeVar("T")
 _EACH: Final = 2  # threads of one user, who may make them hang
 _SPARE: Final = 2  # that wait for work
 _BEHIND_SECONDS: Final = 1.0  # that work of a user may wait before more is refused
+_GRAVES: Final = -2  # whose work it is to start processes that end: one thread's
 _MEMORY: Final = -1  # whose work it is to unmap memory, which takes long but ends: one thread's
 
 
@@ -67,6 +70,7 @@ class Porter:
         self._count = 0  # those that are not
         self._under_way: set[_Work] = set()
         self._crews: dict[int, _Crew] = {}  # by user, of those that have work
+        self._graves: list[int] = []
         self._looked_at: list[tuple[Mapped, Callable[[], None]]] = []
         self._closed = False
 
@@ -79,15 +83,27 @@ class Porter:
         """Have *does* done by a thread of the user *whose*, in turn; *then* gets what it gives, in the loop."""
         crew = self._crews.setdefault(whose, _Crew())
         work = _Work(whose, does, then, self._clock.time())
-        if crew.busy < (1 if whose == _MEMORY else _EACH):
+        if crew.busy < (_EACH if whose >= 0 else 1):
             self._begin(crew, work)
         else:
             crew.waiting.append(work)
 
+    def close(self, whose: int, sock: socket.socket) -> None:
+        """Close *sock*, a connection of the user *whose*, with whatever is in its queue."""
+        if not self._is_behind(whose):
+            self.discard(whose, [sock.detach()])
+            return
+        self._graves.append(sock.detach())  # else somebody who connects again and again would have all that we may open
+        if len(self._graves) == 1:
+            self.carry(_GRAVES, partial(_bury, self._graves))
+
+    def _is_behind(self, whose: int) -> bool:
+        crew = self._crews.get(whose)
+        return bool(crew and crew.waiting and self._clock.time() - crew.waiting[0].since > _BEHIND_SECONDS)
+
     def check(self, whose: int) -> None:
         """Raises Busy if the threads of the user *whose* hang, and nothing more should be given to them."""
-        crew = self._crews.get(whose)
-        if crew is not None and crew.waiting and self._clock.time() - crew.waiting[0].since > _BEHIND_SECONDS:
+        if self._is_behind(whose):
             raise Busy(f"descriptors that user {whose} sent before are still waited for: closing them does not end")
 
     def discard(self, whose: int, fds: Iterable[int]) -> None:
@@ -167,7 +183,7 @@ class Porter:
             raise error
         work.then(outcome)
 
-    async def close(self, seconds: float) -> None:
+    async def end(self, seconds: float) -> None:
         """Wait for what is under way, but for *seconds* at most: what hangs is left to the end of the process."""
         self.again()
         with contextlib.suppress(TimeoutError):
@@ -181,6 +197,19 @@ class Porter:
             self._dismiss()
         for thread in self._threads - hang:
             thread.join()  # at once
+
+
+def _bury(socks: list[int]) -> None:
+    """Close *socks*, Unix sockets, and what is in their queues: by the end of a process, for which that cannot wait."""
+    buried = socks[:]
+    del socks[: len(buried)]
+    try:
+        process = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=buried)
+    except OSError:
+        close(buried)
+        return
+    close(buried)  # which does nothing yet
+    process.communicate()
 
 
 def close(fds: Iterable[int]) -> None:

@@ -102,6 +102,13 @@ async def test_a_user_whose_descriptors_do_not_close_is_told_to_wait_and_nobody_
         with connected(host) as guest:  # which brings none
             await guest.greet(hello())
             await guest.core(numbers.DETACH)
+        held = descriptors()
+        for _ in range(9):
+            with connected(host) as guest:
+                guest.send(hello(regions=pages(1)), [lingering.make()])
+                lingering.sent()
+                assert (await guest.ended())[0] == Status.BUSY
+        await until(host, lambda: descriptors() <= held + 2 * 9)  # the test's own: the other ends, and who listens
         lingering.end()
         await until(host, lambda: not host.guests.porter.is_busy)
         async with attached(host, regions=1):
@@ -213,14 +220,14 @@ async def test_a_thread_is_there_for_each_that_hangs_and_no_more(clock: ManualCl
     told = asyncio.get_running_loop().create_future()
     porter.carry(2, lambda: "another user", told.set_result)
     assert await asyncio.wait_for(told, PATIENCE) == "another user"
-    closing = asyncio.create_task(porter.close(2))
+    closing = asyncio.create_task(porter.end(2))
     for _ in range(3):
         await asyncio.sleep(0)
     clock.turn(2.1)
     await closing  # which does not wait for those
     assert porter.is_busy
     lingering.end()
-    await porter.close(2)
+    await porter.end(2)
     assert not porter.is_busy
 
 
