@@ -9,10 +9,9 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import msgpack
-from raw import plugged
+from raw import memory_of, plugged
 
 from hcall.clock import Clock
-from hostd.calls.memory import Memory
 from hostd.calls.vectors import Vectors
 from hostd.device import Device
 from hostd.model.areas import InlineRoom
@@ -93,5 +92,5 @@ class Hand:
         return room.filled(self.call("read", room, at))
 
     def write(self, data: bytes, at: int = 0) -> int:
-        count: int = self.call("write", Memory().data((data,)), at)
+        count: int = self.call("write", memory_of().data((data,)), at)
         return count

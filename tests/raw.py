@@ -22,7 +22,7 @@ from hcall.kernel.memfd import F_ADD_SEALS, SEALS
 from hcall.messages import CALL, END, FD_LANE, HELLO, IRQ, MAGIC, REPLY, WELCOME
 from hcall.wire import Decoder, encode
 from hostd.calls.limits import Limits
-from hostd.calls.memory import Lending, Region
+from hostd.calls.memory import Lending, Memory, Region
 from hostd.calls.shares import Purse, Shares
 from hostd.device import Device
 from hostd.devices.rng import Rng
@@ -263,6 +263,12 @@ async def run_on(
 def plugged(device: Device, path: str = "/device", clock: Clock | None = None) -> Plugged:
     """*device* in a place of its own, without a host."""
     return Plugged(device, path, clock or ManualClock(), Identity(b"").source(path))
+
+
+def memory_of(**limits: int) -> Memory:
+    """Memory of a guest, which has none yet."""
+    bounds = Limits(**limits)
+    return Memory(bounds, Purse(Shares(bounds, 1024).of(0)))
 
 
 class Nobody:

@@ -38,7 +38,7 @@ MAY: Final = {
     },
     "hostd.calls.overrun": {".setitimer": "a model that does not return stops the loop, and every clock on it"},
     "hostd.isolated.program": {".poll": "a process that starts, or is saved, where there is no loop to wait in"},
-    "hostd.backings.terminal": {".poll": "until the kernel has ended a process that was killed, which is at once"},
+    "hostd.backings.parts.undertaker": {".poll": "until the kernel has ended a killed process, which is at once"},
     "hostd.commands.remote": {".settimeout": "a command by itself: the host that it asks may hang"},
     "hostd.commands.stage": {".wait": "of the demo's processes, which may hang"},
     "guestd.commands.evidence.sysman": {"time.time": "the date that the device tells is compared with this machine's"},

@@ -14,15 +14,14 @@ import logging
 import os
 import pty
 import re
-import select
 import signal
 import socket
 import struct
 import subprocess
 import termios
-import threading
 import tty
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -32,11 +31,12 @@ from hcall.kernel.open_files import given_limit
 from hcall.saved import Saved
 from hostd.backing import Backing, Port
 
+from .parts.undertaker import bury
+
 log = logging.getLogger(__name__)
 
 _CHUNK: Final = 64 * 1024
 _WINSIZE: Final = struct.Struct("4H")  # rows, columns, and pixels that nobody uses
-_KILL_MS: Final = 1000
 _DRAIN_READS: Final = 16  # more than a terminal holds; a writer that never stops is not waited for
 _TIOCSIG: Final = 0x40045436  # asm-generic/ioctls.h: signal the terminal's foreground process group
 _SPEEDS: Final = {int(name[1:]): code for name, code in vars(termios).items() if re.fullmatch(r"B\d+", name)}
@@ -285,22 +285,26 @@ class Command(_Terminal):
 
     def stop(self) -> None:
         if self._pidfd >= 0:
-            _kill_session(self._pid)
-            asyncio.get_running_loop().remove_reader(self._pidfd)  # to die may take its time, which is nobody else's
-            said = f"pid {self._pid}: {self._command}"
-            threading.Thread(target=_bury, args=(self._pid, self._pidfd, said), name="cmd:").start()
-            self._pidfd = -1
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            self._end(lambda: None)
         super().stop()  # whatever else runs in the terminal's session is hung up on
 
     def reset(self) -> None:
         self._again()
 
     def _exited(self) -> None:
-        _kill_session(self._pid)  # what it left running in the background
+        self._end(partial(self._ended, self._pid))  # and what it left running in the background
+
+    def _ended(self, pid: int) -> None:
+        if self._master >= 0 and self._pid == pid:  # else another one runs, or none any more
+            self._drain()
+
+    def _end(self, then: Callable[[], None]) -> None:
+        """Its whole session is killed; *then* follows, unless the loop has gone."""
         self._loop.remove_reader(self._pidfd)
-        _bury(self._pid, self._pidfd, self.endpoint)
+        bury(self._pid, self._pidfd, f"pid {self._pid}: {self._command}", self._loop, then)
         self._pidfd = -1
-        self._drain()
 
     def _drain(self) -> None:
         """What the command wrote last is still in the terminal; after it comes the end."""
@@ -319,25 +323,3 @@ class Command(_Terminal):
             self._drain()
         else:
             super().resume()
-
-
-def _bury(pid: int, pidfd: int, said: str) -> None:
-    """Wait for the end of a process that was killed, or has ended."""
-    gone = select.poll()
-    gone.register(pidfd, select.POLLIN)
-    if gone.poll(_KILL_MS):
-        with contextlib.suppress(ChildProcessError):  # it was another process that began it
-            os.waitpid(pid, 0)
-    else:
-        log.error("%s does not die", said)
-    os.close(pidfd)
-
-
-def _kill_session(leader: int) -> None:
-    """Kill all processes of a session: a shell's background jobs have process groups of their own."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            with contextlib.suppress(OSError):
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()  # proc(5): state ppid pgrp session
-                if int(fields[3]) == leader:
-                    os.kill(int(entry.name), signal.SIGKILL)

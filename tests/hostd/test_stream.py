@@ -8,12 +8,11 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from raw import plugged
+from raw import memory_of, plugged
 
 from hcall.clock import ManualClock
 from hcall.errors import BadArgument, IoError, WouldBlock
 from hcall.formats.vuart import Param
-from hostd.calls.memory import Memory
 from hostd.calls.vectors import Vectors
 from hostd.model.areas import InlineRoom
 from hostd.stream import Stream
@@ -62,7 +61,7 @@ class Guest:
         return room.filled(self.pipe.read(room, 0))
 
     def write(self, data: bytes) -> int:
-        return self.pipe.write(Memory().data((data,)), 0)
+        return self.pipe.write(memory_of().data((data,)), 0)
 
     def get(self, param: Param) -> int:
         return self.pipe.get_param(param)
@@ -203,7 +202,7 @@ def test_what_could_not_go_on_at_once_goes_in_order_later(guest: Guest) -> None:
 
 
 def test_a_write_of_far_too_much_is_short_and_copies_no_more_than_a_buffer(guest: Guest) -> None:
-    pieces = Memory().data((b"x" * 40_000,) * 1000)
+    pieces = memory_of().data((b"x" * 40_000,) * 1000)
     guest.pipe.takes = 100
     tracemalloc.start()
     assert guest.pipe.write(pieces, 0) == SIZE
@@ -380,9 +379,9 @@ def test_a_model_that_takes_parts_gets_one_in_each_turn() -> None:
     pipe.start()
     site.live[Vectors(lambda vector, count: None)] = None
     pipe.takes = 1 << 20
-    assert pipe.write(Memory().data((bytes(range(250)) * 10,)), 0) == 2500
+    assert pipe.write(memory_of().data((bytes(range(250)) * 10,)), 0) == 2500
     assert (len(pipe.taken), pipe.waiting) == (1000, 1500)
-    assert pipe.write(Memory().data((b"more",)), 0) == 4
+    assert pipe.write(memory_of().data((b"more",)), 0) == 4
     pipe.transmit()
     assert len(pipe.taken) == 1000  # whatever happens meanwhile
     saved = pipe.save()

@@ -6,15 +6,7 @@ import fcntl
 import os
 
 from hcall.kernel.memfd import F_ADD_SEALS
-from hostd.calls.limits import Limits
 from hostd.calls.memory import Memory, Region, lend
-from hostd.calls.shares import Purse, Shares
-
-
-def memory_of(**limits: int) -> Memory:
-    """Memory of a guest, which has none yet."""
-    bounds = Limits(**limits)
-    return Memory(bounds, Purse(Shares(bounds, 1024).of(0)))
 
 
 def add(memory: Memory, start: int, size: int, fd: int, offset: int | None = None) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from guest_files import Files, add, memory_of
+from guest_files import Files, add
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from raw import memory_of
 
 from hcall.errors import BadArea
 from hcall.kernel.memfd import PAGE

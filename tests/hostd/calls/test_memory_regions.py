@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from guest_files import Files, add, memory_of
+from guest_files import Files, add
+from raw import memory_of
 
 from hcall.errors import BadArea, Busy
 from hcall.kernel.memfd import F_GET_SEALS, F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, PAGE, SEALS
