@@ -272,6 +272,7 @@ async def test_a_guest_that_falls_silent_is_reset_by_the_host_that_goes_on_and_n
             for link in list(old.guests.links):
                 link.abort()
             assert await rng.read_exactly(8)
+            await until(lambda: all(guest.lane.link is not None for guest in new.guests.by_token.values()))
             later.turn(4.75)
             assert {guest.name for guest in new.guests.by_token.values()} == {"silent", "bystander"}
             later.turn(0.25)
