@@ -20,23 +20,27 @@ _BUFFER: Final = 1 << 20  # bytes that the kernel keeps, each way
 
 
 class Channel:
-    """Sends at once what the kernel takes, the rest in its order; nobody waits."""
+    """Sends at once what the kernel takes, the rest in its order; nobody waits.
 
-    def __init__(self, sock: socket.socket) -> None:
-        """*sock* is this one's from now on."""
-        sock.setblocking(False)
+    Descriptors go by a socket of their own: to look for some with each message would double what it costs.
+    """
+
+    def __init__(self, sock: socket.socket, lane: socket.socket) -> None:
+        """Messages by *sock*, descriptors by *lane*; both are this one's from now on."""
+        for each in (sock, lane):
+            each.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
-        self.sock = sock
+        self.sock, self._lane = sock, lane
         self._waiting: deque[tuple[bytes, list[int]]] = deque()  # with descriptors that are ours
 
     def send(self, *message: Any, fds: Sequence[int] = ()) -> None:
         """Send *message*; *fds* stay the caller's.  Raises TypeError, ValueError or OverflowError for what it cannot
         carry.  To an end that is closed it sends nothing."""
-        packet = wire.encode((*message, False))
+        packet = wire.encode((*message, len(fds)))
         own = list(map(os.dup, fds))
         if len(packet) > _AT_ONCE:
             own.append(_file(packet))
-            packet = wire.encode((True,))
+            packet = wire.encode((len(own),))
         self._waiting.append((packet, own))
         if len(self._waiting) == 1:
             self._flush()
@@ -53,42 +57,47 @@ class Channel:
             packet, fds = self._waiting[0]
             try:
                 if fds:
-                    socket.send_fds(self.sock, [packet], fds)
-                else:
-                    self.sock.send(packet)
+                    socket.send_fds(self._lane, [b"\0"], fds)
+                    self._waiting[0] = packet, []
+                    _close(fds)
+                self.sock.send(packet)
             except BlockingIOError:
                 return
             except OSError:  # it has ended, which its reader is told
-                pass
+                _close(self._waiting[0][1])
             self._waiting.popleft()
-            for fd in fds:
-                os.close(fd)
 
     def receive(self) -> Iterator[tuple[list[Any], list[int]]]:
         """The messages that are there, with their descriptors, which are the caller's.  Raises EOFError at the end."""
         for _ in range(_MESSAGES):
             try:
-                packet, fds, _ = descriptors.receive(self.sock, 2 * _AT_ONCE)
+                packet = self.sock.recv(2 * _AT_ONCE)
             except BlockingIOError:
                 return
             except OSError:
-                packet, fds = b"", []
+                packet = b""
             if not packet:
                 raise EOFError
-            message = msgspec.msgpack.decode(packet)
-            if message[-1]:  # it is in a file
-                message = msgspec.msgpack.decode(_content(fds.pop()))
-            yield message[:-1], fds
+            *message, count = msgspec.msgpack.decode(packet)
+            fds = descriptors.receive(self._lane, 1)[1] if count else []
+            if not message:  # it is in a file
+                *message, _ = msgspec.msgpack.decode(_content(fds.pop()))
+            yield message, fds
 
     def close(self) -> None:
         """No more."""
         if self._waiting:
             asyncio.get_running_loop().remove_writer(self.sock)
         for _, fds in self._waiting:
-            for fd in fds:
-                os.close(fd)
+            _close(fds)
         self._waiting.clear()
         self.sock.close()
+        self._lane.close()
+
+
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 def _file(data: bytes) -> int:

@@ -30,28 +30,32 @@ class Program:
 
         Raises OSError.
         """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
+        ours, theirs = zip(*pairs, strict=True)
+        numbers = [sock.fileno() for sock in theirs]
         reads, writes = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(reads, False)
         paths = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
         try:
             self._popen = subprocess.Popen(
-                [sys.executable, "-P", "-m", _PROGRAM, str(theirs.fileno()), str(os.getpid())],
-                stdin=subprocess.DEVNULL, stdout=writes, stderr=writes, pass_fds=(theirs.fileno(),),
+                [sys.executable, "-P", "-m", _PROGRAM, *map(str, [os.getpid(), *numbers])],
+                stdin=subprocess.DEVNULL, stdout=writes, stderr=writes, pass_fds=numbers,
                 env={**os.environ, "PYTHONPATH": paths}, process_group=0,
             )  # fmt: skip
         except OSError:
-            ours.close()
+            for sock in ours:
+                sock.close()
             os.close(reads)
             raise
         finally:
-            theirs.close()
+            for sock in theirs:
+                sock.close()
             os.close(writes)
         self.pid = self._popen.pid
         self._loop = asyncio.get_running_loop()
-        self.channel, self.output = Channel(ours), Output(reads, path, self._loop)
+        self.channel, self.output = Channel(*ours), Output(reads, path, self._loop)
         self._gone = os.pidfd_open(self.pid)
-        self._loop.add_reader(ours, readable)
+        self._loop.add_reader(self.channel.sock, readable)
         self._loop.add_reader(self._gone, ended)
 
     def deaf(self) -> None:

@@ -1,4 +1,4 @@
-"""`python -m hostd.machine.isolated FD PARENT`: the process of one device, see `hostd.isolated`."""
+"""`python -m hostd.machine.isolated PARENT FD LANE`: the process of one device, see `hostd.isolated`."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _PING_SECONDS: Final = 1.5  # from one ping to the next, at most, while the daem
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
 
-async def _serve(sock: socket.socket) -> None:
+async def _serve(sock: socket.socket, lane: socket.socket) -> None:
     """Until the daemon says stop, or is gone."""
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
-    channel = Channel(sock)
+    channel = Channel(sock, lane)
     calls: list[Calls] = []
 
     def readable() -> None:
@@ -54,6 +54,7 @@ async def _serve(sock: socket.socket) -> None:
     loop.add_reader(sock, readable)
     await ended.wait()
     loop.remove_reader(sock)
+    channel.close()
 
 
 class _Led(Attended):
@@ -107,12 +108,12 @@ def _end_with(parent: int) -> None:
 
 def main() -> None:
     """The program."""
-    fd, parent = map(int, sys.argv[1:])
+    parent, *fds = map(int, sys.argv[1:])
     _end_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the daemon decides
     faulthandler.enable()
-    with contextlib.suppress(KeyboardInterrupt), socket.socket(fileno=fd) as sock, guard():
-        uvloop.run(_serve(sock))
+    with contextlib.suppress(KeyboardInterrupt), guard():
+        uvloop.run(_serve(*(socket.socket(fileno=fd) for fd in fds)))
 
 
 if __name__ == "__main__":
