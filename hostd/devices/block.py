@@ -18,15 +18,14 @@ from typing import TypeAlias
 
 from hcall.errors import BadArgument, IoError, ReadOnly
 from hostd.backings.parts.filesystem import LOCAL, TMPFS, filesystem
+from hostd.backings.parts.pieces import MOST, part
 from hostd.device import Config, Data, Device, Feature, Irq, Later, Property, Room, Saved, State, Steps, call
 
 _SECTOR = 512
 _READ_NOW = 1 << 20  # bytes: copied in 85 us; more would hold up the other guests
 _WRITE_NOW = 64 * 1024  # bytes: to write more may wait for the disk
 _ZEROES = bytes(1 << 20)
-_PART = 8 << 20  # bytes: after so many a worker looks whether they are still wanted
 _FALLOCATED = 1 << 30
-_PIECES = os.sysconf("SC_IOV_MAX")
 _KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 1, 2, 16  # linux/falloc.h
 _MAX_SIZE = 1 << 62
 _SIZE = re.compile(r"(\d+)([KMGT]?)")
@@ -124,7 +123,7 @@ class Block(Device):
         length = into.nbytes
         if not 0 <= at <= self.capacity - length:
             raise self._outside(at, length)
-        if length <= _READ_NOW and len(into) <= _PIECES and self._read_flags is not None:
+        if length <= _READ_NOW and len(into) <= MOST and self._read_flags is not None:
             try:
                 if os.preadv(self._fd, into, at, self._read_flags) == length:
                     return length
@@ -138,7 +137,7 @@ class Block(Device):
     def write(self, data: Data, at: int) -> int | Later[int]:
         self._check_write(at, data.nbytes)
         length = data.nbytes
-        if length <= _WRITE_NOW and len(data) <= _PIECES and self._write_flags is not None:
+        if length <= _WRITE_NOW and len(data) <= MOST and self._write_flags is not None:
             try:
                 if os.pwritev(self._fd, data, at, self._write_flags) == length:
                     return length
@@ -238,18 +237,8 @@ def _whole(transfer: _Transfer, fd: int, pieces: Sequence[memoryview], at: int) 
     total = sum(map(len, pieces))
     done = 0
     while done < total:
-        part: list[memoryview] = []
-        skip, room = done, _PART
-        for piece in pieces:
-            if skip < len(piece) and room and len(part) < _PIECES:
-                part.append(piece[skip : skip + room])
-                room -= len(part[-1])
-            skip = max(0, skip - len(piece))
-        try:
-            moved = transfer(fd, part, at + done)
-        finally:
-            for each in part:
-                each.release()
+        with part(pieces, done) as some:
+            moved = transfer(fd, some, at + done)
         if not moved:
             raise IoError(f"the image ends at {at + done}")
         done += moved

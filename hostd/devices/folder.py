@@ -20,6 +20,7 @@ from hcall.formats.folder import MAX_ENTRY, Access, Kind, check_path, shown
 from hostd.backings.folder import File, Tree, missing, told
 from hostd.backings.parts import beneath
 from hostd.backings.parts.beneath import CACHED
+from hostd.backings.parts.pieces import part
 from hostd.device import Config, Data, Device, Feature, Later, Property, Room, Saved, State, call
 
 T = TypeVar("T")
@@ -152,22 +153,27 @@ class Folder(Device):
     @call(again=True)
     def read_file(self, into: Room, file: int, at: int) -> Later[int] | int:
         """Bytes from *at* on; a count may be short, 0 is the end."""
-        opened = self._file(file, at)
-        if into.nbytes <= _READ_NOW and self._tree.local:
-            try:
-                flags = 0 if self._tree.memory else os.RWF_NOWAIT
-                return self._on_file(opened, lambda fd: os.preadv(fd, into, at, flags))
-            except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP):  # not in the page cache, or who knows
-                    raise
-        return self.offload(self._on_file, opened, lambda fd: os.preadv(fd, into, at))
+        return self._moved(os.preadv, self._file(file, at), into, at, into.nbytes <= _READ_NOW)
 
     @call
     def write_file(self, data: Data, file: int, at: int) -> Later[int] | int:
         """Write at *at*; a count may be short.  Errors: NoSpace."""
-        opened = self._file(file, at)
-        work = partial(self._on_file, opened, lambda fd: os.pwritev(fd, data, at))
-        return work() if data.nbytes <= _WRITE_NOW and self._tree.local else self.offload(work)
+        return self._moved(os.pwritev, self._file(file, at), data, at, data.nbytes <= _WRITE_NOW)
+
+    def _moved(self, move: Callable[..., int], opened: File, area: Room | Data, at: int, now: bool) -> Later[int] | int:
+        """Some of it; *now*, if that waits for nothing."""
+
+        def work(flags: int, fd: int) -> int:
+            with part(area) as some:
+                return move(fd, some, at, flags)
+
+        if now and self._tree.local:
+            try:
+                return self._on_file(opened, partial(work, 0 if self._tree.memory else os.RWF_NOWAIT))
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP):  # not in the page cache, or who knows
+                    raise
+        return self.offload(self._on_file, opened, partial(work, 0))
 
     @call
     def truncate_file(self, file: int, size: int) -> Later[None]:
@@ -376,7 +382,7 @@ class Folder(Device):
 
     def _close_all(self) -> None:
         for opened in filter(None, self._files.values()):
-            opened.close()
+            (File.close if self._tree.local else partial(self.offload, File.close))(opened)  # it may wait for the disk
         self._files.clear()
 
 

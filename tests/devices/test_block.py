@@ -22,6 +22,7 @@ from guestd.drivers.block import BlockDriver
 from hcall import numbers
 from hcall.clock import ManualClock
 from hcall.errors import BadArgument, IoError, NoSuchCall, ReadOnly
+from hostd.backings.parts.pieces import MOST, PART, part
 from hostd.devices.block import _whole
 
 # Any sequence of calls, against a bytearray.
@@ -136,6 +137,16 @@ def test_a_transfer_goes_on_where_a_short_one_stopped(lengths: list[int], moves:
             next(steps)
     assert ended.value.value == sum(lengths)
     assert b"".join(buffers) == pattern(100)[3 : 3 + sum(lengths)]
+
+
+def test_what_a_worker_does_before_it_looks_up_is_bounded_in_bytes_and_pieces() -> None:
+    large = memoryview(bytes(PART))
+    with part([large[:100], large, large], 50) as some:
+        assert [len(each) for each in some] == [50, PART - 50]
+    with part([large[:1]] * (MOST + 10)) as some:
+        assert len(some) == MOST
+    with part([large[:3]], 3) as none:
+        assert not none
 
 
 # What goes where.
