@@ -158,7 +158,7 @@ def _at_once(region: Region, then: Callable[[], None]) -> None:
 class Memory:
     """The regions of one guest."""
 
-    __slots__ = ("_free", "_is_closed", "_leaving", "_limits", "_purse", "_unfilled", "regions", "version")
+    __slots__ = ("_free", "_leaving", "_limits", "_purse", "_then", "_unfilled", "regions", "version")
 
     def __init__(
         self, limits: Limits, purse: Purse, free: Callable[[Region, Callable[[], None]], None] = _at_once
@@ -169,12 +169,12 @@ class Memory:
         self._limits, self._purse, self._free = limits, purse, free
         self._leaving = 0  # bytes that are not unmapped yet
         self._unfilled = 0  # bytes that are paid for
-        self._is_closed = False
+        self._then: Callable[[], None] | None = None  # it is closed
 
     def add(self, start: int, size: int, lent: Lent) -> None:
         """Take *lent*, which would be *size* bytes at *start*, or free it.  Raises what it is, BadArea, or Busy."""
         try:
-            if self._is_closed:
+            if self._then is not None:
                 raise Reset("the guest is gone")
             if len(self.regions) == self._limits.regions:
                 raise Busy(f"a guest has at most {self._limits.regions} memory regions")
@@ -240,11 +240,13 @@ class Memory:
                 return
         raise BadArea(f"no region starts at {start:#x}")
 
-    def close(self) -> None:
-        """The guest is gone: free all of it."""
-        self._is_closed = True
+    def close(self, then: Callable[[], None] = lambda: None) -> None:
+        """The guest is gone: free all of it; *then* follows, and until then it is to be paid for."""
+        self._then = then
         for region in list(self.regions):
             self._let_go(region)
+        if not self._leaving:
+            then()
 
     def _let_go(self, region: Region) -> None:
         size, descriptors = region.end - region.start, 1 + region.is_watched
@@ -254,7 +256,10 @@ class Memory:
 
         def gone() -> None:
             self._leaving -= size
-            if not self._is_closed:  # else the purse has been given back
+            if self._then is not None:
+                if not self._leaving:
+                    self._then()
+            else:
                 self._purse.give(LENT, size)
                 self._purse.give(DESCRIPTORS, descriptors)
                 with contextlib.suppress(Busy):  # more are missing elsewhere: `look` tells

@@ -215,8 +215,7 @@ class Guest:
             return
 
         def forget() -> None:
-            self.account.memory.close()
-            self.purse.close()
+            self.account.memory.close(self.purse.close)
             then()
 
         self.complaints.settle(last=True)

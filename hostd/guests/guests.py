@@ -91,7 +91,7 @@ class Guests:
         self.complain = self._users.say
         self._sweeper = self.attended.call_later(SWEEP_SECONDS, self._sweep)
         self.turns = Turns(clock.time)
-        self.porter = Porter(clock, self.changed)
+        self.porter = Porter(clock, self.time, self.changed)
         self.shares = Shares(limits, files)
 
     def listen(self, listener: socket.socket) -> None:

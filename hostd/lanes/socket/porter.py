@@ -62,9 +62,10 @@ class _Crew:
 class Porter:
     """Does in threads what may wait for a guest, or take long.  All its methods are the loop's."""
 
-    def __init__(self, clock: Clock, changed: asyncio.Event) -> None:
-        """*changed* is set each time that something was done."""
-        self._clock, self._loop, self._changed = clock, asyncio.get_running_loop(), changed
+    def __init__(self, clock: Clock, time: Callable[[], float], changed: asyncio.Event) -> None:
+        """*time* is what users have had; *changed* is set each time that something was done."""
+        self._clock, self._time, self._changed = clock, time, changed
+        self._loop = asyncio.get_running_loop()
         self._queue: SimpleQueue[_Work | None] = SimpleQueue()
         self._threads: set[threading.Thread] = set()  # some of them may be about to end
         self._count = 0  # those that are not
@@ -82,7 +83,7 @@ class Porter:
     def carry(self, whose: int, does: Callable[[], T], then: Callable[[T], None] = lambda _: None) -> None:
         """Have *does* done by a thread of the user *whose*, in turn; *then* gets what it gives, in the loop."""
         crew = self._crews.setdefault(whose, _Crew())
-        work = _Work(whose, does, then, self._clock.time())
+        work = _Work(whose, does, then, self._time())
         if crew.busy < (_EACH if whose >= 0 else 1):
             self._begin(crew, work)
         else:
@@ -99,7 +100,7 @@ class Porter:
 
     def _is_behind(self, whose: int) -> bool:
         crew = self._crews.get(whose)
-        return bool(crew and crew.waiting and self._clock.time() - crew.waiting[0].since > _BEHIND_SECONDS)
+        return bool(crew and crew.waiting and self._time() - crew.waiting[0].since > _BEHIND_SECONDS)
 
     def check(self, whose: int) -> None:
         """Raises Busy if the threads of the user *whose* hang, and nothing more should be given to them."""

@@ -213,7 +213,7 @@ async def test_descriptors_behind_hello_are_not_taken(host: hostd.Host) -> None:
 
 async def test_a_thread_is_there_for_each_that_hangs_and_no_more(clock: ManualClock, lingering: Lingering) -> None:
     changed = asyncio.Event()
-    porter = Porter(clock, changed)
+    porter = Porter(clock, clock.time, changed)
     fds = [os.dup(lingering.make()) for _ in range(5)]
     lingering.sent()
     porter.discard(1, fds)
