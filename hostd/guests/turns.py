@@ -132,7 +132,7 @@ class User:
                 worker.had = self.had + now - before
                 if left:
                     heapq.heappush(queue, (worker.had, next(self._order), worker))
-        self.free = begun
+        self.free = begun - TURN  # a round of the loop has passed
         self.charge(begun, now)
 
 
