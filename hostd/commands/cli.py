@@ -260,7 +260,7 @@ def reload(*, socket: Socket = None, as_json: Json = False) -> None:
     from .remote import ask
 
     done = ask(socket, "reload")
-    changes = [f"{what} {path}" for what in ("removed", "replaced", "added") for path in done[what]]
+    changes = [f"{what} {path}" for what in ("removed", "replaced", "added", "changed") for path in done[what]]
     if as_json:
         print_json(done)
     else:

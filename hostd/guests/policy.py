@@ -20,6 +20,7 @@ from ..lanes.socket.peer import Peer
 from ..tree.tree import Sees
 
 _ROOT: Final = 0
+_PATHS: Final = 1 << 13  # that are remembered
 
 
 class Who(NamedTuple):
@@ -55,12 +56,6 @@ class Pattern:
     def __init__(self, text: str) -> None:
         self._names = [re.compile(fnmatch.translate(name)).match for name in _names(text)]
 
-    @classmethod
-    @functools.lru_cache(256)
-    def of(cls, text: str) -> Pattern:
-        """The one that *text* is."""
-        return cls(text)
-
     def covers(self, path: str) -> bool:
         """Whether the node at *path* is one of these, or stands below one."""
         names = _names(path)
@@ -90,6 +85,19 @@ class Rule(NamedTuple):
         return guest is None or not self.guests or any(fnmatch.fnmatchcase(guest, each) for each in self.guests)
 
 
+@functools.lru_cache(64)
+def _seen(texts: tuple[str, ...]) -> Sees:
+    """Whether a path is one of those, or leads there: one memory for all guests that have the same rules."""
+    patterns = [Pattern(text) for text in texts]
+    return functools.lru_cache(_PATHS)(lambda path: path == "/" or any(each.leads(path) for each in patterns))
+
+
+@functools.lru_cache(64)
+def _opened(texts: tuple[str, ...]) -> Sees:
+    patterns = [Pattern(text) for text in texts]
+    return functools.lru_cache(_PATHS)(lambda path: any(each.covers(path) for each in patterns))
+
+
 class Rights(NamedTuple):
     """What a guest may do: all, if no rules say what."""
 
@@ -110,14 +118,12 @@ class Rights(NamedTuple):
     @property
     def sees(self) -> Sees | None:
         """Whether a node is there for the guest; what leads to one that is, is, too."""
-        patterns = [Pattern.of(text) for text in (*self.open, *self.see)]
-        return (lambda path: path == "/" or any(each.leads(path) for each in patterns)) if self.rules else None
+        return _seen((*self.open, *self.see)) if self.rules else None
 
     @property
     def opens(self) -> Sees | None:
         """Whether the guest may open what is at a path."""
-        patterns = [Pattern.of(text) for text in self.open]
-        return (lambda path: any(each.covers(path) for each in patterns)) if self.rules else None
+        return _opened(self.open) if self.rules else None
 
 
 class Policy(NamedTuple):

@@ -45,6 +45,7 @@ class Outcome(msgspec.Struct):
     added: list[str]
     failed: list[str]  # devices that did not start
     restart: list[str]  # changes that wait for the next start
+    changed: list[str] = []  # tables that hold from now on
 
 
 class Reloads:
@@ -141,6 +142,8 @@ async def _reload(host: Host) -> Outcome:
     for node in stale:
         await _prune(host, node.parent)
 
+    rules = {"policy": new.policy != old.policy, "control": new.roles != old.roles}
+    outcome.changed += [section for section, changed in rules.items() if changed]
     sections = {"machine.name": new.name != old.name, "limits": new.limits != old.limits}
     outcome.restart += [f"{old.file}: {section}: changed; takes effect when hostd is started again"
                         for section, changed in sections.items() if changed]  # fmt: skip

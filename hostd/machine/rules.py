@@ -117,6 +117,6 @@ def remarks(policy: Policy, paths: Iterable[str]) -> Iterable[str]:
     for rule in policy.rules:
         for key in ("open", "see"):
             for text in getattr(rule, key):
-                if text != "*" and not any(map(Pattern.of(text).covers, paths)):
+                if text != "*" and not any(map(Pattern(text).covers, paths)):
                     near = suggest(text.strip("/"), paths)
                     yield f"policy.{rule.name}.{key}: no device of this file is {text!r}{near}"

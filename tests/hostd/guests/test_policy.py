@@ -212,7 +212,7 @@ async def test_a_reload_takes_and_gives_at_once(tmp_path: Path) -> None:
             open = ["hidden"]
         """
         (tmp_path / "machine.toml").write_text(policy + DEVICES)
-        await reloads.begin()
+        assert (await reloads.begin()).changed == ["policy"]
 
         assert await walk(alice) == {"/", "/bus", "/bus/open", "/hidden", "/hidden/below"}
         nodes = {node.path: node.handle for node in host.tree.root.walk()}

@@ -361,6 +361,7 @@ def test_the_command_and_a_guest_that_does_not_notice(tmp_path: Path) -> None:
             code, said, errors = reload(DISK, BUS.replace("pty:", "file:log"), option="--json")
             assert (code, errors) == (0, []) and json.loads(said) == {
                 "removed": ["/new"], "replaced": ["/bus", "/bus/rng"], "added": [], "failed": [], "restart": [],
+                "changed": [],
             }  # fmt: skip
             assert guest.run(disk.load(8, 4096)) == b"precious"
     finally:

@@ -140,7 +140,7 @@ async def test_a_reload_gives_and_takes_roles(tmp_path: Path) -> None:
         async with of(served, ALICE) as alice, of(served, BOB, GROUP) as bob:
             assert "ok" in await bob.ask({"do": "trace"})
             (tmp_path / "machine.toml").write_text(f"[control.operate]\nusers = [{ALICE}]\n" + DEVICES)
-            await served.reloads.begin()
+            assert (await served.reloads.begin()).changed == ["control"]
             assert "ok" in await alice.ask({"do": "plug", "path": "new", "config": {"model": "rng"}})
             while await bob.line():
                 pass
