@@ -99,8 +99,9 @@ class NetDriver(Driver):
         buffer = self._take()
         try:
             size = await self._polling.call(buffer, self.read_into, buffer)
-        except HcallError:
-            buffer.free()
+        except BaseException:
+            if all(each is not buffer for _, each in self._polling.left):  # else a call is under way that fills it
+                buffer.free()
             raise
         return self._borrowed(buffer, size)
 
