@@ -6,13 +6,19 @@ Exit status 0: all held; 1: something did not.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
+import re
 import secrets
 import signal
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+from fuzz.targets import TARGETS
 
 from .people import TWO_USERS
 from .room import Attack, Row, Theatre, load
@@ -20,6 +26,7 @@ from .table import as_json, show
 
 _BRIEF: Final = 0.25  # seconds that an attack goes on
 _FULL: Final = 4.0
+_FUZZ: Final = 60  # seconds for each target
 
 
 def main() -> int:
@@ -37,32 +44,53 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="the attacks, and no more")
     given = parser.parse_args()
     every = load()
-    chosen = [each for each in every.values() if not given.names or any(_is(name, each) for name in given.names)]
-    if not chosen:
-        parser.error("no such attack; there are\n  " + "\n  ".join(every))
+    chosen = [each for each in every.values() if _is_one(given.names, each.name)]
+    targets = [] if given.brief else [name for name in TARGETS if _is_one(given.names, f"fuzz {name}")]
+    if not chosen and not targets:
+        parser.error("no such attack; there are\n  " + "\n  ".join([*every, *(f"fuzz {name}" for name in TARGETS)]))
     if given.list:
         for each in chosen:
             print(f"{each.name}: {each.about}")
+        for name in targets:
+            print(f"fuzz {name}: {_FUZZ} s of atheris. {TARGETS[name].__doc__}")
         return 0
     chosen.sort(key=lambda each: (each.machine, each.files or 0))  # one stage for those that want the same
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and end what was started
-    rows = run(chosen, given.seed, given.brief, given.minutes)
+    rows = run(chosen, given.seed, given.brief, given.minutes) if chosen else []
+    fuzzed = [fuzz(name, given.seed) for name in targets]
     if given.json is not None:
-        text = json.dumps(
-            {"seed": given.seed, "two_users": TWO_USERS, "rows": [as_json(row) for row in rows]}, indent=1
-        )
+        seen = [as_json(row) for row in rows]
+        text = json.dumps({"seed": given.seed, "two_users": TWO_USERS, "rows": seen, "fuzz": fuzzed}, indent=1)
         if str(given.json) == "-":
             print(text)
         else:
             given.json.write_text(text + "\n")
     if str(given.json) != "-":
-        show(rows)
+        if rows:
+            show(rows)
+        for each in fuzzed:
+            print(f"fuzz {each['target']}: {each['units']} inputs, {each['told'] or 'holds'}")
         print(f"seed {given.seed}")
-    return 0 if all(row.holds for row in rows) else 1
+    return 0 if all(row.holds for row in rows) and not any(each["told"] for each in fuzzed) else 1
 
 
-def _is(name: str, one: Attack) -> bool:
-    return one.name == name[1:] if name.startswith("=") else name in one.name
+def _is_one(names: list[str], one: str) -> bool:
+    return not names or any(one == name[1:] if name.startswith("=") else name in one for name in names)
+
+
+def fuzz(target: str, seed: int) -> dict[str, Any]:
+    """Its name, how many inputs there were, and what is wrong, if anything."""
+    if importlib.util.find_spec("atheris") is None:
+        return {"target": target, "units": 0, "told": "not run: atheris is not installed, the extra `fuzz`"}
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+        done = subprocess.run(
+            [sys.executable, "-m", "fuzz.run", target, f"--seconds={_FUZZ}", f"--seed={seed}", f"--keep={folder}"],
+            text=True, capture_output=True, check=False,
+        )  # fmt: skip
+        broke = [file.read_bytes() for file in Path(folder).iterdir() if file.is_file()]
+    units = re.search(r"number_of_executed_units: (\d+)", done.stderr)
+    told = f"{broke}\n{done.stdout[-2000:]}{done.stderr[-2000:]}" if done.returncode or broke else ""
+    return {"target": target, "units": int(units[1]) if units else 0, "told": told}
 
 
 def run(chosen: list[Attack], seed: int, brief: bool, minutes: float | None) -> list[Row]:

@@ -1,0 +1,190 @@
+"""Functions that take any bytes: each raises only if something is wrong."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any, Final
+
+from hcall.errors import ProtocolViolation
+from hcall.formats import folder, frames, hdlc, input, ipv4, nbd, ppp, ppp_control, sysmgmt  # noqa: A004 - of devices
+from hcall.messages import CALL, HELLO, MAGIC, VERSION, WELCOME, Hello, Welcome
+from hcall.session.guest import GuestSession
+from hcall.session.host import HostSession
+from hcall.wire import Decoder, encode, fits
+from hostd.backings.parts.beneath import reach
+
+_HERE: Final = Hello(HELLO, MAGIC, VERSION, VERSION, 0, "fuzz", bytes(16), ())
+
+
+def wire(data: bytes) -> None:
+    """The decoder: however the bytes are cut, the same comes out, and it can be said again."""
+    whole, cut = Decoder(), Decoder()
+    messages = whole.feed(data)
+    at = len(data) // 3
+    parts = cut.feed(data[:at]) + cut.feed(data[at:])
+    assert repr(parts) == repr(messages), "the cut makes a difference"
+    assert bool(whole.broken) == bool(cut.broken)
+    for message in messages:
+        assert fits(message), message
+        assert repr(Decoder().feed(encode(message))) == repr([message])  # type: ignore[arg-type]  # any value
+
+
+def hello(data: bytes) -> None:
+    """A host that is greeted."""
+    session = HostSession()
+    with contextlib.suppress(ProtocolViolation):
+        session.greet(data)
+
+
+def messages(data: bytes) -> None:
+    """A host and a guest that are greeted already; both take what fits them, or end."""
+    host, guest = HostSession(4), GuestSession[str]()
+    host.greet(encode(_HERE))
+    guest.greet(_HERE)
+    guest.receive(encode(Welcome(WELCOME, VERSION, 0, 1, 4, False)))
+    guest.out.clear()
+    guest.call(9, 0x10010, (), (), "waiter")
+    for part in (data[: len(data) // 2], data[len(data) // 2 :]):
+        if host.broken is None:
+            for message in host.receive(part):
+                if message[0] == CALL:
+                    host.reply(*message[1:3], 0, None)
+        if guest.broken is None:
+            with contextlib.suppress(ProtocolViolation):
+                guest.receive(part)
+
+
+def _batches(data: bytes) -> None:
+    with contextlib.suppress(ValueError):
+        found = frames.runs(data)
+        assert sum(run.frames for run in found) == len(frames.split(data))
+    with contextlib.suppress(ValueError):
+        frames.split(data)
+
+
+def _lines(data: bytes) -> None:
+    decoder = hdlc.Decoder(1500)
+    got = [*decoder.feed(data[:7]), *decoder.feed(data[7:])]
+    assert all(len(frame) <= 1500 for frame in got)
+    assert list(hdlc.Decoder(1 << 20).feed(hdlc.encode(data + b"\xff\x03"))) == [data + b"\xff\x03"]
+
+
+def _link(data: bytes) -> None:
+    local, remote = IPv4Address("10.0.0.1"), IPv4Address("10.0.0.2")
+    peer = ppp.Peer(lambda: 0.0, local=local, remote=remote, entropy=random.Random(0).randbytes)
+    peer.open()
+    peer.receive(data)
+    for protocol in (b"\xc0\x21", b"\x80\x21", b"\x00\x21"):  # with an FCS that is right
+        peer.receive(hdlc.encode(b"\xff\x03" + protocol + data[:1400]))
+
+
+def _options(data: bytes) -> None:
+    packet = ppp_control.Packet.decode(data)
+    if packet is not None:
+        assert ppp_control.Packet.decode(packet.encode()) == packet
+    options = ppp_control.decode_options(data)
+    assert options is None or ppp_control.encode_options(options) == data
+
+
+def _packets(data: bytes) -> None:
+    ipv4.answer(data, IPv4Address("10.0.0.1"))
+    ipv4.forwarded(data)
+
+
+def _events(data: bytes) -> None:
+    packets = input.Packets()
+    packets.feed(data[:25])
+    packets.feed(data[25:])
+    assert input.bitmap(input.codes_of(data)).rstrip(b"\0") == data.rstrip(b"\0")
+
+
+def _system(data: bytes) -> None:
+    with contextlib.suppress(ValueError):
+        for message in sysmgmt.messages(bytearray(data)):
+            message.body()
+
+
+def _entries(data: bytes) -> None:
+    with contextlib.suppress(ValueError):
+        entries = list(folder.unpack(data))
+        assert folder.pack(entries) == data
+
+
+_FORMATS: Final = (_batches, _lines, _link, _options, _packets, _events, _system, _entries)
+
+
+def formats(data: bytes) -> None:
+    """Codecs of devices; the first byte says which."""
+    if data:
+        _FORMATS[data[0] % len(_FORMATS)](data[1:])
+
+
+def nbd_server(data: bytes) -> None:
+    """The handshake of an export, and the requests behind it."""
+    shake = nbd.Handshake("disk", 1 << 20, 1)
+    with contextlib.suppress(nbd.BadMessage):
+        shake.feed(data[: len(data) // 2])
+        shake.feed(data[len(data) // 2 :])
+        while len(shake.rest) >= nbd.REQUEST.size:
+            nbd.request(shake.rest[: nbd.REQUEST.size])
+            del shake.rest[: nbd.REQUEST.size]
+
+
+class _Tree:
+    """A folder with links that lead out of it, and something outside."""
+
+    def __init__(self) -> None:
+        top = Path(tempfile.mkdtemp(prefix="fuzz-"))
+        atexit.register(shutil.rmtree, top, ignore_errors=True)
+        self.root = top / "root"
+        (self.root / "a" / "b").mkdir(parents=True)
+        (self.root / "a" / "file").write_text("in")
+        (top / "outside").write_text("out")
+        for name, target in (("up", ".."), ("top", "/"), ("proc", "/proc/self/cwd"), ("a/out", "../../outside")):
+            (self.root / name).symlink_to(target)
+
+
+_trees: list[_Tree] = []
+
+
+def paths(data: bytes) -> None:
+    """Paths of a shared folder: what is reached lies in it."""
+    if not _trees:
+        _trees.append(_Tree())
+    tree = _trees[0]
+    good = False
+    with contextlib.suppress(ValueError):
+        folder.check_path(data)
+        good = True
+    folder.shown(data)
+    root = os.open(tree.root, os.O_PATH)
+    try:
+        fd = reach(root, data)
+        where = Path(f"/proc/self/fd/{fd}").readlink()
+        os.close(fd)
+    except OSError:
+        pass
+    else:
+        assert where.is_relative_to(tree.root), where
+        assert not good or b".." not in data.split(b"/")
+    finally:
+        os.close(root)
+
+
+TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
+    "wire": wire, "hello": hello, "messages": messages, "formats": formats, "nbd": nbd_server, "paths": paths,
+}  # fmt: skip
+CORPUS: Final = Path(__file__).parent / "corpus"
+
+
+def kept(name: str) -> Iterable[Any]:
+    """The files of the corpus of that target."""
+    return sorted((CORPUS / name).iterdir())
