@@ -198,6 +198,12 @@ async def test_five_hundred_refusals_are_a_few_lines(tmp_path: Path, caplog: pyt
         clock.turn(10)
         (line,) = told(caplog)
         assert line.startswith(f"user {os.getuid()}: 499 times more: a guest was refused: ")
+        for _ in range(3):
+            with connected(host) as stranger:
+                stranger.send(b"\x90")
+                await stranger.ended()
+    first, count = told(caplog)
+    assert "a guest was refused" in first and "2 times more: a guest was refused" in count  # at the end
 
 
 class Rude(Exception):
