@@ -10,6 +10,7 @@ from hcall.errors import BadArgument, WouldBlock
 from hcall.formats.input import DROPPED, EV_KEY, EV_MSC, EV_REL, INT32, REPEATED, Event, Packet, press
 
 QUEUE: Final = 4096  # events, each SYN_REPORT counted
+_AT_ONCE: Final = 512  # packets that are taken: 3 ms
 
 
 @dataclass
@@ -61,7 +62,7 @@ class EventQueue:
             raise WouldBlock("nothing has happened: wait for rx_ready")
         taken = self._fitting(self._packets[0], room)
         pieces: list[bytes] = []
-        while taken and len(taken) <= room:
+        while taken and len(taken) <= room and len(pieces) < _AT_ONCE:
             pieces.append(taken)
             room -= len(taken)
             packet = self._packets.popleft()

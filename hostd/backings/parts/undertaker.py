@@ -84,9 +84,8 @@ def _bury(dying: _Dying) -> None:
 
 def _kill_sessions(leaders: set[int]) -> None:
     """Kill all their processes: a shell's background jobs have process groups of their own."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
+    for name in (entry.name for entry in Path("/proc").iterdir()):
+        if name.isdecimal():
             with contextlib.suppress(OSError):
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()  # proc(5): state ppid pgrp session
-                if int(fields[3]) in leaders:
-                    os.kill(int(entry.name), signal.SIGKILL)
+                if os.getsid(int(name)) in leaders:
+                    os.kill(int(name), signal.SIGKILL)
