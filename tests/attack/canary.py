@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import guestd
+from guestd.drivers.block import BlockDriver
+from guestd.drivers.rng import RngDriver
+from guestd.drivers.watchdog import WatchdogDriver
 
 from .people import Person, say, until
 from .stage import URGENT
@@ -20,6 +23,7 @@ _HEAD, _RECORD = struct.Struct("<Qd"), struct.Struct("<dd")  # records, begin of
 _RECORDS: Final = 1 << 20
 _START: Final = 30.0  # seconds
 _FAILED: Final = -1.0  # instead of seconds
+_DRIVERS: Final = (RngDriver, BlockDriver, WatchdogDriver)
 
 
 class Waits(NamedTuple):
@@ -73,7 +77,7 @@ def _sing(sock: socket.socket, path: Path, notes: mmap.mmap) -> None:
     here = False
     while True:
         try:
-            with guestd.attach_blocking(path, memory=1 << 20, name="canary") as guest:
+            with guestd.attach_blocking(path, memory=1 << 20, name="canary", drivers=_DRIVERS) as guest:
 
                 async def calls() -> None:
                     nonlocal here

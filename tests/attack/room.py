@@ -110,9 +110,9 @@ BUSY: Final = Bounds(50, 1.0, 3.0, 50)  # on a machine that has other things to 
 class Theatre:
     """Stages for attacks; one after the other may use the same, as long as nothing was broken on it."""
 
-    def __init__(self, seed: int, brief: bool, seconds: float) -> None:
-        """*seconds* is what an attack that goes on for a time takes, and four times that of a quiet canary."""
-        self.seed, self.brief, self.seconds = seed, brief, seconds
+    def __init__(self, seed: int, brief: bool, seconds: float, back: float = _BACK) -> None:
+        """*seconds* is what an attack that goes on for a time takes; *back* those until nothing of it may be left."""
+        self.seed, self.brief, self.seconds, self.back = seed, brief, seconds, back
         self._stage: Stage | None = None
         self._canary: Canary | None = None
         self._kind: tuple[Any, ...] = ()
@@ -159,7 +159,7 @@ class Theatre:
             if not faults:
                 faults += _others(stage, witness)
             allowed = before._replace(threads=stage.threads + _POOLS)
-            after = _settled(stage, allowed)
+            after = _settled(stage, allowed, self.back)
             ended = time.monotonic()
         waits, log = canary.waits(begun, ended), stage.logged() - logged
         faults += _left(allowed, after) if stage.lives() else ["the daemon is dead"]
@@ -263,9 +263,9 @@ def _others(stage: Stage, witness: Person) -> list[str]:
     return found
 
 
-def _settled(stage: Stage, before: Held) -> Held:
+def _settled(stage: Stage, before: Held, seconds: float) -> Held:
     """What the daemon holds when it is through with the attack."""
-    end = time.monotonic() + _BACK
+    end = time.monotonic() + seconds
     while stage.lives():
         try:
             after = stage.held()

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 import pytest
 
-from .room import load
+from .canary import Waits
+from .room import OTHER, SAME, load
 
 ROOT: Final = Path(__file__).parents[2]
 ATTACKS: Final = [each for each in load().values() if not each.awaits]
@@ -25,7 +26,6 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         [sys.executable, "-m", "attack.torture", "--brief", "--json", file, *(f"={each.name}" for each in ATTACKS)],
         env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT}/tests"}, text=True, capture_output=True, check=False,
     )  # fmt: skip
-    print(done.stdout, done.stderr)
     assert done.returncode in (0, 1) and not done.stderr, done.stderr
     found = json.loads(file.read_text())
     assert isinstance(found, dict)
@@ -37,3 +37,29 @@ def test_nobody_else_is_hurt(report: dict[str, Any], name: str) -> None:
     (row,) = [row for row in report["rows"] if row["attack"] == name]
     assert not row["faults"] and not row["slow"], f"seed {report['seed']}: {row}"
     assert row["waits"]["calls"] > 10 and row["seen"]
+
+
+def test_what_does_not_hold_is_told() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "attack.faulty"],
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT}/tests"}, text=True, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = {row["attack"]: row for row in json.loads(done.stdout)}
+    told = {name: " ".join([*row["faults"], *row["slow"]]) for name, row in rows.items()}
+    expected = {
+        "wrong": "seen by the attack", "stop_all": "took longer than 1 s", "leak": "descriptors: ",
+        "log": "bytes of log", "trace": "ZeroDivisionError", "die": "the daemon is dead",
+    }  # fmt: skip
+    assert all(words in told[name] for name, words in expected.items()), told
+    assert {name for name, row in rows.items() if row["holds"]} == {"nothing"} and told["nothing"] == ""
+
+
+@pytest.mark.parametrize(
+    ("p99", "worst", "other", "same"),
+    [(0.004, 0.049, 0, 0), (0.006, 0.049, 1, 0), (0.006, 0.051, 2, 0), (0.3, 0.251, 2, 1)],
+)
+def test_who_waits_for_too_long_is_told(p99: float, worst: float, other: int, same: int) -> None:
+    quiet, waits = Waits(9, 0.0001, 0.002, 0.003, 0), Waits(9, 0.0001, p99, worst, 0)
+    assert (len(OTHER.slow(quiet, waits)), len(SAME.slow(quiet, waits))) == (other, same)
+    assert not OTHER.slow(waits, waits)  # it is no slower than it was without
