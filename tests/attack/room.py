@@ -40,6 +40,7 @@ class Attack(NamedTuple):
     run: Callable[[Enemy], Awaitable[None]]
     machine: str = EVERYTHING
     files: int | None = None  # descriptors that the daemon may have
+    read: bool = True  # somebody reads the daemon's log
     awaits: str = ""  # what the daemon has to learn before it holds: not in CI until then
 
     @property
@@ -120,11 +121,11 @@ class Theatre:
 
     def play(self, one: Attack, same: bool) -> Row:
         """Run it, by a process of another user than the canary's, or of the *same*."""
-        kind = (one.machine, one.files)
+        kind = (one.machine, one.files, one.read)
         if kind != self._kind:
             self.close()
         if self._stage is None or self._canary is None or self._quiet is None:
-            self._stage = Stage(one.machine, one.files)
+            self._stage = Stage(*kind)
             self._canary = Canary(self._stage.path, _uid(ALICE))
             self._kind = kind
             begun = time.monotonic()

@@ -77,8 +77,8 @@ class Held(NamedTuple):
 class Stage:
     """Serves a machine: rng, a disk for the canary, a watchdog, and *more*, in TOML."""
 
-    def __init__(self, more: str = EVERYTHING, files: int | None = None) -> None:
-        """*files* is how many descriptors the daemon may have."""
+    def __init__(self, more: str = EVERYTHING, files: int | None = None, read: bool = True) -> None:
+        """*files* is how many descriptors the daemon may have; if its log is not *read* it is a pipe that is full."""
         self.folder = Path(tempfile.mkdtemp(prefix="hostd-attack-", dir="/var/tmp"))
         self.folder.chmod(0o711)
         run = self.folder / "run"
@@ -87,10 +87,12 @@ class Stage:
         machine.write_text(QUIET + more + (POLICY if TWO_USERS else ""))
         run.mkdir(mode=0o711)
         self._log = self.folder / "log"
-        read, write = os.pipe()
+        ready, write = os.pipe()
+        self._unread: tuple[int, ...] = () if read else os.pipe()
 
         limit = [] if files is None else ["sh", "-c", f'ulimit -n {files}; exec "$@"', "sh"]
-        with self._log.open("wb") as log:
+        with self._log.open("wb") as file:
+            log = file.fileno() if read else self._unread[1]
             self._process = subprocess.Popen(
                 [*limit, sys.executable, "-m", "hostd", "serve", machine, "--runtime-dir", run, f"--ready-fd={write}"],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[write],
@@ -100,13 +102,19 @@ class Stage:
             os.setpriority(os.PRIO_PROCESS, self.pid, URGENT)
         os.close(write)
         try:
-            if not select.select([read], [], [], _START)[0] or not os.read(read, 100):
+            if not select.select([ready], [], [], _START)[0] or not os.read(ready, 100):
                 raise RuntimeError(f"hostd does not start: {self.log()}")
         except BaseException:
             self.close()
             raise
         finally:
-            os.close(read)
+            os.close(ready)
+        if self._unread:
+            os.set_blocking(self._unread[1], False)
+            with contextlib.suppress(BlockingIOError):
+                while os.write(self._unread[1], bytes(4096)):
+                    pass
+            os.set_blocking(self._unread[1], True)
         self.threads = self.held().threads  # at the start
 
     @property
@@ -160,4 +168,7 @@ class Stage:
             if not until(lambda: not self.lives(), 10):
                 self._process.kill()
         self._process.wait()
+        for fd in self._unread:
+            os.close(fd)
+        self._unread = ()
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -54,7 +54,7 @@ def main() -> int:
         for name in targets:
             print(f"fuzz {name}: {_FUZZ} s of atheris. {TARGETS[name].__doc__}")
         return 0
-    chosen.sort(key=lambda each: (each.machine, each.files or 0))  # one stage for those that want the same
+    chosen.sort(key=lambda each: (each.machine, each.files or 0, each.read))  # one stage for those that want the same
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and end what was started
     rows = run(chosen, given.seed, given.brief, given.minutes) if chosen else []
     fuzzed = [fuzz(name, given.seed) for name in targets]
@@ -102,9 +102,10 @@ def run(chosen: list[Attack], seed: int, brief: bool, minutes: float | None) -> 
         try:
             for each in chosen:
                 for same in (False, True) if TWO_USERS and not brief else (not TWO_USERS,):
-                    if sys.stderr.isatty():
-                        print(f"\r\033[K{each.name}", end="", file=sys.stderr)
-                    rows.append(theatre.play(each, same))
+                    rows.append(row := theatre.play(each, same))
+                    if not brief:  # it takes long: what there is of the table so far
+                        outcome = "holds" if row.holds else "DOES NOT HOLD"
+                        print(f"{row.attack}, {row.user}: {row.waits.worst * 1e3:.1f} ms, {outcome}", file=sys.stderr)
                     if minutes and time.monotonic() > end:
                         return rows
         finally:

@@ -58,13 +58,23 @@ async def connects(enemy: Enemy) -> None:
         guest.close()
 
 
-@attack()
-async def refused_hellos(enemy: Enemy) -> None:
-    """HELLOs that are none, one after the other: the log must stay small."""
-    for _ in range(enemy.some(500, 5000)):
+async def _refuse(enemy: Enemy, count: int) -> None:
+    for _ in range(count):
         with contextlib.suppress(Refused):
             guest = Attacker(enemy.path)
             await guest.write(b"\x90")
             await guest.rest()
             guest.close()
         enemy.seen["hellos"] += 1
+
+
+@attack()
+async def refused_hellos(enemy: Enemy) -> None:
+    """HELLOs that are none, one after the other: the log must stay small."""
+    await _refuse(enemy, enemy.some(500, 5000))
+
+
+@attack(read=False)
+async def log_that_nobody_reads(enemy: Enemy) -> None:
+    """The same, and the daemon's log is a pipe that is full: lines may be lost, nobody may wait."""
+    await _refuse(enemy, enemy.some(1000, 5000))
