@@ -66,7 +66,8 @@ def test_a_card_is_in_its_switch_again() -> None:
     sites[0].cede()
     again = place(Net())
     again.load(saved, [])
-    cards[1]._port.send(batch(2), frames.runs(batch(2)))
+    for _ in cards[1]._port.send(batch(2), frames.runs(batch(2))):
+        pass
     assert again.device.statistics()[0] == 2  # type: ignore[attr-defined]  # a Net
     for site in (again, sites[1]):
         site.holds.clear()
