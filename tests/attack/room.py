@@ -41,7 +41,6 @@ class Attack(NamedTuple):
     machine: str = EVERYTHING
     files: int | None = None  # descriptors that the daemon may have
     read: bool = True  # somebody reads the daemon's log
-    awaits: str = ""  # what the daemon has to learn before it holds: not in CI until then
 
     @property
     def about(self) -> str:

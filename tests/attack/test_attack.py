@@ -15,7 +15,7 @@ from .canary import Waits
 from .room import OTHER, SAME, load
 
 ROOT: Final = Path(__file__).parents[2]
-ATTACKS: Final = [each for each in load().values() if not each.awaits]
+ATTACKS: Final = list(load().values())
 
 
 @pytest.fixture(scope="module")
