@@ -16,12 +16,13 @@ from typing import Any, Final, NamedTuple
 
 from raw import ADDRESS, PAGE, RawGuest, hello, lent, memfd
 
-from hcall.messages import FD_LANE, WELCOME
+from hcall.errors import Status
+from hcall.messages import END, FD_LANE
 from hcall.numbers import NOP
 
 from . import known
 from .canary import Canary, Waits
-from .enemy import Enemy
+from .enemy import Enemy, Refused
 from .people import ALICE, BOB, TWO_USERS, Failed, Person, say
 from .stage import EVERYTHING, Held, Stage
 
@@ -136,10 +137,10 @@ class Theatre:
         return row
 
     def _play(self, one: Attack, same: bool, stage: Stage, canary: Canary, quiet: Waits) -> Row:
-        uid, faults = _uid(ALICE if same else BOB), []
+        uid, faults, one_user = _uid(ALICE if same else BOB), [], same or not TWO_USERS
         seen: dict[str, int] = {}
         with contextlib.ExitStack() as stack:
-            witness = Person(lambda sock: asyncio.run(_testify(sock, stage.path)), _uid(ALICE))
+            witness = Person(lambda sock: asyncio.run(_testify(sock, stage.path, one_user)), _uid(ALICE))
             stack.callback(witness.end)
             witness.hear(_GOING)
             before, logged, begun = stage.held(), stage.logged(), time.monotonic()
@@ -205,8 +206,11 @@ def _run(one: Attack, sock: socket.socket, path: Path, theatre: Theatre) -> tupl
     return dict(enemy.seen), faults
 
 
-async def _testify(sock: socket.socket, path: Path) -> str:
-    """A guest that was there before: whenever it is asked it attaches as somebody new, and comes back on a new link."""
+async def _testify(sock: socket.socket, path: Path, one_user: bool) -> str:
+    """A guest that was there before: whenever it is asked it attaches as somebody new, and comes back on a new link.
+
+    If the attacker is the same user it may be told BUSY: the share of that user is used up.
+    """
     token, (ours, theirs) = os.urandom(16), socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with lent(memfd()) as (memory,), ours, theirs:
         said = hello(token=token, features=FD_LANE, name="witness", regions=((ADDRESS, PAGE),))
@@ -222,13 +226,16 @@ async def _testify(sock: socket.socket, path: Path) -> str:
                     guest.close()
                     guest = await _greeted(path, said, [memory, theirs.fileno()], resumed=True)
                 say(sock, [])
+            except Refused as error:
+                busy = one_user and error.args[0][1] == Status.BUSY
+                say(sock, [] if busy else [f"{what} is not let in: {error}"])
             except (AssertionError, OSError, TimeoutError) as error:
                 say(sock, [f"{what} is not let in: {error!r}"])
     return ""
 
 
 async def _greeted(path: Path, said: bytes, fds: list[int], resumed: bool = False) -> RawGuest:
-    """Tried again for a while, as a client does.  Raises AssertionError, OSError."""
+    """Tried again for a while, as a client does.  Raises Refused with END, AssertionError, OSError."""
     end = time.monotonic() + _GRACE
     while True:
         guest = None
@@ -236,11 +243,13 @@ async def _greeted(path: Path, said: bytes, fds: list[int], resumed: bool = Fals
             guest = RawGuest(path)
             guest.send(said, fds)
             message = await guest.receive()
-            assert message is not None and message[0] == WELCOME, message
+            assert message is not None, "the host hung up"
+            if message[0] == END:
+                raise Refused(message)
             assert message[5] == resumed, "its session is lost"
             await guest.core(NOP)
             return guest
-        except (AssertionError, OSError):
+        except (Refused, AssertionError, OSError):
             if guest is not None:
                 guest.close()
             if time.monotonic() > end:
