@@ -42,6 +42,7 @@ class Attack(NamedTuple):
     machine: str = EVERYTHING
     files: int | None = None  # descriptors that the daemon may have
     read: bool = True  # somebody reads the daemon's log
+    lasts: bool = False  # what it did is there for half a minute: the next one gets another stage
 
     @property
     def about(self) -> str:
@@ -132,7 +133,7 @@ class Theatre:
             time.sleep(self.seconds / 4 if self.brief else max(1.0, self.seconds / 4))
             self._quiet = self._canary.waits(begun)
         row = self._play(one, same, self._stage, self._canary, self._quiet)
-        if row.faults:
+        if row.faults or (one.lasts and not self.brief):
             self.close()
         return row
 

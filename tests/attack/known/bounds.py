@@ -14,7 +14,7 @@ from ..enemy import Attacker, Enemy, Refused
 from ..room import attack
 
 
-@attack()
+@attack(lasts=True)
 async def sessions_at_the_bound(enemy: Enemy) -> None:
     """As many sessions as one process gets."""
     guests = await enemy.crowd(enemy.some(150, 2048))
@@ -23,7 +23,7 @@ async def sessions_at_the_bound(enemy: Enemy) -> None:
         guest.close()
 
 
-@attack()
+@attack(lasts=True)
 async def sessions_that_come_and_go(enemy: Enemy) -> None:
     """Sessions without a lane whose guest hangs up at once, each with nothing open, one after the other."""
     for _ in range(enemy.some(200, 2100)):
