@@ -169,11 +169,11 @@ async def test_a_command_that_takes_its_time_to_die_holds_up_nobody(
     with monkeypatch.context() as patch:
         patch.setattr(os, "kill", lambda *_: None)  # as for one that waits for a disk
         backing.stop()
-    os.kill(pid, 0)  # it is there
-    assert not caplog.records
-    with (tmp_path / "grave").open("w") as grave:
-        grave.write("now\n")
-    await asyncio.to_thread(join_all, "cmd:")
+        assert Path(f"/proc/{pid}").exists()
+        assert not caplog.records
+        with (tmp_path / "grave").open("w") as grave:
+            grave.write("now\n")
+        await asyncio.to_thread(join_all, "cmd:")
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     assert not caplog.records
