@@ -167,7 +167,8 @@ async def test_a_command_that_takes_its_time_to_die_holds_up_nobody(
         await end.news()
     pid = pid_of(backing)
     with monkeypatch.context() as patch:
-        patch.setattr(os, "kill", lambda *_: None)  # as for one that waits for a disk
+        for module, name in ((os, "kill"), (signal, "pidfd_send_signal")):
+            patch.setattr(module, name, lambda *_: None)  # as for one that waits for a disk
         backing.stop()
         assert Path(f"/proc/{pid}").exists()
         assert not caplog.records
