@@ -178,7 +178,7 @@ class Memory:
                 raise Reset("the guest is gone")
             if len(self.regions) == self._limits.regions:
                 raise Busy(f"a guest has at most {self._limits.regions} memory regions")
-            if size + self._leaving + sum(region.end - region.start for region in self.regions) > self._limits.memory:
+            if size + sum(region.end - region.start for region in self.regions) > self._limits.memory:
                 raise Busy(f"a guest has at most {self._limits.memory} bytes of memory")
             if any(region.start < start + size and start < region.end for region in self.regions):
                 raise BadArea(f"a region at {start:#x} overlaps one that is there")

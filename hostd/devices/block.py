@@ -123,7 +123,7 @@ class Block(Device):
         length = into.nbytes
         if not 0 <= at <= self.capacity - length:
             raise self._outside(at, length)
-        if length <= _READ_NOW and len(into) <= MOST and self._read_flags is not None:
+        while length <= _READ_NOW and len(into) <= MOST and self._read_flags is not None:
             try:
                 if os.preadv(self._fd, into, at, self._read_flags) == length:
                     return length
@@ -131,13 +131,14 @@ class Block(Device):
                 pass  # not in the page cache
             except OSError as error:
                 self._read_flags = self._other_flags(error)
-                return self.read(into, at)
+                continue
+            break
         return self.offload(_whole, os.preadv, self._fd, into, at)
 
     def write(self, data: Data, at: int) -> int | Later[int]:
         self._check_write(at, data.nbytes)
         length = data.nbytes
-        if length <= _WRITE_NOW and len(data) <= MOST and self._write_flags is not None:
+        while length <= _WRITE_NOW and len(data) <= MOST and self._write_flags is not None:
             try:
                 if os.pwritev(self._fd, data, at, self._write_flags) == length:
                     return length
@@ -145,7 +146,8 @@ class Block(Device):
                 pass
             except OSError as error:
                 self._write_flags = self._other_flags(error)
-                return self.write(data, at)
+                continue
+            break
         return self.offload(_whole, os.pwritev, self._fd, data, at)
 
     def _other_flags(self, error: OSError) -> int | None:
