@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from raw import attached, bystander, run_on, served
+from raw import attached, bystander, run_on, served, until
 
 import hostd
 from guestd.bus.device import OpenDevice
@@ -200,7 +200,7 @@ async def test_a_driver_that_fails_concerns_its_device_only_which_is_given_back(
 
     async with bystander(host):
         await run_on(client, host, scenario, drivers=DRIVERS)
-    assert not any(node.opens for node in host.tree.root.walk())
+    await until(host, lambda: not any(node.opens for node in host.tree.root.walk()))
 
 
 @CLIENTS
