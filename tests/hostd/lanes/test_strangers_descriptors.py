@@ -108,7 +108,7 @@ async def test_a_user_whose_descriptors_do_not_close_is_told_to_wait_and_nobody_
                 guest.send(hello(regions=pages(1)), [lingering.make()])
                 lingering.sent()
                 assert (await guest.ended())[0] == Status.BUSY
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(10 * PATIENCE):  # nine processes, each of which has to start
             while descriptors() > held + 2 * 9:  # noqa: ASYNC110  # the other ends, and who listens, are the test's own
                 await asyncio.sleep(0)  # nobody tells when a process has closed them
         lingering.end()
