@@ -129,7 +129,7 @@ class Calls:
         self._do: Final[dict[str, Callable[..., None]]] = {
             "site": plugged.used_by, "region": self._region, "drop": self._memory.drop, "call": self._call,
             "act": self._act, "abandon": self._abandon, "expire": self._expire, "ready": self._ready,
-            "reset": self._reset, "tick": plugged.tick, "ping": self._ping, "save": self._save, "cede": plugged.cede,
+            "reset": self._reset, "tick": plugged.tick, "ping": self._ping, "save": self._save, "cede": self._cede,
             "stop": self._stop,
         }  # fmt: skip
 
@@ -220,6 +220,10 @@ class Calls:
             self._channel.send("saved", number, saved, fds=fds)
         except BaseException as error:
             self._channel.send("raised", number, packed(error))
+
+    def _cede(self) -> None:
+        self._plugged.cede()
+        self._ended()
 
     def _stop(self) -> None:
         self._plugged.holds.clear()
