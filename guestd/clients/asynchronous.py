@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from functools import partial
 from pathlib import Path
 from threading import get_ident
@@ -21,7 +21,7 @@ from hcall.session.states import ENDED, READY, State
 from ..bus.device import OpenDevice
 from ..driver import Driver
 from ..probers import Found, absolute
-from .guest import DETACH_SECONDS, PAUSE_SECONDS, WELCOME_SECONDS, Guest, Options, silent
+from .guest import DETACH_SECONDS, WELCOME_SECONDS, Guest, Options, pauses, silent
 from .loop import late
 from .loop.bindings import Bindings
 from .loop.claims import Claims
@@ -49,7 +49,7 @@ class AsyncGuest(Guest[Waiter]):
         self._interrupted: dict[tuple[OpenDevice, int], Waiter] = {}
         self._greeted = asyncio.Event()  # WELCOME has come, or will not on this link
         self._deadline: float | None = self.clock.time() + self.patience  # for WELCOME; None: it has come
-        self._attempts = 0  # to get it, after the first
+        self._pauses: Iterator[float] | None = None  # between attempts to get it
         self._claims = Claims(self.session.withdraw)
         self._bindings = Bindings(self._spawn, super().unbind)
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -230,7 +230,7 @@ class AsyncGuest(Guest[Waiter]):
         elif self.session.state is not READY:
             return  # half a WELCOME
         elif self._deadline is not None:
-            self._deadline, self._attempts = None, 0
+            self._deadline, self._pauses = None, None
             self._greeted.set()
             if self._welcomed.done():
                 self._came_back()
@@ -302,9 +302,10 @@ class AsyncGuest(Guest[Waiter]):
         if self.clock.time() > self._deadline:
             self._end(LinkLost(f"the host at {self.path} hangs up"))
             return
-        if self._attempts:  # it hung up before WELCOME, again: give it time
-            await self.clock.sleep(PAUSE_SECONDS)
-        self._attempts += 1
+        if self._pauses is None:
+            self._pauses = pauses()
+        else:  # it hung up before WELCOME, again: give it time
+            await self.clock.sleep(next(self._pauses))
         while True:
             try:
                 await self._connect()
@@ -313,7 +314,7 @@ class AsyncGuest(Guest[Waiter]):
                 if self.clock.time() > self._deadline:
                     self._end(LinkLost(f"no host at {self.path}: {error.strerror}"))
                     return
-                await self.clock.sleep(PAUSE_SECONDS)
+                await self.clock.sleep(next(self._pauses))
         try:
             async with self.clock.timeout(WELCOME_SECONDS):
                 await self._greeted.wait()

@@ -24,7 +24,7 @@ from hcall.session.states import ENDED, READY, State
 from ..bus.device import OpenDevice
 from ..driver import Driver
 from ..probers import absolute
-from .guest import DETACH_SECONDS, PAUSE_SECONDS, WELCOME_SECONDS, Guest, Options, silent
+from .guest import DETACH_SECONDS, WELCOME_SECONDS, Guest, Options, pauses, silent
 from .plain.clock import blocking, pause
 from .plain.link import READ, BlockingLink
 from .plain.pending import Pending, Unbounded
@@ -334,7 +334,7 @@ class BlockingGuest(Guest[Pending]):
         """Come back with the same token and memory; the host answers from its slots."""
         self._hang_up()
         deadline = self.time.time() + self.patience
-        while True:
+        for seconds in pauses():
             try:
                 self._connect()
                 self._came_back()
@@ -342,7 +342,7 @@ class BlockingGuest(Guest[Pending]):
             except OSError as error:
                 if self.time.time() > deadline:
                     raise self._end(LinkLost(f"no host at {self.path}: {error.strerror}")) from None
-                pause(self.time, PAUSE_SECONDS)
+                pause(self.time, seconds)
 
     def _end(self, error: LinkLost) -> LinkLost:
         if self._lost is None:

@@ -8,7 +8,7 @@ import itertools
 import os
 import socket
 import weakref
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Final, Generic, TypedDict, TypeVar, Unpack
@@ -32,10 +32,18 @@ from .hotplug import Hotplug
 RAM_BYTES: Final = 64 << 20  # untouched pages cost nothing
 WELCOME_SECONDS: Final = 5.0
 DETACH_SECONDS: Final = 5.0  # for the host to take leave, before a guest goes without it
-PAUSE_SECONDS: Final = 0.05  # between attempts to reach the host
+_LONGEST_PAUSE: Final = 0.05  # seconds
 PATIENCE_SECONDS: Final = 2.0  # for a host that does not answer before the session is given up
 
 W = TypeVar("W")
+
+
+def pauses() -> Iterator[float]:
+    """Seconds from one attempt to reach the host to the next: it may be there again at once, or take its time."""
+    seconds = 0.001
+    while True:
+        yield seconds
+        seconds = min(2 * seconds, _LONGEST_PAUSE)
 
 
 def silent(path: Path) -> TimeoutError:

@@ -31,7 +31,8 @@ def test_what_was_kept_breaks_nothing(name: str) -> None:
 def test_some_thousand_inputs_break_nothing(name: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "fuzz.run", name, "--inputs", "3000", "--seed", "1", "--keep", tmp_path],
-        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT}/tests", "PYTHONHASHSEED": "1"}, text=True, capture_output=True, check=False,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT}/tests", "PYTHONHASHSEED": "1"},
+        text=True, capture_output=True, check=False,
     )  # fmt: skip
     broke = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     assert done.returncode == 0 and not broke, f"{broke}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
