@@ -41,7 +41,6 @@ UNREAD_SECONDS: Final = 10.0  # that a guest may leave its answers unread
 RESUME_SECONDS: Final = 30.0  # that a guest may be without a link
 CLOSE_SECONDS: Final = 2.0  # for the last bytes to go out
 SWEEP_SECONDS: Final = 1.0  # one sweep for all these, not a timer for each guest
-_ACCEPT_AT_ONCE: Final = 64
 
 
 class Came(enum.Enum):

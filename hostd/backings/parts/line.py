@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import select
 import socket
 from collections.abc import Sequence
 from typing import Final
@@ -118,11 +117,18 @@ class Line(Backing):
             self._loop.remove_reader(self._peer)
         elif data := self._receive(min(space, _CHUNK)):
             self._port.send(data)
-            if _has_failed(self._peer):  # uvloop tells that once, though there is more
-                self._reading = False
-                self._loop.remove_reader(self._peer)
-                self._loop.remove_writer(self._peer)
-                self.resume()
+            self._look_again()
+
+    def _look_again(self) -> None:
+        """Be told of the peer anew.
+
+        uvloop tells once that a connection has failed, and then nothing more of it, though there is more to read; and
+        if a write has met the failure, the socket does not show it any more.
+        """
+        if self._peer is not None and self._reading:
+            self._reading = False
+            self._loop.remove_reader(self._peer)
+            self.resume()
 
     def _receive(self, count: int) -> bytes:
         """What the peer has sent; nothing if nothing waits, or if it has gone, and then there is none any more."""
@@ -146,10 +152,3 @@ def socket_of(fd: int) -> socket.socket:
     made = socket.socket(fileno=fd)
     made.setblocking(False)
     return made
-
-
-def _has_failed(peer: socket.socket) -> bool:
-    """Whether the connection was reset, say; what came before can still be read."""
-    poll = select.poll()
-    poll.register(peer, 0)
-    return any(events & select.POLLERR for _, events in poll.poll(0))

@@ -16,7 +16,7 @@ from raw import ADDRESS, PAGE, hello, memfd
 from hcall.messages import FD_LANE
 from hcall.numbers import ADD_MEMORY, ADD_PART, DETACH, NOP, REMOVE_MEMORY
 
-from ..enemy import Attacker, Enemy, Refused
+from ..enemy import SLOTS, Attacker, Enemy, Refused
 from ..room import attack
 
 _HUGE: Final = 0x0004  # MFD_HUGETLB
@@ -201,9 +201,9 @@ async def descriptors_on_the_lane_and_stray(enemy: Enemy) -> None:
         enemy.seen["guests"] += 1
 
 
-def _stray(enemy: Enemy, guest: Attacker, fds: list[int]) -> None:
+def _stray(enemy: Enemy, guest: Attacker, fds: list[int], slot: int = 0) -> None:
     """A call with descriptors, if the kernel lets them through: a host can tell it not to, since Linux 6.16."""
-    data = guest.next_call(NOP)
+    data = guest.next_call(NOP, slot=slot)
     try:
         guest.send(data, fds)
         enemy.seen["stray"] += len(fds)
@@ -287,9 +287,9 @@ async def lingering_sockets_stray(enemy: Enemy) -> None:
     """The same on the main socket, where none belong."""
 
     def send(guest: Attacker, fds: list[int]) -> None:
-        for fd in fds:
-            _stray(enemy, guest, [fd])
+        for slot, fd in enumerate(fds, 1):
+            _stray(enemy, guest, [fd], slot)
 
     guest = await enemy.guest(pages=1)
     await guest.must(NOP)
-    await _linger(enemy, send, guest, 16)
+    await _linger(enemy, send, guest, SLOTS - 1)

@@ -59,15 +59,15 @@ class Heavy(Device):
 
     @call
     def pump(self) -> Later[int]:
-        """Busy for longer than a model may be, but in short steps: how many."""
+        """Busy for longer than a model may be, four seconds of the guard's, but in short steps: how many."""
         later: Later[int] = Later()
         self._task = asyncio.ensure_future(self._steps(later))
         return later
 
     async def _steps(self, later: Later[int]) -> None:
-        steps, end = 0, time.monotonic() + 3.5
+        steps, end = 0, time.monotonic() + 1.2
         while time.monotonic() < end:
-            step_end = time.monotonic() + 0.02
+            step_end = time.monotonic() + 0.01
             while time.monotonic() < step_end:
                 pass
             await asyncio.sleep(0)

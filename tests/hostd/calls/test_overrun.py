@@ -150,7 +150,7 @@ def test_a_model_that_does_not_start_in_time_is_not_plugged(hosts: list[Path]) -
 
 def test_many_short_steps_are_no_long_one(hosts: list[Path]) -> None:
     async def scenario(guest: guestd.AsyncGuest, heavy: HeavyDriver) -> None:
-        assert await heavy.pump() > 3 * SECONDS
+        assert await heavy.pump() > 3
 
     on_both(hosts, scenario)
 
