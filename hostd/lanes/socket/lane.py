@@ -37,8 +37,11 @@ class Connection(Protocol):
     def write(self, out: list[bytes]) -> None:
         """Send all of *out*, in one write, and empty it."""
 
-    def hold(self, held: bool) -> None:
-        """Read nothing more while *held*."""
+    def hold(self) -> None:
+        """Read nothing more until `go_on`."""
+
+    def go_on(self) -> None:
+        """All that came is decoded: read again."""
 
     def close(self) -> None:
         """Close when what was written has gone out."""
@@ -50,9 +53,8 @@ class Connection(Protocol):
 class SocketLane:
     """Takes a link's bytes, makes the calls in them when it is the guest's turn, and answers in one write."""
 
-    __slots__ = ("_at", "_batching", "_came", "_errands", "_fd_lane", "_guest", "_held", "_lends", "_messages",
-                 "_stopped", "_time", "_under_way", "bytes", "detached", "ended", "link", "lost_at",
-                 "session")  # fmt: skip
+    __slots__ = ("_at", "_batching", "_came", "_errands", "_fd_lane", "_guest", "_messages", "_stopped", "_time",
+                 "_under_way", "bytes", "detached", "ended", "lends", "link", "lost_at", "owes", "session")  # fmt: skip
 
     handle = 0
 
@@ -63,7 +65,7 @@ class SocketLane:
         self.lost_at: float | None = None
         self.detached = False  # the loss of the link is the end
         self._fd_lane: socket.socket | None = None
-        self._lends = False  # a region is being looked at
+        self.lends = False  # a region is being looked at
         self._errands: deque[tuple[Callable[[], Any], Callable[[Any], None]]] = deque()  # the first is under way
         self._batching = False
         self._came = b""  # and is not decoded yet, from `_at` on: that is of the guest's turn, too
@@ -71,27 +73,32 @@ class SocketLane:
         self._messages: deque[Message] = deque()  # that came, and wait for their turn
         self.ended = 0.0
         self.bytes = 0  # that came, on all its links
-        self._held = False  # the link does not read: there was no time for all that came
+        self.owes = False  # there was no time for all that came: the link is told when there was
         self._under_way = 0  # calls that are answered later
         self._stopped: Callable[[], None] | None = None
 
     def receive(self, data: bytes) -> bool:
-        """The bytes of a link; whether all of them are decoded, else the link hears when it reads again."""
+        """The bytes of a link; whether all of them are decoded, else the link is told when they are, and made.
+
+        It goes on to read until more comes while some wait: mostly their turn is over before that.
+        """
         self.bytes += len(data)
         self._came = self._came + data if self._came else data
-        self._guest.due(self)
-        if self._came:
-            self._hold()
+        if self.owes:
+            if self.link is not None:
+                self.link.hold()
             return False
-        return True
+        self._guest.due(self)
+        self.owes = bool(self._messages or self._came)
+        return not self._came
 
     def work(self, now: float, until: float) -> bool:
-        """See `Lane`.  The link is not read while some are left: what a guest can send has no other bound."""
+        """See `Lane`."""
         session, dispatch, messages, time = self.session, self._guest.dispatch, self._messages, self._time
         begun, message = session.begun, None
         self._batching = True
         try:
-            while not self._lends:
+            while not self.lends:
                 if not messages:
                     came = self._came
                     if not came:
@@ -137,10 +144,13 @@ class SocketLane:
         if ended - now > TURN_SECONDS and message is not None:
             self._long(message, ended - now)
         if messages or self._came:
-            self._hold()
-            return not self._lends
-        if self._held or self._stopped is not None:
-            self._hold()
+            return not self.lends
+        if self.owes:
+            self.owes = False
+            if self.link is not None:
+                self.link.go_on()
+        if self._stopped is not None:
+            self._drained()
         return False
 
     def _long(self, message: Message, seconds: float) -> None:
@@ -159,14 +169,6 @@ class SocketLane:
     def _forget(self) -> None:
         """What came and is not decoded."""
         self._came, self._at = b"", 0
-
-    def _hold(self) -> None:
-        """Not all that came could be made, or all of it now."""
-        left = self.waits
-        if left is not self._held and self.link is not None:
-            self._held = left
-            self.link.hold(left)
-        self._drained()
 
     @property
     def waits(self) -> bool:
@@ -204,7 +206,7 @@ class SocketLane:
 
     def attach(self, link: Connection) -> None:
         """*link* carries the session from now on."""
-        self.link, self.lost_at, self._held = link, None, False
+        self.link, self.lost_at, self.owes = link, None, False
 
     def resume(self) -> None:
         """The guest came back: the old link, even if it looks alive, is cut."""
@@ -224,7 +226,7 @@ class SocketLane:
         """See `Lane`."""
         self._stopped = then
         if self.link is not None:
-            self.link.hold(True)
+            self.link.hold()
         self._drained()
 
     def _drained(self) -> None:
@@ -281,12 +283,12 @@ class SocketLane:
             lent, rest = outcome
             for fd in rest:
                 self._guest.carry(partial(close, [fd]), lambda _: None)
-            self._lends = False
+            self.lends = False
             then(lent)
             if self._messages or self._came:
                 self._guest.due(self)
 
-        self._lends = True
+        self.lends = True
         self._send(partial(_lend, self._fd_lane, number, start, size, offset), lent)
 
     def _send(self, does: Callable[[], Any], then: Callable[[Any], None] = lambda _: None) -> None:

@@ -22,7 +22,7 @@ _INT: Final = struct.Struct("i")
 class Link(asyncio.Protocol):
     """Between a socket and a `SocketLane`."""
 
-    __slots__ = ("_guest", "_guests", "_held", "_lane", "_most", "_reads", "_receive", "_transport", "_unread",
+    __slots__ = ("_eof", "_guest", "_guests", "_held", "_lane", "_most", "_reads", "_receive", "_transport", "_unread",
                  "_welcome", "closing_since", "full_since", "partial_since")  # fmt: skip
 
     def __init__(self, guests: Reception, guest: Visitor, welcome: bytes) -> None:
@@ -31,6 +31,7 @@ class Link(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._held = False  # the lane wants no more for now
         self._reads = True
+        self._eof = False
         #: Bytes that may wait for the guest: a reply in each slot is what it may ask for before it reads any.
         self._most = max(guests.limits.queued, guest.lane.session.slots * MAX_MESSAGE)
         self._unread = 0  # bytes, when that was looked at last
@@ -55,6 +56,7 @@ class Link(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if data and not self._receive(data):
+            self.partial_since = None  # until that is decoded
             return
         session = self._lane.session
         if session.broken is not None:
@@ -75,12 +77,24 @@ class Link(asyncio.Protocol):
             self._guests.complain(self._guest.uid, f"guest {self._guest.name!r} does not read: its link is cut")
             transport.abort()
 
-    def hold(self, held: bool) -> None:
-        """Read nothing more while *held*."""
-        self._held = held
+    def hold(self) -> None:
+        """Read nothing more until `go_on`."""
+        self._held = True
         self._read_or_not()
-        if not held:
-            self.data_received(b"")  # all that came is looked at: it may be no message, or one that has not ended
+
+    def go_on(self) -> None:
+        """All that came is decoded, which may be no message, or one that has not ended: read again."""
+        self._held = False
+        if self._eof and self._transport is not None:
+            self._transport.close()
+        else:
+            self._read_or_not()
+            self.data_received(b"")
+
+    def eof_received(self) -> bool:
+        """The guest says nothing more; what it said before is heard first, unless that may take for ever."""
+        self._eof = True
+        return self._lane.owes and not self._lane.lends
 
     def pause_writing(self) -> None:
         self.full_since, self._unread = self._guests.time(), self._waiting()

@@ -96,6 +96,19 @@ async def test_calls_that_wait_for_their_turn_are_made_once_though_the_link_is_l
         assert slow(host).made == CALLS
 
 
+@pytest.mark.parametrize("more", [b"", b"\x97\x00"], ids=["the end", "half a message, and the end"])
+async def test_calls_that_wait_for_their_turn_are_made_though_no_more_comes(host: hostd.Host, more: bytes) -> None:
+    async with bystander(host) as other, attached(host) as guest:
+        guest.send(await calls_at_once(guest))
+        await other.core(numbers.NOP)
+        if more:
+            guest.send(more)
+            await other.core(numbers.NOP)
+        guest.sock.shutdown(socket.SHUT_WR)
+        answers = [await guest.reply() for _ in range(CALLS)]
+        assert answers == [(0, n) for n in range(1, CALLS + 1)] and await guest.receive() is None
+
+
 async def test_calls_that_wait_for_their_turn_end_with_the_session(host: hostd.Host) -> None:
     async with bystander(host), attached(host) as guest:
         guest.send(await calls_at_once(guest) + b"\xc1")
