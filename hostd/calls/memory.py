@@ -68,7 +68,7 @@ class Region:
         self.identity = self._map.identity = (start, size, at, info.st_dev, info.st_ino)
         self.views = (view.toreadonly(), view)  # by Direction
         self._fd = fd
-        self.missing = 0  # bytes of the whole file, when it was looked at last
+        self.missing = 0  # bytes of the whole file, the most of all times that it was looked at
         self.look()
         if self.missing >= size:  # all of them may be: there is nothing to look for
             os.close(fd)
@@ -80,10 +80,13 @@ class Region:
         return self._fd >= 0
 
     def look(self) -> None:
-        """How many bytes have no page.  Nobody waits for that, but it is the thread's that unmaps."""
+        """How many bytes have no page, or had none: if they have one now, it may be the host who pays for it.
+
+        Nobody waits for that, but it is the thread's that unmaps.
+        """
         if self._fd >= 0:
             info = os.fstat(self._fd)
-            self.missing = max(0, info.st_size - info.st_blocks * _BLOCK)
+            self.missing = max(self.missing, info.st_size - info.st_blocks * _BLOCK)
 
     def unmap(self) -> bool:
         """Free it, which takes long if it is large; False if a call under way looks at it still: try again.
@@ -216,7 +219,7 @@ class Memory:
         for region in regions:  # parts of one file may miss the same pages
             file, size = region.identity[3:], region.end - region.start
             before = files.get(file, 0)
-            files[file] = min(before + size, region.missing)
+            files[file] = max(before, min(before + size, region.missing))
             missing += files[file] - before
         if missing > self._limits.sparse:
             raise Busy(f"{missing} bytes of this guest's memory have no pages, {self._limits.sparse} may have none: "

@@ -300,3 +300,22 @@ def test_pages_that_go_are_missed(files: Files) -> None:
     with pytest.raises(Busy):
         memory.look()
     memory.close()
+
+
+@pytest.mark.spec("M-8")
+def test_pages_that_came_later_are_paid_for_as_long_as_they_are_lent(files: Files) -> None:
+    limits = Limits(sparse=4 * PAGE)
+    shares = Shares(limits, 1024)
+    purse, fd = Purse(shares.of(0)), files.memfd(4 * PAGE)
+    memory = Memory(limits, purse)
+    os.pwrite(fd, b"x", 0)
+    add(memory, 0, 4 * PAGE, fd)
+    os.posix_fallocate(fd, 0, 4 * PAGE)  # the host may have filled them
+    for region in memory.watched:
+        region.look()
+    memory.look()
+    assert shares.used[UNFILLED] == 3 * PAGE
+    add(memory, 4 * PAGE, 2 * PAGE, fd, 2 * PAGE)  # a part of the same file, which has all pages now
+    assert shares.used[UNFILLED] == 3 * PAGE
+    memory.close(purse.close)
+    assert not any(shares.used.values())
