@@ -6,5 +6,7 @@ ALICE, and gets an `Enemy`: where to attach, how long, chance with a known seed,
 its worst it may `await enemy.hold()`: meanwhile a guest of ALICE's comes back on a new link, and somebody who is new
 attaches.  What was seen is a `Row`, which says whether it holds.
 
+`mutants` takes mends out, one at a time, and wants each to be missed by an attack.
+
 `scripts/torture` runs all; `test_attack.py` runs each, briefly, and judges only what a busy machine cannot change.
 """

@@ -69,7 +69,7 @@ def say(sock: socket.socket, value: Any, kind: str = "said") -> None:
 def _live(work: Callable[[socket.socket], Any], sock: socket.socket, uid: int | None, nice: int) -> None:
     try:
         with contextlib.suppress(PermissionError):
-            os.nice(nice)
+            os.setpriority(os.PRIO_PROCESS, 0, nice)
         if uid is not None:
             os.setgroups([])
             os.setgid(uid)

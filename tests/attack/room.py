@@ -42,7 +42,13 @@ class Attack(NamedTuple):
     machine: str = EVERYTHING
     files: int | None = None  # descriptors that the daemon may have
     read: bool = True  # somebody reads the daemon's log
+    memory: int | None = None  # bytes that the daemon may have
     lasts: bool = False  # what it did is there for half a minute: the next one gets another stage
+
+    @property
+    def stage(self) -> tuple[str, int | None, bool, int | None]:
+        """What a stage is made with."""
+        return self.machine, self.files, self.read, self.memory
 
     @property
     def about(self) -> str:
@@ -122,7 +128,7 @@ class Theatre:
 
     def play(self, one: Attack, same: bool) -> Row:
         """Run it, by a process of another user than the canary's, or of the *same*."""
-        kind = (one.machine, one.files, one.read)
+        kind = one.stage
         if kind != self._kind:
             self.close()
         if self._stage is None or self._canary is None or self._quiet is None:

@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from . import groups
 from .people import ALICE, BOB, TWO_USERS, until
 
 QUIET: Final = """
@@ -77,8 +78,13 @@ class Held(NamedTuple):
 class Stage:
     """Serves a machine: rng, a disk for the canary, a watchdog, and *more*, in TOML."""
 
-    def __init__(self, more: str = EVERYTHING, files: int | None = None, read: bool = True) -> None:
-        """*files* is how many descriptors the daemon may have; if its log is not *read* it is a pipe that is full."""
+    def __init__(
+        self, more: str = EVERYTHING, files: int | None = None, read: bool = True, memory: int | None = None
+    ) -> None:
+        """*files* is how many descriptors the daemon may have, *memory* how many bytes, if that can be bounded.
+
+        If its log is not *read* it is a pipe that is full.
+        """
         self.folder = Path(tempfile.mkdtemp(prefix="hostd-attack-", dir="/var/tmp"))
         self.folder.chmod(0o711)
         run = self.folder / "run"
@@ -90,11 +96,16 @@ class Stage:
         ready, write = os.pipe()
         self._unread: tuple[int, ...] = () if read else os.pipe()
 
-        limit = [] if files is None else ["sh", "-c", f'ulimit -n {files}; exec "$@"', "sh"]
+        self._group = None if memory is None else groups.make(memory)
+        limits = [] if files is None else [f"ulimit -n {files}"]
+        if self._group is not None:
+            limits.append(f"echo $$ >{self._group}/cgroup.procs")
+        limited = ["sh", "-c", "; ".join([*limits, 'exec "$@"']), "sh"]
         with self._log.open("wb") as file:
             log = file.fileno() if read else self._unread[1]
             self._process = subprocess.Popen(
-                [*limit, sys.executable, "-m", "hostd", "serve", machine, "--runtime-dir", run, f"--ready-fd={write}"],
+                [*limited, sys.executable, "-m", "hostd", "serve", machine, "--runtime-dir", run,
+                 f"--ready-fd={write}"],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[write],
                 env={name: value for name, value in os.environ.items() if not name.startswith("HOSTD_")},
             )  # fmt: skip
@@ -171,4 +182,7 @@ class Stage:
         for fd in self._unread:
             os.close(fd)
         self._unread = ()
+        if self._group is not None:
+            self._group.rmdir()
+            self._group = None
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from fuzz.targets import TARGETS
 
+from . import mutants
 from .people import TWO_USERS
 from .room import Attack, Row, Theatre, load
 from .table import as_json, show
@@ -41,9 +42,15 @@ def main() -> int:
     parser.add_argument(
         "--brief", action="store_true", help="as in CI: little of each, one user, and no times are judged"
     )
+    parser.add_argument(
+        "--mutants", action="store_true", help="take mends out of a copy of the project: each is missed by an attack"
+    )
     parser.add_argument("--list", action="store_true", help="the attacks, and no more")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and end what was started
     every = load()
+    if given.mutants:
+        return mutants.run(each for each in mutants.MUTANTS if _is_one(given.names, each.name))
     chosen = [each for each in every.values() if _is_one(given.names, each.name)]
     targets = [] if given.brief else [name for name in TARGETS if _is_one(given.names, f"fuzz {name}")]
     if not chosen and not targets:
@@ -54,8 +61,7 @@ def main() -> int:
         for name in targets:
             print(f"fuzz {name}: {_FUZZ} s of atheris. {TARGETS[name].__doc__}")
         return 0
-    chosen.sort(key=lambda each: (each.machine, each.files or 0, each.read))  # one stage for those that want the same
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and end what was started
+    chosen.sort(key=lambda each: [value or 0 for value in each.stage])  # one stage for those that want the same
     rows = run(chosen, given.seed, given.brief, given.minutes) if chosen else []
     fuzzed = [fuzz(name, given.seed) for name in targets]
     if given.json is not None:

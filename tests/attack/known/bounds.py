@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 
-from raw import ADDRESS, PAGE, hello
+from raw import ADDRESS, PAGE, hello, memfd
 
 from hcall.messages import WELCOME
-from hcall.numbers import CLOSE
+from hcall.numbers import CLOSE, DETACH
 
 from ..enemy import Attacker, Enemy, Refused
 from ..room import attack
@@ -47,24 +47,30 @@ async def many_handles_then_gone(enemy: Enemy) -> None:
 @attack(files=1024)
 async def descriptors_exhausted(enemy: Enemy) -> None:
     """As many sessions of 16 regions as one process gets, then smaller ones, of a daemon with 1,024 descriptors."""
-    memory, held = os.memfd_create("enemy"), []
-    os.ftruncate(memory, PAGE)
+    memory = memfd()
+    there, refused = list[Attacker](), list[Attacker]()
     os.posix_fallocate(memory, 0, PAGE)
     for count in (16, 4, 1, 0):
         while True:
             with contextlib.suppress(Refused):
                 guest = Attacker(enemy.path)
-                held.append(guest)
+                refused.append(guest)
                 regions = tuple((ADDRESS + n * PAGE, PAGE) for n in range(count))
                 await guest.write(hello(regions=regions), [memory] * count)
                 message = await guest.message()
                 if message[0] == WELCOME:
-                    enemy.seen["sessions"] += 1
+                    there.append(refused.pop())
+                    enemy.seen["regions"] += count
                     continue
             enemy.seen["refused"] += 1
             break
+    os.close(memory)
+    enemy.seen["sessions"] += len(there)
+    assert enemy.seen["regions"], "no region was taken: nothing was exhausted"
     await enemy.hold()
-    for guest in held:
+    for guest in there:
+        await guest.must(DETACH)  # none has a lane: they could come back for half a minute
+    for guest in there + refused:
         guest.close()
 
 

@@ -9,14 +9,17 @@ import threading
 
 from raw import ADDRESS, PAGE, memfd
 
+from hcall.kernel.memfd import SPARSE
 from hcall.numbers import ADD_MEMORY, REMOVE_MEMORY
 
-from ..enemy import SLOTS, Attacker, Enemy, Refused
+from ..enemy import SLOTS, Attacker, Enemy, Fault, Refused
 from ..room import attack
 
 _START = 1 << 40
 _AREAS = 60  # in one call
 _HOLE = 1 | 2  # FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
+_BOUND = 256 << 20  # bytes that a daemon may have
+_LOOKED = 1.2  # seconds in which a host has looked again at what is there
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -96,5 +99,30 @@ async def sparse_memory(enemy: Enemy) -> None:
         held.append(guest)
         handle, calls = await guest.open("/rng")
         enemy.seen["filled"] = await _touch(guest, ADDRESS, size, handle, calls["read"])
+    for guest in held:
+        guest.close()
+
+
+@attack(memory=_BOUND)
+async def sparse_memory_of_many_guests(enemy: Enemy) -> None:
+    """Memory without pages, as much as one may lend, by many guests, and all of it filled: more than the daemon has."""
+    held: list[Attacker] = []
+    try:
+        while len(held) * SPARSE < 2 * _BOUND:
+            held.append(guest := await enemy.guest(pages=1))
+            memory = memfd(SPARSE)
+            os.pwrite(memory, b"x", 0)  # so that not all of its pages are missing
+            guest.lend(memory)
+            os.close(memory)
+            await guest.must(ADD_MEMORY, 0, _START, SPARSE, 1)
+            enemy.seen["MiB lent"] += SPARSE >> 20
+            handle, calls = await guest.open("/rng")
+            enemy.seen["filled"] += await _touch(guest, _START, SPARSE, handle, calls["read"])
+            await enemy.pause(_LOOKED if not enemy.brief else 0)
+        raise Fault(f"{len(held)} guests may have more filled than the daemon may have, and none was refused")
+    except Refused as error:
+        assert "unfilled" in str(error), f"not refused, but ended: {error}"
+        enemy.seen["refused"] += 1
+    await enemy.hold()
     for guest in held:
         guest.close()
