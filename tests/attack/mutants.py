@@ -58,9 +58,9 @@ MUTANTS: Final = (
         "acks of many sessions",
     ),
     Mutant(
-        "the end of a guest is one piece", "hostd/guests/guest.py",
-        "self.due(Steps(steps, self._time, self.lane.batch))", "self.lane.batch(lambda: list(steps))",
-        "many handles then gone",
+        "to close a handle looks at all others", "hostd/tree/plugged.py",
+        "        del self.holds[hold]\n", "        self.holds = {each: None for each in self.holds if each != hold}\n",
+        "many handles then gone", "is not given back",
     ),
     Mutant(
         "a user may have all that there is", "hostd/calls/shares.py",
@@ -70,7 +70,7 @@ MUTANTS: Final = (
     Mutant(
         "descriptors of memory are not counted", "hostd/calls/memory.py",
         "self._purse.take(DESCRIPTORS, 1 + region.is_watched)", "self._purse.owe(DESCRIPTORS, 0)",
-        "descriptors exhausted", "not let in",
+        "descriptors exhausted", "no answer for",
     ),
     Mutant(
         "descriptors are closed by the loop", "hostd/lanes/socket/porter.py",

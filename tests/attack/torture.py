@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from fuzz.targets import TARGETS
 
-from . import mutants
+from . import groups, mutants
 from .people import TWO_USERS
 from .room import Attack, Row, Theatre, load
 from .table import as_json, show
@@ -61,6 +61,9 @@ def main() -> int:
         for name in targets:
             print(f"fuzz {name}: {_FUZZ} s of atheris. {TARGETS[name].__doc__}")
         return 0
+    if any(each.memory for each in chosen) and not groups.can_be():
+        print("Left out, since no control group bounds memory here: " + ", ".join(x.name for x in chosen if x.memory))
+        chosen = [each for each in chosen if not each.memory]
     chosen.sort(key=lambda each: [value or 0 for value in each.stage])  # one stage for those that want the same
     rows = run(chosen, given.seed, given.brief, given.minutes) if chosen else []
     fuzzed = [fuzz(name, given.seed) for name in targets]

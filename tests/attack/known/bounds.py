@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 
 from raw import ADDRESS, PAGE, hello, memfd
 
@@ -12,6 +13,8 @@ from hcall.numbers import CLOSE, DETACH
 
 from ..enemy import Attacker, Enemy, Refused
 from ..room import attack
+
+_GIVEN_BACK = 10.0  # seconds
 
 
 @attack(lasts=True)
@@ -35,13 +38,23 @@ async def sessions_that_come_and_go(enemy: Enemy) -> None:
 
 @attack()
 async def many_handles_then_gone(enemy: Enemy) -> None:
-    """Guests with 1,024 open handles each, which go at once, the last one first."""
+    """Guests with 1,024 open handles each, which go at once, the last one first: their user may soon open as many."""
     guests = await enemy.crowd(enemy.some(6, 100), lane=True)
     for guest in guests:
         enemy.seen["handles"] += await guest.opens("/rng", 1024)
     await enemy.hold()
     for guest in reversed(guests):
         guest.close()
+    begun = time.monotonic()
+    while True:
+        guest = await enemy.guest()
+        opened = await guest.opens("/rng", 1024)
+        guest.close()
+        if opened == 1024:
+            break
+        waited = time.monotonic() - begun
+        assert waited < _GIVEN_BACK, f"what guests had open who are gone is not given back after {waited:.0f} s"
+        await enemy.pause(0.2)
 
 
 @attack(files=1024)
