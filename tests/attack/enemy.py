@@ -35,12 +35,14 @@ class Enemy:
         self.path, self.brief = path, brief
         self.chance = random.Random(seed)
         self.seen: Counter[str] = Counter()  # what there is to tell: frames, refusals, ...
-        self._sock, self._end = sock, time.monotonic() + seconds
+        self._sock, self._seconds, self._end = sock, seconds, float("inf")
 
     @property
     def over(self) -> bool:
-        """Whether an attack that goes on for a time should end."""
-        return time.monotonic() > self._end
+        """Whether an attack that goes on for a time should end; the time begins when it asks first."""
+        now = time.monotonic()
+        self._end = min(self._end, now + self._seconds)
+        return now > self._end
 
     @staticmethod
     async def pause(seconds: float) -> None:
