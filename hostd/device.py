@@ -175,7 +175,7 @@ class Device:
     def in_parts(self, steps: Steps[T]) -> T | Later[T]:
         """Do long work that need not wait, such as to look at each of 4,096 frames: *steps* yield between its parts.
 
-        Answered at once if it takes less than a millisecond, else others have turns between the parts.  What a device
+        Answered at once within half a millisecond, else others have turns between the parts.  What a device
         does in parts is done in its order; a reset ends it between two parts, and the area is there until then.
         """
         if self.__parts is None:

@@ -33,7 +33,7 @@ class Ppp(Stream):
     """A serial line with PPP at its other end, which gives the guest an address and takes its IP packets."""
 
     compatible = "hostd,ppp"
-    part = 2048  # 4 ms if they are frames of the worst sort
+    part = 512  # 1 ms if they are frames of the worst sort
     local = Config(Address, "10.0.0.1", help="the address of the host's end")
     remote = Config(Address, "10.0.0.2", help="the address that the guest gets")
     mtu = Config(int, 1500, help="bytes of the largest packet", bounds=range(ppp.MIN_MRU, ppp.MAX_MRU + 1))

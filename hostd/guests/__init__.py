@@ -7,7 +7,7 @@ dead, which the other end of the fd lane tells, it ends at once.  A new link res
 answered from the slots, hints that it may have lost are given again.  `Guests.end` is the only end: last word, all
 devices given back, memory unmapped when the last worker has let go of it.
 
-Turns (`turns`): a lane with bytes or calls says `Guest.due`.  They are looked at and made at once, for 1 ms, unless
+Turns (`turns`): a lane with bytes or calls says `Guest.due`.  They are looked at and made at once, for 0.5 ms, unless
 the user has used up its time; what is left waits until the other users, and then the user's other guests, had their
 turn, and meanwhile the lane's link is not read, so that nobody can queue more than one read.  The end of a guest is
 work in its user's turns, too: calls under way are answered at once, then its devices are given back one by one.

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Final, Protocol
 
-TURN: Final = 0.001  # seconds of one user, and one call more: others wait meanwhile
+TURN: Final = 0.0005  # seconds of one user, and one call more: others wait meanwhile
 PART: Final = TURN / 16  # of one of its guests, at least, if there are many
 
 

@@ -15,7 +15,7 @@ from hcall.errors import Reset
 T = TypeVar("T")
 Steps: TypeAlias = Generator[None, None, T]
 
-SLICE_SECONDS: Final = 0.001  # of one turn, and one step more
+SLICE_SECONDS: Final = 0.0005  # of one turn, and one step more
 
 
 class Later(Generic[T]):

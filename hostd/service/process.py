@@ -40,9 +40,9 @@ T = TypeVar("T")
 _NOT_FOUND = 127  # exit codes of shells
 _SIGNALLED = 128
 #: For how long a worker waits for the interpreter before the loop is made to let go of it.  A loop that is busy does so
-#: by itself, at each system call, but takes it again before a worker has woken: with Python's 5 ms, which begin anew
-#: each time, a disk that was written to while another guest sent ACKs took 60 to 120 ms.
-_SWITCH_SECONDS = 0.0002
+#: by itself, at each system call, but takes it again before a worker has woken, and the worker's time begins anew: with
+#: Python's 5 ms a disk that was written to while another guest sent ACKs took 60 to 120 ms.
+_SWITCH_SECONDS = 0.00002
 _WORKER_SECONDS = 5.0  # at the end: a flush, say, that was begun
 
 

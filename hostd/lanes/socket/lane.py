@@ -14,7 +14,6 @@ from hcall.kernel import descriptors
 from hcall.messages import end
 from hcall.session.host import HostSession
 from hcall.session.states import READY, Message, State
-from hcall.wire import MAX_INLINE
 
 from ...calls.memory import Lending, Lent, lend
 from ...tree.long_calls import TURN_SECONDS
@@ -23,7 +22,7 @@ from .porter import close
 
 _PASSED: Final = 64  # descriptors that are passed over before the call waits until they are closed
 _FD_BYTES: Final = 4  # a datagram of the fd lane: the id, little-endian, and one descriptor
-_AT_ONCE: Final = MAX_INLINE + 256  # bytes that are decoded before time is looked at: 0.7 ms for ACKs, the smallest
+_AT_ONCE: Final = 2048  # bytes that are decoded before time is looked at: 0.3 ms for ACKs, the smallest
 _LANE_READS: Final = 1024  # more datagrams than the lane holds; a guest that never stops sending is not waited for
 
 T = TypeVar("T")

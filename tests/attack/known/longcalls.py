@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import struct
+import time
 from collections.abc import AsyncIterator
 
 from raw import ADDRESS, PAGE
@@ -19,6 +20,7 @@ from ..enemy import Attacker, Enemy
 from ..room import attack
 from ..stage import PORTS
 
+_BREATH = 0.001  # seconds
 _MANY = "".join(f'[devices.device-number-{n:05}]\nmodel = "rng"\n' for n in range(1000))
 #: 4,096 broadcast frames of 14 bytes, each of another sender.
 _TINY = b"".join(struct.pack("<I6sHIH", 14, b"\xff" * 6, 2, n, 8) for n in range(4096))
@@ -161,7 +163,7 @@ async def console_closes_beside_many_processes(enemy: Enemy) -> None:
                 status, _ = await guest.ask(CLOSE, handle)
                 enemy.seen["closes"] += not status
     finally:
-        os.kill(crowd, signal.SIGKILL)
+        os.kill(crowd, signal.SIGTERM)
         os.waitpid(crowd, 0)  # noqa: ASYNC222 - it is killed
 
 
@@ -176,19 +178,36 @@ async def _again(guest: Attacker) -> tuple[int, dict[str, int]]:
 
 
 def _crowd(count: int) -> int:
-    """So many processes that do nothing, until the one that is returned ends."""
+    """So many processes that do nothing, until the one that is returned is told to end.
+
+    They come and go a few at a time: a machine that starts or ends a thousand at once has no time for anybody.
+    """
     read, write = os.pipe()
+    keeper = os.fork()
+    if keeper == 0:
+        os.close(read)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        life = os.pipe()
+        pids = [_idle(*life) for _ in range(count)]
+        os.write(write, b"!")
+        signal.sigwait([signal.SIGTERM])
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        os._exit(0)
+    os.close(write)
+    os.read(read, 1)
+    os.close(read)
+    return keeper
+
+
+def _idle(read: int, write: int) -> int:
+    time.sleep(_BREATH)
     pid = os.fork()
     if pid == 0:
-        for _ in range(count):
-            if os.fork() == 0:
-                os.close(write)
-                os.read(read, 1)
-                os._exit(0)
-        os.close(read)
-        signal.pause()
-    os.close(read)
-    os.close(write)
+        os.close(write)
+        os.read(read, 1)  # until its keeper ends
+        os._exit(0)
     return pid
 
 

@@ -14,16 +14,17 @@ from hcall.clock import ManualClock, Timer
 from hcall.errors import BadArgument, Reset, Status
 from hostd.device import Device, Later, Steps, call
 from hostd.machine.file import DeviceSpec
+from hostd.model.later import SLICE_SECONDS
 from hostd.tree.plugged import Plugged
 
-TURN = 5  # steps; each takes a 4,000th of a second
+TURN = 5  # steps; each takes a quarter of a slice
 
 
 class Passing(ManualClock):
     """A clock on which every look takes time."""
 
     def time(self) -> float:
-        self._now += 0.00025
+        self._now += SLICE_SECONDS / 4
         return self._now
 
 
