@@ -49,7 +49,7 @@ class Mutant(NamedTuple):
 MUTANTS: Final = (
     Mutant(
         "turns last for a second", "hostd/guests/turns.py",
-        "TURN: Final = 0.001 ", "TURN: Final = 1.0 ",
+        "TURN: Final = 0.0005 ", "TURN: Final = 1.0 ",
         "acks of many sessions",
     ),
     Mutant(
