@@ -89,12 +89,12 @@ MUTANTS: Final = (
     ),
     Mutant(
         "long work is not cut into parts", "hostd/model/later.py",
-        "SLICE_SECONDS: Final = 0.001 ", "SLICE_SECONDS: Final = 10.0 ",
+        "SLICE_SECONDS: Final = 0.0005 ", "SLICE_SECONDS: Final = 10.0 ",
         "net flood to all ports",
     ),
     Mutant(
         "all that was written is looked at in one call", "hostd/devices/ppp.py",
-        "    part = 2048 ", "    part = 1 << 20 ",
+        "    part = 512 ", "    part = 1 << 20 ",
         "ppp frames",
     ),
     Mutant(
