@@ -35,6 +35,9 @@ class Port(Protocol):
     def hang_up(self) -> None:
         """The backing is gone."""
 
+    def failed(self, error: Exception) -> None:
+        """What the backing took before has not come to where it was to go."""
+
 
 class Carried:
     """What stands behind a device, and can go on behind another one: with what it knows, and with its descriptors.
@@ -77,6 +80,11 @@ class Backing(Carried):
     def write(self, data: bytes) -> int:
         """Bytes taken, perhaps none; if not all, `port.transmit` says when there is room again.  Raises OSError."""
         raise NotImplementedError
+
+    @property
+    def unwritten(self) -> int:
+        """Bytes that were taken, and are not in the host's file yet; when they are, `port.transmit` says so."""
+        return 0
 
     def resume(self) -> None:
         """The port has space again."""

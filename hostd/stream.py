@@ -95,16 +95,17 @@ class Stream(
         """What waits is lost."""
         self.__tx.clear()
 
-    def flushed(self) -> None:
-        """For a `sync`: all that the guest wrote was taken.
+    def flushed(self, more: int = 0) -> None:
+        """For a `sync`: all that the guest wrote was taken, and *more* bytes than are here are not under way.
 
         Errors: WouldBlock, and tx_ready comes when there is another answer; IoError if the other end went before.
         """
-        if self.__tx and self.__closed:
-            raise IoError(f"the other end is gone: {len(self.__tx)} bytes have not reached it")
-        if self.__tx:
+        waiting = len(self.__tx) + more
+        if waiting and self.__closed:
+            raise IoError(f"the other end is gone: {waiting} bytes have not reached it")
+        if waiting:
             self.__syncing = True
-            raise WouldBlock(f"{len(self.__tx)} bytes wait: wait for tx_ready")
+            raise WouldBlock(f"{waiting} bytes wait: wait for tx_ready")
 
     @property
     def hung_up(self) -> bool:

@@ -6,7 +6,7 @@ from hostd.stream import Stream
 
 
 class BackedStream(
-    Stream, leaves=("backing", "written", "drained", "parted", "sync", "send_break"), extends=("revert",)
+    Stream, leaves=("backing", "written", "drained", "parted", "failed", "sync", "send_break"), extends=("revert",)
 ):
     """Gives its backing what the guest writes, and the guest what the backing has; a reset is one of both."""
 
@@ -35,9 +35,13 @@ class BackedStream(
         try:
             return self.backing.write(data)
         except OSError as error:
-            self.complain(f"{self.endpoint}: {error}")
-            self.hang_up()
+            self.failed(error)
             return 0
+
+    def failed(self, error: Exception) -> None:
+        """What stands behind it takes nothing more, and has lost what it took."""
+        self.complain(f"{self.endpoint}: {error}")
+        self.hang_up()
 
     def drained(self) -> None:
         self.backing.resume()
@@ -50,7 +54,7 @@ class BackedStream(
 
         Errors: WouldBlock, and tx_ready comes when there is another answer; IoError if the other end went before.
         """
-        self.flushed()
+        self.flushed(self.backing.unwritten)
 
     @call
     def send_break(self) -> None:

@@ -176,8 +176,12 @@ class Hid(Device):
                 if not taken:
                     break
         except OSError as error:
-            self.complain(f"{self.endpoint}: {error}")
-            self.hang_up()
+            self.failed(error)
+
+    def failed(self, error: Exception) -> None:
+        """So does what stands behind it, which was told before."""
+        self.complain(f"{self.endpoint}: {error}")
+        self.hang_up()
 
     def parted(self) -> None:
         """What the peer held down is let go, as when a keyboard is pulled out; what it had begun is forgotten."""

@@ -20,10 +20,10 @@ _THREADS: Final = 4  # of one device: its slow disk must not hold up another dev
 
 
 class Workers:
-    """Up to four threads, made when there is work."""
+    """A few threads, made when there is work; one does it in order."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, name: str, threads: int = _THREADS) -> None:
+        self._name, self._threads = name, threads
         self._pool: ThreadPoolExecutor | None = None
         self._closed = False
 
@@ -34,7 +34,7 @@ class Workers:
     def submit(self, work: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> Later[Any]:
         """Run *work* in a thread; its outcome is the answer, see `Device.offload`."""
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix=self._name)
+            self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix=self._name)
         loop = asyncio.get_running_loop()
         later: Later[Any] = Later()
         unwanted = threading.Event()

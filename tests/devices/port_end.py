@@ -23,6 +23,7 @@ class End:
         self.rooms = 0  # how often the backing said that it takes bytes again
         self.parts = 0  # how often a peer went
         self.gone = False
+        self.errors: list[Exception] = []
         self._news = asyncio.Event()
 
     def send(self, data: bytes) -> int:
@@ -42,6 +43,10 @@ class End:
 
     def hang_up(self) -> None:
         self.gone = True
+        self._news.set()
+
+    def failed(self, error: Exception) -> None:
+        self.errors.append(error)
         self._news.set()
 
     async def news(self) -> None:
