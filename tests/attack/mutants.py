@@ -54,7 +54,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "ACKs take no time of a turn", "hostd/lanes/socket/lane.py",
-        "if now > until:", "if now > until and len(messages[0]) == 7:",
+        "if now > until:", "if now > until and len(messages[-1]) == 7:",
         "acks of many sessions",
     ),
     Mutant(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import select
 import socket
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast
@@ -65,11 +64,12 @@ class SocketLane:
         self.detached = False  # the loss of the link is the end
         self._fd_lane: socket.socket | None = None
         self.lends = False  # a region is being looked at
-        self._errands: deque[tuple[Callable[[], Any], Callable[[Any], None]]] = deque()  # the first is under way
+        # Lists, which are seldom longer than one: a deque takes 0.6 KiB, of each guest that is at rest.
+        self._errands: list[tuple[Callable[[], Any], Callable[[Any], None]]] = []  # the first is under way
         self._batching = False
         self._came = b""  # and is not decoded yet, from `_at` on: that is of the guest's turn, too
         self._at = 0
-        self._messages: deque[Message] = deque()  # that came, and wait for their turn
+        self._messages: list[Message] = []  # that came, and wait for their turn: the next one is the last
         self.ended = 0.0
         self.bytes = 0  # that came, on all its links
         self.owes = False  # there was no time for all that came: the link is told when there was
@@ -106,7 +106,8 @@ class SocketLane:
                         self._decode()
                     else:
                         self._came = b""
-                        messages.extend(session.receive(came))
+                        messages += session.receive(came)
+                        messages.reverse()
                     continue
                 if message is not None:
                     before, now = now, time()
@@ -114,7 +115,7 @@ class SocketLane:
                         self._long(message, now - before)
                     if now > until:
                         break
-                message = messages.popleft()
+                message = messages.pop()
                 if len(message) == 7:
                     _, slot, seq, number, handle, args, areas = message
                     if begun and seq in begun and not self._guest.may_repeat(number, handle):
@@ -160,7 +161,8 @@ class SocketLane:
     def _decode(self) -> None:
         """Decode some of what came, which is much."""
         at, end = self._at, self._at + _AT_ONCE
-        self._messages.extend(self.session.receive(self._came[at:end]))
+        self._messages += self.session.receive(self._came[at:end])
+        self._messages.reverse()
         self._at = end
         if end >= len(self._came) or self.session.broken is not None:
             self._forget()
@@ -297,7 +299,7 @@ class SocketLane:
             self._guest.carry(does, self._went)
 
     def _went(self, outcome: Any) -> None:
-        _, then = self._errands.popleft()
+        _, then = self._errands.pop(0)
         if self._errands:
             self._guest.carry(self._errands[0][0], self._went)
         then(outcome)
