@@ -88,13 +88,18 @@ class AsyncGuest(Guest[Waiter]):
         """A round trip that does nothing."""
         return self.call(0, numbers.NOP)
 
-    def call(self, handle: int, number: int, args: Args = (), areas: Areas = ()) -> Waiter:
-        """Make a call.  Raises the HcallError of its status, LinkLost when the session is over."""
+    def call(
+        self, handle: int, number: int, args: Args = (), areas: Areas = (), heard: late.Heard | None = None
+    ) -> Waiter:
+        """Make a call; its answer is for *heard*, if given.
+
+        Raises the HcallError of its status, LinkLost when the session is over.
+        """
         if self._thread != get_ident():
             raise RuntimeError("this guest is of another thread's event loop: asyncio.run_coroutine_threadsafe(...)")
         if self._lost is not None:
             raise self._lost
-        future = self._loop.create_future()
+        future = self._loop.create_future() if heard is None else cast(Waiter, heard)
         self.session.call(handle, number, args, areas, future)
         if self._eager:
             self._eager = False

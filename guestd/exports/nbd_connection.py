@@ -18,6 +18,7 @@ from hcall.formats import nbd
 from hcall.formats.nbd import BadMessage, Command, Error, Flag, Handshake, Request, Stage
 from hcall.messages import Areas
 
+from ..clients.loop.late import Heard
 from ..driver import Buffer
 from .nbd_disk import Disk
 
@@ -32,16 +33,16 @@ _INPUT: Final = 64 * 1024  # bytes: requests, with small payloads, that are read
 _HEAD: Final = nbd.REQUEST.size
 
 
-class Slot:
+class Slot(Heard):
     """A piece of guest memory, and the request that has it."""
 
-    __slots__ = ("_answer", "_buffer", "cookie", "on_read", "on_written", "part")
+    __slots__ = ("_answer", "_buffer", "cookie", "part", "reads")
 
     def __init__(self, connection: Connection, buffer: Buffer) -> None:
         self._answer = connection.answer
         self._buffer = self.part = buffer
         self.cookie = 0
-        self.on_read, self.on_written = self._read, self._written  # bound once
+        self.reads = False
 
     def first(self, size: int) -> Buffer:
         """Its first *size* bytes."""
@@ -49,20 +50,16 @@ class Slot:
             self.part = self._buffer.part(0, size)
         return self.part
 
-    def _read(self, call: asyncio.Future[int]) -> None:
-        error = _failure(call, self.part.size)
-        self._answer(self.cookie, error, (self,), () if error else (self.part.view,))
+    def set_result(self, value: object) -> None:
+        """So many bytes were moved."""
+        if value != self.part.size:
+            self._answer(self.cookie, Error.EIO, (self,))
+        else:
+            self._answer(self.cookie, 0, (self,), (self.part.view,) if self.reads else ())
 
-    def _written(self, call: asyncio.Future[int]) -> None:
-        self._answer(self.cookie, _failure(call, self.part.size), (self,))
-
-
-def _failure(call: asyncio.Future[int], size: int) -> int:
-    """How a call that should move *size* bytes failed; 0: not at all."""
-    error = call.exception()
-    if error is not None:
-        return nbd.error_of(error)
-    return 0 if call.result() == size else Error.EIO
+    def set_exception(self, error: BaseException) -> None:
+        """None were."""
+        self._answer(self.cookie, nbd.error_of(error), (self,))
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -196,30 +193,27 @@ class Connection(asyncio.BufferedProtocol):
                 body = start + _HEAD
                 if command == Command.READ:
                     slot = free.pop()
-                    slot.cookie = cookie
+                    slot.cookie, slot.reads = cookie, True
                     self._start = body
-                    call = self._make(disk.read_number, offset, slot.first(length).room)
-                    call.add_done_callback(slot.on_read)
+                    self._make(disk.read_number, offset, slot.first(length).room, slot)
                     continue
                 if command == Command.WRITE and length <= end - body and not disk.flags & Flag.READ_ONLY:
                     slot = free.pop()
-                    slot.cookie = cookie
+                    slot.cookie, slot.reads = cookie, False
                     part = slot.first(length)
                     self._start = body + length
                     part.view[:] = self._view[body : body + length]
-                    self._make(disk.write_number, offset, part.data).add_done_callback(slot.on_written)
+                    self._make(disk.write_number, offset, part.data, slot)
                     continue
             if not self._take_other(nbd.request(source, start)):
                 return
 
-    def _make(self, number: int, offset: int, areas: Areas) -> asyncio.Future[int]:
+    def _make(self, number: int, offset: int, areas: Areas, slot: Slot) -> None:
         """Make a call, which fails in its answer if not at once."""
         try:
-            return self._call(number, (offset,), areas)
+            self._call(number, (offset,), areas, slot)
         except HcallError as error:
-            failed: asyncio.Future[int] = self._loop.create_future()
-            failed.set_exception(error)
-            return failed
+            slot.set_exception(error)
 
     def _take_other(self, request: Request) -> bool:
         """Begin *request*, whatever it is; whether that could be done now.  Raises BadMessage."""

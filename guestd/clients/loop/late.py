@@ -45,6 +45,29 @@ def take_over(call: Waiter) -> Waiter | None:
     return waiter(call)
 
 
+class Heard:
+    """In the place of a future, of who makes many calls: it is told at once, and nobody cancels it."""
+
+    __slots__ = ()
+
+    def set_result(self, value: Any) -> None:
+        """The call went well."""
+        raise NotImplementedError
+
+    def set_exception(self, error: BaseException) -> None:
+        """It did not."""
+        raise NotImplementedError
+
+    def done(self) -> bool:
+        """Not before it is told."""
+        return False
+
+    cancelled = done
+
+    def exception(self) -> None:
+        """Nobody else has to look."""
+
+
 class Posted:
     """A call that is made whoever is cancelled; whoever waits for it gets its answer."""
 
