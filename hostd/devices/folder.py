@@ -20,7 +20,7 @@ from hcall.formats.folder import MAX_ENTRY, Access, Kind, check_path, shown
 from hostd.backings.folder import File, Tree, missing, told
 from hostd.backings.parts import beneath
 from hostd.backings.parts.beneath import CACHED
-from hostd.backings.parts.pieces import part
+from hostd.backings.parts.pieces import MOST, part
 from hostd.device import Config, Data, Device, Feature, Later, Property, Room, Saved, State, call
 
 T = TypeVar("T")
@@ -162,18 +162,19 @@ class Folder(Device):
 
     def _moved(self, move: Callable[..., int], opened: File, area: Room | Data, at: int, now: bool) -> Later[int] | int:
         """Some of it; *now*, if that waits for nothing."""
-
-        def work(flags: int, fd: int) -> int:
-            with part(area) as some:
-                return move(fd, some, at, flags)
-
-        if now and self._tree.local:
+        if now and len(area) <= MOST and self._tree.local:
+            flags = 0 if self._tree.memory else os.RWF_NOWAIT
             try:
-                return self._on_file(opened, partial(work, 0 if self._tree.memory else os.RWF_NOWAIT))
+                return self._on_file(opened, lambda fd: move(fd, area, at, flags))
             except OSError as error:
                 if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP):  # not in the page cache, or who knows
                     raise
-        return self.offload(self._on_file, opened, partial(work, 0))
+
+        def work(fd: int) -> int:
+            with part(area) as some:
+                return move(fd, some, at)
+
+        return self.offload(self._on_file, opened, work)
 
     @call
     def truncate_file(self, file: int, size: int) -> Later[None]:
