@@ -14,26 +14,26 @@ import errno
 import fcntl
 import os
 import socket
-import struct
 import tempfile
-import termios
+import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import IO, Final, Protocol, cast
+from typing import Final, Protocol
 
 from hcall.clock import Clock
 from hcall.programs.endpoint import Kind, host_and_port, split
 from hcall.saved import Saved
 from hostd.backing import Carried
 
+from .parts.delivery import Delivery, os_error
+from .parts.in_order import InOrder, Sink, may_wait
+
 _FOLDER: Final = Kind("spool:", "FOLDER")
 _QUEUE: Final = Kind("socket://", "HOST:PORT")
 _CHUNK: Final = 64 * 1024
-_STALL_SECONDS: Final = 300  # that a print queue may take nothing, as one does that is out of paper
 _LOST: Final = "the host was restarted while the job was on its way: it may have been printed, or not"
-_INT: Final = struct.Struct("i")
-_RESET: Final = struct.pack("ii", 1, 0)  # struct linger: a close tells the peer that not all has come
 
 
 class Printer(Protocol):
@@ -44,12 +44,62 @@ class Printer(Protocol):
     def ended(self, error: OSError | None) -> None:
         """The job that was finished is where it belongs, or *error* says why not."""
 
+    def failed(self, error: OSError) -> None:
+        """The job that is being written can never be whole."""
+
+    def transmit(self) -> None:
+        """The spool takes more again."""
+
+
+class _Job(Sink):
+    """A job and its file: for whoever may wait."""
+
+    def __init__(self, name: str) -> None:
+        """*name* is that of its file, until it is complete."""
+        self.name = name
+        self._lock = threading.Lock()  # of what follows; never held for long
+        self._unwanted = self._lands = False
+
+    def open(self, opened: Callable[[str], int]) -> None:
+        """*opened* makes its file.  Raises OSError."""
+        try:
+            self.fd = opened(self.name)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def keep(self) -> bool:
+        """It goes where it belongs now, and `unwant` comes too late; False if that came before."""
+        with self._lock:
+            self._lands = not self._unwanted
+            return self._lands
+
+    def unwant(self) -> bool:
+        """It goes nowhere; False if it is on its way, or there."""
+        with self._lock:
+            self._unwanted = not self._lands
+            return self._unwanted
+
+    def close(self) -> None:
+        """Its file."""
+        if self.fd >= 0:
+            fd, self.fd = self.fd, -1
+            os.close(fd)
+
 
 class Spool(Carried):
-    """Base: the job that is being written, which is carried over with its file."""
+    """Base: the job that is being written, which is carried over with its file.  There is one at a time.
+
+    What may wait for a filesystem is done by a thread, in order, if it is not known that nothing waits there.
+    """
 
     endpoint: str  # for people
-    _file: IO[bytes] | None = None
+    _job: _Job | None = None
+    _legator: socket.socket | None = None  # whoever is at the job still, in another life
+    _finishing = _ended = False
+
+    def __init__(self) -> None:
+        self._order = InOrder("spool:", waits=False)
 
     @classmethod
     def parse(cls, text: str, folder: Path) -> Spool:
@@ -65,112 +115,186 @@ class Spool(Carried):
     def start(self, printer: Printer) -> None:
         """Raises OSError."""
         self._printer = printer
+        self._order = InOrder("spool:", self._waits())
+        if self._legator is not None and self._job is not None:
+            legator, self._legator = self._legator, None
+            self._order.inherit(self._job, legator, 0, partial(self._heard, self._job))
+
+    def _waits(self) -> bool:
+        """Whether that is so where jobs are kept.  Raises OSError."""
+        raise NotImplementedError
 
     def save(self) -> tuple[Saved, Sequence[int]]:
-        return {}, () if self._file is None else (self._file.fileno(),)
+        if self._job is None:
+            return {}, ()
+        heir = self._order.heir(self._job)
+        known = {"part": self._job.name, "finishing": self._finishing, "heard": bool(heir)}
+        return known, heir or (self._job.fd,)
 
     def adopt(self, saved: Saved, fds: Sequence[int]) -> None:
         for fd in fds:
-            self._file = os.fdopen(fd, "r+b", buffering=0)
+            self._job, self._finishing = _Job(saved["part"]), saved["finishing"]
+            if self._finishing:
+                self._job.keep()
+            if saved["heard"]:
+                self._legator = socket.socket(fileno=fd)
+            else:
+                self._job.fd = fd
 
     def cede(self) -> None:
-        Spool.drop(self)
+        self._let_go(_Job.close)
 
-    def begin(self) -> None:
-        """A job begins.  Raises OSError."""
+    def stop(self) -> None:
+        """Drop the job, and end; nobody waits for that."""
+        self._ended = True
+        self.drop()
+        self._order.close()
+        if self._legator is not None:
+            self._legator.close()
+
+    def _opened(self, name: str) -> int:
+        """A new file for a job.  Raises OSError."""
         raise NotImplementedError
 
-    def write(self, data: bytes) -> None:
-        """More of the job.  Raises OSError if it is not all taken."""
-        assert self._file is not None
-        while data:
-            data = data[self._file.write(data) :]
+    @property
+    def is_ready(self) -> bool:
+        """Whether a job may begin; if not, `Printer.transmit` says when."""
+        return self._order.is_idle
+
+    def begin(self) -> None:
+        """A job begins, when `is_ready`.  What goes wrong with it, `Printer.failed` tells, now or later."""
+        self._job = job = _Job(f".hostd-{uuid.uuid4().hex}.part")
+        self._order.do(partial(job.open, self._opened), partial(self._written, job))
+
+    def write(self, data: bytes) -> int:
+        """More of the job: how much of it is taken; if not all, `Printer.transmit` says when there is room again."""
+        return 0 if self._job is None else self._order.append(self._job.write, data, partial(self._written, self._job))
+
+    def _written(self, job: _Job, outcome: object) -> None:
+        if job is not self._job:
+            return
+        if isinstance(outcome, Exception):
+            self._printer.failed(os_error(outcome))
+        elif self._order.waits:
+            self._printer.transmit()
+
+    def _heard(self, job: _Job, outcome: object) -> None:
+        """Of another life."""
+        if not self._finishing:
+            self._written(job, outcome)
+        elif job is self._job:
+            self._over(job, outcome)
 
     def finish(self) -> None:
         """The job is complete: `Printer.ended` is called, now or later."""
         raise NotImplementedError
 
+    @property
+    def lands(self) -> bool:
+        """Whether the job that was finished cannot be dropped any more: `Printer.ended` is about to be called."""
+        return self._job is not None and self._finishing and not self._job.unwant()
+
     def drop(self) -> None:
-        """Forget the job, if there is one, and leave nothing of it."""
-        if self._file is not None:
-            file, self._file = self._file, None
-            with contextlib.suppress(OSError):  # of a disk that is full: there is nothing to lose
-                file.close()
+        """Forget the job, if there is one, and leave nothing of it, unless it lands."""
+        if self._job is not None:
+            self._job.unwant()
+        self._let_go(self._remove)
+
+    def _let_go(self, how: Callable[[_Job], None]) -> None:
+        job, self._job, self._finishing = self._job, None, False
+        if job is not None:
+            self._order.forget()
+            self._order.do(partial(how, job), self._through)  # of a disk that is full: there is nothing to lose
+
+    def _through(self, _: object) -> None:
+        if self._order.waits and not self._ended:
+            self._printer.transmit()
+
+    def _remove(self, job: _Job) -> None:
+        job.close()
+
+    def _over(self, job: _Job, outcome: object) -> None:
+        """The job that was finished is where it belongs, or *outcome* is an error."""
+        if job is self._job:
+            self.drop()
+            self._printer.ended(os_error(outcome) if isinstance(outcome, Exception) else None)
 
 
 class Folder(Spool):
     """A file for each job, linked to its name when it is complete."""
 
+    _next = 1  # number of a job
+
     def __init__(self, folder: Path) -> None:
+        super().__init__()
         self._folder, self.endpoint = folder, str(folder)
 
     def start(self, printer: Printer) -> None:
+        heir = self._legator is not None
+        if not heir:
+            self._look()
         super().start(printer)
+        if heir:  # another life is at work there
+            self._order.do(self._look)
+
+    def _look(self) -> None:
+        """At what is there, and take away what nobody wants."""
         self._folder.mkdir(exist_ok=True)
         for part in self._folder.glob(".hostd-*.part"):
             _remove_if_stale(part)
         taken = [path.name[4:] for path in self._folder.glob("job-*")]
         self._next = 1 + max((int(number) for number in taken if number.isdecimal()), default=0)
 
-    def save(self) -> tuple[Saved, Sequence[int]]:
-        saved, fds = super().save()
-        return {**saved, "part": self._part.name} if fds else saved, fds
+    def _waits(self) -> bool:
+        return _may_wait_in(self._folder)
 
-    def adopt(self, saved: Saved, fds: Sequence[int]) -> None:
-        super().adopt(saved, fds)
-        if fds:
-            self._part = self._folder / saved["part"]
-
-    def begin(self) -> None:
-        part = self._folder / f".hostd-{uuid.uuid4().hex}.part"
-        self._file = part.open("x+b", buffering=0)
-        self._part = part
-        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # somebody is at it
+    def _opened(self, name: str) -> int:
+        fd = os.open(self._folder / name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # somebody is at it
+        return fd
 
     def finish(self) -> None:
-        try:
-            assert self._file is not None
-            self._file.close()  # may raise: some filesystems tell only now
-            self._link()
-        except OSError as error:
-            self.drop()
-            self._printer.ended(error)
-        else:
-            self.drop()
-            self._printer.ended(None)
+        assert self._job is not None
+        self._finishing = True
+        self._order.do(partial(self._land, self._job), partial(self._over, self._job))
 
-    def _link(self) -> None:
+    def _land(self, job: _Job) -> None:
         """Give it the next name: unlike a rename this replaces no other printer's job."""
-        while True:
-            try:
-                os.link(self._part, self._folder / f"job-{self._next:06}")
-                return
-            except FileExistsError:
-                pass
-            finally:
-                self._next += 1
+        try:
+            job.check()
+            os.close(os.dup(job.fd))  # some filesystems tell only now; the file stays locked
+            while job.keep():
+                try:
+                    os.link(self._folder / job.name, self._folder / f"job-{self._next:06}")
+                    return
+                except FileExistsError:
+                    pass
+                finally:
+                    self._next += 1
+        except OSError as error:
+            job.error = error  # for another life
+            raise
 
-    def drop(self) -> None:
-        if self._file is not None:
-            with contextlib.suppress(OSError):  # the folder is gone
-                self._part.unlink()
-        super().drop()
+    def _remove(self, job: _Job) -> None:
+        with contextlib.suppress(OSError):  # the folder is gone, or there never was a file
+            (self._folder / job.name).unlink()
+        super()._remove(job)
 
 
 class Queue(Spool):
     """A connection for each job."""
 
-    _delivery: _Delivery | None = None
+    _delivery: Delivery | None = None
     _lost = False  # the one of the spool that was saved
 
     def __init__(self, host: str, port: int) -> None:
+        super().__init__()
         self._address = host, port
         self.endpoint = f"{host}:{port}"
 
     def save(self) -> tuple[Saved, Sequence[int]]:
         """A job that is on its way cannot be taken over: half of it may be there, and none is sent twice."""
-        saved, fds = super().save()
-        return ({**saved, "lost": True}, ()) if self._delivery is not None else (saved, fds)
+        return ({"lost": True}, ()) if self._delivery is not None else super().save()
 
     def adopt(self, saved: Saved, fds: Sequence[int]) -> None:
         super().adopt(saved, fds)
@@ -182,15 +306,30 @@ class Queue(Spool):
             asyncio.get_running_loop().call_soon(self._printer.ended, OSError(errno.EINTR, _LOST))
 
     def cede(self) -> None:
-        self.drop()
+        if self._delivery is not None:
+            self.drop()
+        super().cede()
 
-    def begin(self) -> None:
-        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # until the job has ended
+    def _waits(self) -> bool:
+        return _may_wait_in(Path(tempfile.gettempdir()))
+
+    def _opened(self, name: str) -> int:
+        with tempfile.TemporaryFile(buffering=0) as file:  # until the job has ended
+            return os.dup(file.fileno())
 
     def finish(self) -> None:
-        assert self._file is not None
-        self._file.seek(0)
-        self._delivery = _Delivery(self, self._file, self._address, self._printer.clock)
+        assert self._job is not None
+        read, clock = partial(self._read, self._job), self._printer.clock
+        self._delivery = Delivery(self.delivered, read, self._order.waits, self._address, clock)
+
+    def _read(self, job: _Job, at: int, then: Callable[[bytes | Exception], None]) -> None:
+        """Give *then* what the job has from that byte on."""
+
+        def read() -> bytes:
+            job.check()
+            return os.pread(job.fd, _CHUNK, at)
+
+        self._order.do(read, then)
 
     def delivered(self, error: OSError | None) -> None:
         """For the delivery: it is over."""
@@ -205,96 +344,13 @@ class Queue(Spool):
         super().drop()
 
 
-class _Delivery(asyncio.Protocol):
-    """One job on its way.  The queue has it all when it ends the connection after we have ended ours."""
-
-    _transport: asyncio.Transport | None = None
-    _sent = _paused = _over = False
-
-    def __init__(self, queue: Queue, file: IO[bytes], address: tuple[str, int], clock: Clock) -> None:
-        self._queue, self._file, self._clock = queue, file, clock
-        self._timer = clock.call_later(_STALL_SECONDS, self._stalled)
-        loop = asyncio.get_running_loop()
-        self._connecting = loop.create_task(loop.create_connection(lambda: self, *address))
-        self._connecting.add_done_callback(self._connected)
-
-    def abort(self) -> None:
-        """Stop, and let the peer know that this is not the end of a job."""
-        self._over = True
-        self._timer.cancel()
-        self._connecting.cancel()
-        if self._transport is not None:
-            sock = self._transport.get_extra_info("socket")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-            self._transport.abort()
-
-    def _end(self, error: OSError | None) -> None:
-        if self._over:
-            return
-        if error is not None:
-            self.abort()
-        self._over = True
-        self._timer.cancel()
-        self._queue.delivered(error)
-
-    def _connected(self, task: asyncio.Task[object]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._end(error if isinstance(error, OSError) else OSError(errno.EIO, str(error)))
-
-    def _stalled(self) -> None:
-        self._end(OSError(errno.ETIMEDOUT, f"the print queue took nothing for {_STALL_SECONDS} s"))
-
-    def _push(self) -> None:
-        """Send what the connection takes."""
-        assert self._transport is not None
-        self._timer.cancel()
-        self._timer = self._clock.call_later(_STALL_SECONDS, self._stalled)
-        while not (self._paused or self._sent):
-            try:
-                data = self._file.read(_CHUNK)
-            except OSError as error:
-                self._end(error)
-                return
-            if data:
-                self._transport.write(data)
-            else:
-                self._sent = True
-                with contextlib.suppress(OSError):  # the queue has hung up already: `connection_lost` tells
-                    self._transport.write_eof()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by class
-        if self._over:
-            self._transport.abort()
-        else:
-            self._push()
-
-    def pause_writing(self) -> None:
-        self._paused = True
-
-    def resume_writing(self) -> None:
-        self._paused = False
-        if not self._over:
-            self._push()
-
-    def eof_received(self) -> None:
-        if not self._over:
-            self._end(None if self._sent and self._unacknowledged() <= 1 else self._hung_up())  # our end counts as one
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._transport = None
-        self._end(self._hung_up())
-
-    def _unacknowledged(self) -> int:
-        """Bytes that may not have come to the peer: a queue that is busy may hang up on them without a look."""
-        assert self._transport is not None
-        fd = self._transport.get_extra_info("socket").fileno()
-        (count,) = _INT.unpack(fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(_INT.size)))  # tcp(7), SIOCOUTQ
-        return self._transport.get_write_buffer_size() + int(count)
-
-    @staticmethod
-    def _hung_up() -> OSError:
-        return OSError(errno.ECONNRESET, "the print queue hung up before the end of the job")
+def _may_wait_in(folder: Path) -> bool:
+    """Whether a file there may; raises OSError."""
+    fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return may_wait(fd)
+    finally:
+        os.close(fd)
 
 
 def _remove_if_stale(part: Path) -> None:

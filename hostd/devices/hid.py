@@ -62,8 +62,9 @@ class Hid(Device):
     _held = State(set[int], kept=True)  # keys that the backing's peer holds down
 
     def start(self) -> None:
-        self._recording = Recording(self.replay)
+        self._recording = Recording(self.replay, self._came, self._unreadable)
         self._next: Packet | None = None  # of the recording
+        self._last: int | None = None  # when what is before it was, if it is due after that
         self._cancel: Callable[[], object] | None = None  # the timer until that is due
         self.events.start(self)
         self.endpoint = self.events.endpoint
@@ -74,8 +75,9 @@ class Hid(Device):
         self.events.stop()
 
     def ready(self) -> None:
-        self._next = self._recording.rewind()
-        self._played, self._due = 0, self.clock.time()
+        self._recording.rewind()
+        self._played, self._due, self._last = 0, self.clock.time(), None
+        self._advance()
         self._play()
 
     def reset(self) -> None:
@@ -97,23 +99,23 @@ class Hid(Device):
         self._quiet = True
 
     def save(self) -> Saved:
-        due = None if self._next is None else self._due - self.clock.time()
-        return {**super().save(), "due": due}
+        over = self._next is None and self._recording.is_over
+        return {**super().save(), "due": None if over else self._due - self.clock.time(), "last": self._last}
 
     def load(self, saved: Saved) -> None:
         super().load(saved)
         if saved["due"] is not None:
-            self._next = self._recording.rewind()
-            for _ in range(self._played):
-                self._next = self._recording.next()
-            self._due = self.clock.time() + saved["due"]
-            if self.timed:
+            self._recording.rewind(self._played)
+            self._due, self._last = self.clock.time() + saved["due"], saved["last"]
+            self._advance()
+            if self.timed and self._next is not None:
                 self._cancel = self.clock.call_later(max(0.0, saved["due"]), self._play).cancel
         self.transmit()
 
     def _forget(self) -> None:
         """The recording."""
         self._next = None
+        self._recording.stop()
         if self._cancel is not None:
             self._cancel()
             self._cancel = None
@@ -142,11 +144,27 @@ class Hid(Device):
                 return
             if not self.timed and self._queue.room <= len(self._next.events):
                 return  # `read` goes on
-            packet, self._next = self._next, self._recording.next()
+            packet, self._last = self._next, self._next.at
             self._played += 1
+            self._advance()
             self._put(packet, merge=self.timed)
-            if self._next is not None:
-                self._due += max(self._next.at - packet.at, 0) / 1_000_000
+
+    def _advance(self) -> None:
+        """To the next packet, if it is there yet."""
+        self._next = self._recording.next()
+        if self._next is not None and self._last is not None:
+            self._due += max(self._next.at - self._last, 0) / 1_000_000
+            self._last = None
+
+    def _came(self) -> None:
+        """There is more of the recording."""
+        if self._next is None:
+            self._advance()
+            self._play()
+
+    def _unreadable(self, error: Exception) -> None:
+        """It ends here."""
+        self.complain(f"{self.replay}: {error}")
 
     # The backing's end, see hostd.backing.Port: input that nobody reads is old, and never holds up who sends it.
 

@@ -68,7 +68,7 @@ class Printer(Stream):
         self.endpoint = self.spool.endpoint
 
     def stop(self) -> None:
-        self.spool.drop()
+        self.spool.stop()
 
     def reset(self) -> None:
         self.spool.drop()
@@ -82,22 +82,24 @@ class Printer(Stream):
     def written(self, data: bytes) -> int:
         if not self._feeds:
             return 0
-        try:
-            if self._size < 0:
-                self.spool.begin()
-                self._size = 0
-                self._failed = False
-            if self._size + len(data) > self.max_job:
-                raise OSError(errno.EFBIG, f"a job has {self.max_job} bytes at most")
-            self.spool.write(data)
-            self._size += len(data)
-        except OSError as error:
-            self._break(error)
-        return len(data)
+        if self._size < 0:
+            if not self.spool.is_ready:
+                return 0
+            self._size = 0
+            self._failed = False
+            self.spool.begin()
+        if self._size + len(data) > self.max_job:
+            self.failed(OSError(errno.EFBIG, f"a job has {self.max_job} bytes at most"))
+        taken = self.spool.write(data) if self._size >= 0 else 0
+        if self._size < 0:  # it has failed, and takes all
+            return len(data)
+        self._size += taken
+        return taken
 
-    def _break(self, error: OSError) -> None:
-        """The job cannot be spooled; what is still to come of it goes nowhere."""
+    def failed(self, error: OSError) -> None:
+        """For the spool: the job can never be whole; what is still to come of it goes nowhere."""
         self.spool.drop()
+        self.forget()
         if self._ending:
             self.ended(error)
         else:
@@ -174,12 +176,13 @@ class Printer(Stream):
     @call
     def soft_reset(self) -> None:
         """Drop the job that is being written, or is on its way, and what failed before."""
-        self.spool.drop()
-        self.forget()
-        self._size, self._broken = -1, None
-        if self._ending:
-            self.ended(OSError(errno.ECANCELED, "dropped by a soft reset"))
-        self._failed = False
+        if not self.spool.lands:
+            self.spool.drop()
+            self.forget()
+            self._size = -1
+            if self._ending:
+                self.ended(OSError(errno.ECANCELED, "dropped by a soft reset"))
+        self._broken, self._failed = None, False
         self.transmit()
 
     @call(again=True)
