@@ -122,10 +122,10 @@ class Account:
         self.tree.watchers.setdefault(self, self._changed)
         return self.tree.changes(since if since >= self._forgotten else 0, self.owner.sees, self._own)
 
-    def revise(self, before: Sees | None) -> None:
+    def revise(self, before: Sees | None) -> Iterator[None]:
         """What it sees and opens is not what it was *before*: what it sees no longer is gone, as if unplugged.
 
-        It is told of what comes and goes, and what it may not open any more it has not open.
+        It is told of what comes and goes; what it may not open any more it has not open after as many steps.
         """
         after = self.owner.sees
         came: list[Node] = []
@@ -146,9 +146,14 @@ class Account:
                 self.watched.pop(node.handle, None)
             for handle in dict.fromkeys(above.handle for _, _, above in changes if self.sees(above)):
                 self._watch(handle).fire(0)
+        return self._close_what_is_not_its()
+
+    def _close_what_is_not_its(self) -> Iterator[None]:
         for hold in list(self.holds.values()):
-            if self.owner.opens is not None and not self.owner.opens(hold.plugged.path):
+            opens = self.owner.opens
+            if hold.handle in self.holds and opens is not None and not opens(hold.plugged.path):
                 hold.close()
+            yield
 
     def _seen(self, node: Node | None) -> Node | None:
         """*node*, or the next sibling that the guest sees."""
@@ -207,7 +212,7 @@ class Account:
     def hold(self, handle: int) -> Hold:
         """What is open behind *handle*.  Raises NotOpen, StaleHandle or BadHandle."""
         hold = self.holds.get(handle)
-        if hold is None:
+        if hold is None or hold.plugged.gone:  # or is about to be closed
             raise self.not_open(handle)
         return hold
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-from hcall.errors import HcallError, IoError, NoSuchCall, NotAllowed
+from hcall.errors import HcallError, IoError, NoSuchCall, NotAllowed, StaleHandle
 from hcall.features import DeviceStatus, Negotiation
 from hcall.saved import Saved
 
@@ -82,6 +82,8 @@ class Hold:
     def missing(self, number: int) -> HcallError:
         """Why *number* is not in the table."""
         path = self.plugged.path
+        if self.plugged.gone:
+            return StaleHandle(f"handle {self.handle:#x} is gone: {path} was unplugged")
         if self.negotiation.status & DeviceStatus.NEEDS_RESET:
             return IoError(f"{path} has failed: reset it; the host's log says why")
         for handler in self.plugged.device.declares.handlers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TypeVar
 
@@ -97,7 +97,7 @@ class Guest:
         self.peer = peer
         self._have(rights)
         if rights != before:
-            self.lane.batch(partial(self.account.revise, saw))
+            self._go_on_in_steps(self.lane.batch(partial(self.account.revise, saw)))
 
     def _have(self, rights: Rights) -> None:
         self.rights, self.sees, self.opens = rights, rights.sees, rights.opens
@@ -205,7 +205,9 @@ class Guest:
 
     def let_go(self, then: Callable[[], None]) -> None:
         """Give back all devices, every call answered; *then* follows when none is under way any more."""
-        steps = self.lane.batch(partial(self.account.close, then))
+        self._go_on_in_steps(self.lane.batch(partial(self.account.close, then)))
+
+    def _go_on_in_steps(self, steps: Iterator[None]) -> None:
         self.due(Steps(steps, self._time, self.lane.batch))
 
     def end(self, status: Status, text: str, then: Callable[[], None] = lambda: None) -> None:

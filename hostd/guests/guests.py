@@ -8,7 +8,7 @@ import enum
 import itertools
 import logging
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Final, NamedTuple, TypeAlias
 
@@ -33,7 +33,7 @@ from ..tree.tree import Tree
 from .attended import Attended
 from .guest import Guest, printable
 from .policy import Policy
-from .turns import Once, Turns, Worker
+from .turns import Chores, Once, Turns, Worker
 
 HELLO_SECONDS: Final = 5.0  # from connect to a complete HELLO
 MESSAGE_SECONDS: Final = 5.0  # from the first byte of a message to its last
@@ -90,6 +90,8 @@ class Guests:
         self.complain = self._users.say
         self._sweeper = self.attended.call_later(SWEEP_SECONDS, self._sweep)
         self.turns = Turns(clock.time)
+        self.chores = Chores(self.turns)
+        tree.chore = self.chores.add
         self.porter = Porter(clock, self.time, self.changed)
         self.shares = Shares(limits, files)
 
@@ -98,7 +100,7 @@ class Guests:
         self._listener = Listener(listener, self.clock, self._accepted)
 
     def _accepted(self, sock: socket.socket) -> None:
-        who = peer(sock)
+        begun, who = self.turns.time(), peer(sock)
         greeting = Greeting(self, sock, Purse(self.shares.of(who.uid)))
         try:
             greeting.purse.take(GREETINGS)
@@ -107,6 +109,7 @@ class Guests:
                 raise NotAllowed(f"the machine's policy has no rule for user {who.uid}")
         except (Busy, NotAllowed) as error:
             greeting.refuse(error.status, str(error))
+        self.turns.of(who.uid).charge(begun, self.turns.time())
 
     def soon(self, uid: int, worker: Worker) -> bool:
         """Have *worker* work for the user *uid*: now, which is told, or in turn."""
@@ -174,12 +177,17 @@ class Guests:
         self.changed.set()
         return guest, False
 
-    def obey(self, policy: Policy) -> None:
-        """*policy* is what holds from now on, for those who are here, too."""
+    async def obey(self, policy: Policy) -> None:
+        """*policy* is what holds from now on, for those who are here, too: for all of them at the end of this."""
         self.policy = policy
+        await self.chores.do(self._all_obey())
+
+    def _all_obey(self) -> Iterator[None]:
         for guest in list(self.by_token.values()):
-            with contextlib.suppress(NotAllowed):
-                self._obey(guest, guest.peer)
+            if self.by_token.get(guest.token) is guest:
+                with contextlib.suppress(NotAllowed):
+                    self._obey(guest, guest.peer)
+            yield
 
     def _obey(self, guest: Guest, peer: Peer) -> None:
         try:
@@ -224,7 +232,8 @@ class Guests:
             purse.owe(DESCRIPTORS, LINKS)
             guest.lane.lost_at = self.time()
             self._enter(guest)
-        self.obey(self.policy)
+        for _ in self._all_obey():
+            pass
 
     def connect(self, link: Link, sock: socket.socket) -> None:
         """Give *sock* to *link*."""

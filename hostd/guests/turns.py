@@ -4,7 +4,7 @@ Work is done at once as long as its user has not used up its time (`User.free`):
 little, never waits in a queue.  Who has, or has work left, waits for its user's next turn: one user's for each round of
 the loop, so that between two turns whatever has come is read and new connections are let in.  Within a user's turn the
 guest that had the least time comes first, for a part of the turn; one that had none for long is not owed for that,
-and one that had much does not owe much.
+and one that had much does not owe much.  What the host does to many guests at once has turns like a user's (`Chores`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Final, Protocol
 
 TURN: Final = 0.0005  # seconds of one user, and one call more: others wait meanwhile
 PART: Final = TURN / 16  # of one of its guests, at least, if there are many
+_HOST: Final = -1  # whose chores are: no user
 
 
 class Works(Protocol):
@@ -146,6 +147,48 @@ class Once:
         """See `Worker`."""
         self._does()
         return False
+
+
+class Chores:
+    """What the host does in steps, one thing after the other: to all who have a device open, say."""
+
+    def __init__(self, turns: Turns) -> None:
+        self._turns, self.had = turns, 0.0
+        self._steps: deque[Iterator[None]] = deque()  # the first is under way
+
+    def add(self, steps: Iterator[None]) -> None:
+        """Do *steps* after all that came before: at once, as far as there is time."""
+        self._steps.append(steps)
+        if len(self._steps) == 1:
+            self._turns.of(_HOST).do(self)
+
+    async def do(self, steps: Iterator[None]) -> None:
+        """Add *steps*, and wait until they are done."""
+        done = asyncio.Event()
+
+        def all_of_them() -> Iterator[None]:
+            try:
+                yield from steps
+            finally:
+                done.set()
+
+        self.add(all_of_them())
+        await done.wait()
+
+    def work(self, until: float) -> bool:
+        """See `Worker`."""
+        while self._steps:
+            try:
+                if any(self._turns.time() > until for _ in self._steps[0]):
+                    return True
+            except Exception as error:  # of ours: what comes after it is done all the same
+                asyncio.get_running_loop().call_exception_handler({"message": "a chore failed", "exception": error})
+            self._steps.popleft()
+        return False
+
+    def finish(self) -> None:
+        """Do all that is left, now."""
+        self.work(float("inf"))
 
 
 class Steps:

@@ -234,13 +234,13 @@ class Host:
                 willing = not closing.cancelled()
             except asyncio.CancelledError:  # whoever asked is gone; the guests were told, so it goes
                 if node.handle in self.tree.nodes:
-                    self._remove(node)
+                    self.guests.chores.add(self._remove(node))
                 raise
             finally:
                 timer.cancel()
                 closing.cancel()
         if node.handle in self.tree.nodes:  # else somebody else was faster
-            self._remove(node)
+            await self.guests.chores.do(self._remove(node))
         for process in [process for below in node.walk() if (process := process_of(below.device)) is not None]:
             await process.ended()
         return willing
@@ -264,14 +264,14 @@ class Host:
             if process is not None and below.gone:
                 await process.ended()
 
-    def _remove(self, node: Node) -> None:
+    def _remove(self, node: Node) -> Iterator[None]:
+        """Take *node* out of the tree, and all below it; what is still open then is closed step by step."""
         below = list(node.walk())
         self.tree.remove(node)
         for gone in below:
             self._specs.pop(gone.handle, None)
-            if gone.plugged is not None:
-                gone.plugged.retire()
         self._notify()
+        return itertools.chain.from_iterable([gone.plugged.retiring() for gone in below if gone.plugged is not None])
 
     @property
     def summary(self) -> str:
@@ -296,7 +296,8 @@ class Host:
         self._ticker.cancel()
         await self.guests.close()
         for node in list(self.tree.root.children.values()):
-            self._remove(node)
+            self.guests.chores.add(self._remove(node))
+        self.guests.chores.finish()
         for process in list(self._processes):
             await process.ended()
 
@@ -308,9 +309,15 @@ class Host:
         for node in list(self.tree.nodes.values()):
             if node.plugged is not None:
                 node.plugged.tick()
-                for pending in node.plugged.waiting(long_ago):
-                    pending.later.expire(Misbehaved(f"the device model gave no answer within {LATER_SECONDS:.0f} s"))
+                self.guests.chores.add(self._expire(node.plugged, long_ago))
         self._ticker = self.clock.call_later(TICK_SECONDS, self._tick)
+
+    def _expire(self, plugged: Plugged, long_ago: float) -> Iterator[None]:
+        """Answer the calls that began before *long_ago*, hold by hold."""
+        for waiting in plugged.waiting(long_ago):
+            for pending in waiting:
+                pending.later.expire(Misbehaved(f"the device model gave no answer within {LATER_SECONDS:.0f} s"))
+            yield
 
 
 def _legacies(saved: Saved, fds: Sequence[int]) -> dict[str, tuple[Saved, Sequence[int]]]:

@@ -130,7 +130,7 @@ async def _reload(host: Host) -> Outcome:
         for node in stale:
             group.create_task(_take_out(host, node))
     outcome = Outcome([f"/{path}" for path in gone if path not in wanted], [], [], [], [])
-    host.guests.obey(new.policy)  # before somebody sees what is new
+    await host.guests.obey(new.policy)  # before somebody sees what is new
     for path in sorted(wanted, key=lambda path: path.count("/")):  # what stands above comes first
         if path in gone or path not in there:
             try:

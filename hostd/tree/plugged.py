@@ -9,7 +9,7 @@ import contextlib
 import functools
 import logging
 import operator
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from typing import Any, Final, Protocol, TypeVar
 from weakref import WeakValueDictionary
@@ -205,9 +205,23 @@ class Plugged:
 
     def retire(self) -> None:
         """It is out of the tree: end all holds, and stop when no worker has its hands on it."""
+        for _ in self.retiring():
+            pass
+
+    def retiring(self) -> Iterator[None]:
+        """As `retire`: all handles are stale at once, and what comes after that is a step for each."""
         self.gone = True
-        for hold in list(self.holds):
-            hold.close()
+        for stale in (self.live, *self._tables.values()):
+            stale.clear()
+        return self._retire()
+
+    def _retire(self) -> Iterator[None]:
+        holds = list(self.holds)[::-1]
+        while holds:
+            hold = holds.pop()  # and it is freed: all at the end would be much at once
+            if hold in self.holds:  # else its guest has given it back meanwhile
+                hold.close()
+                yield
         for later in list(self._acting):
             later.abandon()
         self._stop_if_idle()
@@ -289,9 +303,10 @@ class Plugged:
             self.when_free.pop()()
         self._stop_if_idle()
 
-    def waiting(self, before: float) -> list[Waiting]:
-        """The calls under way that began before that time."""
-        return [pending for hold in self.holds for pending in hold.pending if pending.since < before]
+    def waiting(self, before: float) -> Iterator[list[Waiting]]:
+        """The calls under way that began before that time, of one hold after the other."""
+        for hold in list(self.holds):
+            yield [pending for pending in hold.pending if pending.since < before]
 
     # Its calls.
 

@@ -69,6 +69,8 @@ class Tree:
         self.nodes: dict[int, Node] = {}
         self.watchers: dict[object, Watcher] = {}
         self.long_calls = LongCalls()  # of the core
+        #: Does what is a step for each watcher: the host's chores, if there is a host.
+        self.chore: Callable[[Iterator[None]], object] = list
         self._classes: dict[tuple[object, ...], int] = {tuple(sort): number for sort, number in saved["classes"]}
         #: With serials, of the same counter as handles, and paths.
         self._log = deque((serial, Change(*change), path) for serial, change, path in saved["log"])
@@ -201,5 +203,11 @@ class Tree:
         self._log.append((serial or self.handles.new(), Change(what, node.handle, node.parent.handle), node.path))
         if len(self._log) > LOG:
             self._forgotten = self._log.popleft()[0] + 1
-        for watcher in list(self.watchers.values()):
-            watcher(what, node, node.parent)
+        if self.watchers:
+            self.chore(self._told(what, node, node.parent))
+
+    def _told(self, what: int, node: Node, parent: Node) -> Iterator[None]:
+        for key in list(self.watchers):
+            if (watcher := self.watchers.get(key)) is not None:  # it may have ended meanwhile
+                watcher(what, node, parent)
+                yield
