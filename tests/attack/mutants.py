@@ -108,11 +108,9 @@ MUTANTS: Final = (
         "find of wrong names",
     ),
     Mutant(
-        "the loop buries commands", "hostd/backings/parts/undertaker.py",
-        "            if not self._works:\n                self._works = True\n"
-        "                threading.Thread(target=self._work, name=\"cmd:\").start()\n",
-        "        self._work()\n",
-        "console closes beside many processes",
+        "nobody looks what sort an argument is", "hostd/calls/dispatch.py",
+        "if len(args) != len(kinds) or (*map(type, fitting),) != kinds:", "if len(args) != len(kinds):",
+        "mutated frames", "INTERNAL",
     ),
     Mutant(
         "the interpreter is let go as Python does", "hostd/service/process.py",

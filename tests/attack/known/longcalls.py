@@ -14,14 +14,16 @@ from collections.abc import AsyncIterator
 from raw import ADDRESS, PAGE
 
 from hcall.formats import sysmgmt
-from hcall.numbers import CLOSE, FIND, GETPROP
+from hcall.messages import REPLY
+from hcall.numbers import CLOSE, FIND, GETPROP, NOP
 
-from ..enemy import Attacker, Enemy
+from ..enemy import Attacker, Enemy, Fault
 from ..room import attack
 from ..stage import PORTS
 
 _BREATH = 0.001  # seconds
 _MANY = "".join(f'[devices.device-number-{n:05}]\nmodel = "rng"\n' for n in range(1000))
+_RESET = struct.pack("ii", 1, 0)  # struct linger: close() resets
 #: 4,096 broadcast frames of 14 bytes, each of another sender.
 _TINY = b"".join(struct.pack("<I6sHIH", 14, b"\xff" * 6, 2, n, 8) for n in range(4096))
 
@@ -107,7 +109,10 @@ async def _endpoint(guest: Attacker, path: str) -> socket.socket:
     """A connection to the TCP backing of a device."""
     node = await guest.must(FIND, 0, path)
     _, _, port = str(await guest.must(GETPROP, node, "endpoint")).rpartition(":")
-    return socket.create_connection(("localhost", int(port)), 10)
+    try:
+        return socket.create_connection(("localhost", int(port)), 10)
+    except TimeoutError:
+        raise Fault("the next peer is not heard: those before it wait in the queue") from None
 
 
 @attack()
@@ -127,15 +132,26 @@ async def hid_peer(enemy: Enemy) -> None:
 
 @attack()
 async def rude_peers_of_a_tty(enemy: Enemy) -> None:
-    """Peers of a tcp: backing that say something and go, while the guest writes: the next one is heard."""
+    """Peers of a tcp: backing that say something and go, or reset, while the guest writes: the next one is heard."""
     async with _guest(enemy, 1) as guest:
         handle, calls = await guest.open("/tty")
         for _ in range(enemy.some(20, 600)):
             with contextlib.suppress(OSError):
                 with await _endpoint(guest, "/tty") as sock:
-                    sock.sendall(b"z" * 2000)
-                    sock.shutdown(socket.SHUT_WR)
-                    await guest.ask(calls["write"], handle, 0, areas=(b"x" * 1000,))
+                    resets = enemy.chance.random() < 0.5
+                    if resets:
+                        await guest.must(NOP)  # it is let in meanwhile, most often
+                        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                    else:
+                        sock.sendall(b"z" * 2000)
+                        sock.shutdown(socket.SHUT_WR)
+                    guest.send(guest.next_call(calls["write"], handle, (0,), (b"x" * 1000,)))
+                    if resets:  # at once: the host hears of both in one look
+                        with contextlib.suppress(OSError):
+                            sock.sendall(b"z" * 2000)
+                        sock.close()
+                    while (await guest.message())[0] != REPLY:
+                        pass
                     await guest.ask(calls["read"], handle, 0, areas=(4096,))
                 enemy.seen["peers"] += 1
         heard = b""
