@@ -31,7 +31,6 @@ NOW: Final = {"now", "utcnow", "today"}
 MAY: Final = {
     "hostd.service.systemd": {
         "time.monotonic_ns": "systemd compares it with its own clock",
-        ".settimeout": "sd_notify(3) waits while the service manager reads nothing",
     },
     "hostd.service.process": {
         ".join": "the loop has ended, and with it the host's clock: the process is about to exit",

@@ -3,7 +3,8 @@
 A user is a uid, the daemon's own and root's like any.  What is counted has a total, and one user may have a share of
 it, `[limits] share`, but always as much as one guest may have: so that no user can take all that there is.  Descriptors
 have a reserve beside that, which no guest is given: connections that are greeted, and may be guests that come back,
-the control socket, and the daemon's own files.
+the control socket, and the daemon's own files.  The last of each sort is kept for users who have no more of it than one
+guest may have: two at their shares leave something for a third.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ LENT: Final = "bytes of memory lent"
 UNFILLED: Final = "bytes of memory lent without pages"
 OPENS: Final = "open devices"
 OURS: Final = 128  # descriptors of the daemon's own: devices, control connections, the interpreter
+_KEPT: Final = 16  # one part of so many is for those who have little
 LINKS: Final = 2  # a guest's socket and fd lane
 
 
@@ -31,6 +33,7 @@ class Bound(NamedTuple):
 
     total: int  # what all users may have
     share: int  # what one user may have
+    one: int  # what one guest may have
     limit: str  # where that is said, for people
 
 
@@ -44,7 +47,7 @@ class Shares:
 
         def bound(total: int, one: int, limit: str) -> Bound:
             """*one* guest may have that much, whatever the share is."""
-            return Bound(max(total, one), max(one, -(-total * limits.share // 100)), f"[limits] {limit}")
+            return Bound(max(total, one), max(one, -(-total * limits.share // 100)), one, f"[limits] {limit}")
 
         self.bounds: Final = {
             GUESTS: bound(limits.guests, 1, "guests"),
@@ -87,6 +90,9 @@ class Share:
             raise Busy(f"this host has at most {bound.total} {what}, for all users: {bound.limit}")
         if has + count > bound.share:
             raise Busy(f"user {self.uid} has {has} {what}, and may have {bound.share} of {bound.total}: {bound.limit}")
+        kept = bound.total // _KEPT if has + count > bound.one else 0
+        if self._of.used[what] + count > bound.total - kept:
+            raise Busy(f"the last {kept} of {bound.total} {what} are for users who have fewer: {bound.limit}")
         self.owe(what, count)
 
     def owe(self, what: str, count: int = 1) -> None:

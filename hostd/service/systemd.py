@@ -5,18 +5,20 @@ The variables it is reached by are taken out of the environment: they are not fo
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import MutableMapping
-from typing import Final
+from typing import Final, cast
 
 from hcall.clock import Clock, Timer
 
 log = logging.getLogger(__name__)
 
-_PATIENCE: Final = 1.0  # seconds: everything here waits while the service manager reads nothing
+_MOST: Final = 64  # messages that wait while the service manager reads nothing
 
 
 class Notifier:
@@ -29,17 +31,42 @@ class Notifier:
         mine = environ.pop("WATCHDOG_PID", "") in ("", str(os.getpid()))
         self._interval = int(interval) / 1e6 if mine and interval.isdecimal() else 0.0
         self._timer: Timer | None = None
+        self._waiting: deque[str] = deque(maxlen=_MOST)  # to be told; nobody wants to know what was long ago
+        self._sock: socket.socket | None = None  # while something waits
+        self._loop: asyncio.AbstractEventLoop | None = None  # that looks whether there is room
 
     def tell(self, *fields: str) -> None:
-        """Send *fields*, such as "READY=1", in one message."""
-        if not self._address:
-            return
-        try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-                sock.settimeout(_PATIENCE)
-                sock.sendto("\n".join(fields).encode(), self._address)
-        except OSError as error:
-            log.warning("the service manager cannot be told %s: %s", fields[0], error)
+        """Send *fields*, such as "READY=1", in one message: now, or as soon as there is room for it."""
+        message = "\n".join(fields)
+        if self._address and (not self._waiting or self._waiting[-1] != message):  # a ping, say
+            self._waiting.append(message)
+            if self._sock is None:
+                self._send()
+
+    def _send(self) -> None:
+        while self._waiting:
+            sock = self._sock
+            try:
+                if sock is None:
+                    self._sock = sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+                    sock.connect(self._address)
+                sock.send(self._waiting[0].encode(), socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                self._loop = asyncio.get_running_loop()
+                self._loop.add_writer(cast(socket.socket, sock), self._send)
+                return
+            except OSError as error:
+                log.warning("the service manager cannot be told %s: %s", self._waiting[0].split("\n")[0], error)
+            self._waiting.popleft()
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        if self._sock is not None:
+            if self._loop is not None:
+                self._loop.remove_writer(self._sock)
+                self._loop = None
+            self._sock.close()
+            self._sock = None
 
     def reloading(self) -> None:
         """A reload begins; `ready` ends it."""
@@ -56,6 +83,7 @@ class Notifier:
             self._timer = clock.call_later(self._interval / 2, lambda: self.watch(clock))
 
     def close(self) -> None:
-        """Ping no more."""
+        """Ping no more, and forget what was not heard yet."""
         if self._timer is not None:
             self._timer.cancel()
+        self._hang_up()

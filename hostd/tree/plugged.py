@@ -211,8 +211,9 @@ class Plugged:
     def retiring(self) -> Iterator[None]:
         """As `retire`: all handles are stale at once, and what comes after that is a step for each."""
         self.gone = True
-        for stale in (self.live, *self._tables.values()):
-            stale.clear()
+        self.live.clear()
+        for table in self._tables.values():
+            table.clear()
         return self._retire()
 
     def _retire(self) -> Iterator[None]:
@@ -251,12 +252,8 @@ class Plugged:
         backings, fds = behind.save(self.device, self.invoke)
         device = self.invoke(self.device.save)
         return {
-            "version": behind.VERSION,
-            "used": self.used,
-            "failed": self.failed,
-            "device": device,
-            "behind": backings,
-        }, fds
+            "version": behind.VERSION, "used": self.used, "failed": self.failed, "device": device, "behind": backings,
+        }, fds  # fmt: skip
 
     def load(self, saved: Saved, fds: Sequence[int]) -> None:
         """Instead of `start`: go on where *saved* was taken; *fds* are the device's from now on, whatever comes.

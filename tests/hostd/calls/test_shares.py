@@ -8,7 +8,7 @@ from hcall.errors import Busy
 from hostd.calls.limits import Limits
 from hostd.calls.shares import ARRIVING, DESCRIPTORS, GREETINGS, GUESTS, LENT, OPENS, OURS, Shares
 
-ONE, OTHER = 1000, 1001
+ONE, OTHER, THIRD = 1000, 1001, 1002
 
 
 def test_a_user_has_no_more_than_a_share() -> None:
@@ -67,3 +67,19 @@ def test_what_is_there_already_counts_whatever_the_bounds_are() -> None:
         one.take(GUESTS)
     one.give(GUESTS, 6)
     one.take(GUESTS)
+
+
+def test_two_users_at_their_shares_leave_something_for_a_third() -> None:
+    limits = Limits(guests=32, unfilled=1 << 40)
+    shares = Shares(limits, 1024)
+    for what, bound in shares.bounds.items():
+        shares.of(ONE).take(what, bound.share)
+        kept = f"the last {bound.total // 16} of {bound.total} {what} are for users who have fewer: "
+        with pytest.raises(Busy, match=kept):
+            for _ in range(bound.share // bound.one + 1):
+                shares.of(OTHER).take(what, bound.one)
+    for what, count in {GUESTS: 1, GREETINGS: 1, DESCRIPTORS: 4, ARRIVING: 4, OPENS: limits.handles,
+                        LENT: limits.memory}.items():  # fmt: skip
+        shares.of(THIRD).take(what, count)
+    with pytest.raises(Busy, match="the last 2 of 32 guests"):
+        shares.of(THIRD).take(GUESTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -75,3 +76,42 @@ def test_nobody_need_be_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     Notifier({"NOTIFY_SOCKET": str(tmp_path / "none")}).tell("READY=1")
     (message,) = caplog.messages
     assert "READY=1" in message and "No such file" in message
+
+
+def fill(address: str) -> None:
+    """Nothing more can be sent there until something is read."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, pytest.raises(BlockingIOError):
+        while True:
+            sock.sendto(b"full", socket.MSG_DONTWAIT, address.replace("@", "\0", 1))
+
+
+async def test_a_manager_that_does_not_read_is_told_later_and_nobody_waits(
+    manager: tuple[str, Callable[[], list[str]]], caplog: pytest.LogCaptureFixture
+) -> None:
+    address, heard = manager
+    notifier, before = Notifier({"NOTIFY_SOCKET": address}), list[str]()
+    fill(address)
+    notifier.tell("READY=1", "STATUS=serving")
+    notifier.tell("WATCHDOG=1")
+    notifier.tell("WATCHDOG=1")
+    while len(before) < 2:
+        before += [message for message in heard() if message != "full"]
+        await asyncio.sleep(0)
+    assert before == ["READY=1\nSTATUS=serving", "WATCHDOG=1"] and not caplog.records
+    notifier.tell("STOPPING=1")
+    assert heard() == ["STOPPING=1"]
+
+
+async def test_what_was_not_heard_is_forgotten_at_the_end(manager: tuple[str, Callable[[], list[str]]]) -> None:
+    address, heard = manager
+    notifier = Notifier({"NOTIFY_SOCKET": address})
+    fill(address)
+    with socket.socket() as next_one:
+        number = next_one.fileno()
+    notifier.tell("STOPPING=1")
+    notifier.close()
+    assert {*heard()} == {"full"}
+    await asyncio.sleep(0)
+    assert not heard()
+    with socket.socket() as next_one:
+        assert next_one.fileno() == number and not asyncio.get_running_loop().remove_writer(number), "it is looked at"
