@@ -257,11 +257,11 @@ class Guests:
     def lost(self, guest: Guest) -> None:
         """The link of *guest* broke.  Unless it is gone for good, it may come back."""
         guest.lane.lose(self.time())
-        self._soon(guest, partial(self._look_after, guest))
+        self._soon(guest.uid, partial(self._look_after, guest))
 
-    def _soon(self, guest: Guest, does: Callable[[], object]) -> None:
-        """*does* is work of its user's: many may go at once."""
-        self.turns.of(guest.uid).do(Once(does))
+    def _soon(self, uid: int, does: Callable[[], object]) -> None:
+        """*does* is work of the user's: many of its guests may go at once."""
+        self.turns.of(uid).do(Once(does))
 
     def _look_after(self, guest: Guest) -> None:
         """It has no link, unless it came back, or has ended meanwhile."""
@@ -314,7 +314,7 @@ class Guests:
     def _sweep(self) -> None:
         now = self.time()
         for greeting in [greeting for greeting in self.greetings if now - greeting.since > HELLO_SECONDS]:
-            greeting.late(HELLO_SECONDS)
+            self._soon(greeting.uid, partial(greeting.late, HELLO_SECONDS))
         for link in list(self.links):
             link.look()
             if link.closing_since is not None and now - link.closing_since > CLOSE_SECONDS:
@@ -326,7 +326,7 @@ class Guests:
         for guest in list(self.by_token.values()):
             lost_at = guest.lane.lost_at
             if lost_at is not None and (now - lost_at > RESUME_SECONDS or guest.lane.is_dead()):
-                self._soon(guest, partial(self._give_up, guest))
+                self._soon(guest.uid, partial(self._give_up, guest))
         self.porter.again()
         watched = {guest: regions for guest in self.by_token.values() if (regions := guest.account.memory.watched)}
         if watched:

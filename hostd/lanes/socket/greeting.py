@@ -44,13 +44,13 @@ class Greeting:
     anybody else meanwhile.
     """
 
-    __slots__ = ("_came", "_fds", "_guests", "_is_over", "_is_with_porter", "_rest", "_session", "_sock", "_uid",
-                 "_waits", "had", "purse", "since")  # fmt: skip
+    __slots__ = ("_came", "_fds", "_guests", "_is_over", "_is_with_porter", "_rest", "_session", "_sock",
+                 "_waits", "had", "purse", "since", "uid")  # fmt: skip
 
     def __init__(self, guests: Reception, sock: socket.socket, purse: Purse) -> None:
         """*purse* is its peer's."""
         self._guests, self._sock, self.purse = guests, sock, purse
-        self._uid = purse.share.uid
+        self.uid = purse.share.uid
         self._session = HostSession(guests.limits.slots)
         self._fds: list[int] = []  # no more than the largest HELLO has
         self._rest: list[int] = []  # what was too many the last time
@@ -64,7 +64,7 @@ class Greeting:
         guests.loop.add_reader(sock, self._readable)
 
     def _readable(self) -> None:
-        if not self._guests.soon(self._uid, self):
+        if not self._guests.soon(self.uid, self):
             self._waits = True
             self._guests.loop.remove_reader(self._sock)
 
@@ -78,10 +78,10 @@ class Greeting:
         try:
             data, with_fds = descriptors.peek(self._sock, MAX_MESSAGE)
             if with_fds or self._fds:
-                self._guests.porter.check(self._uid)
+                self._guests.porter.check(self.uid)
                 self._guests.loop.remove_reader(self._sock)
                 self._is_with_porter = True
-                self._guests.porter.carry(self._uid, self._read, self._was_read)
+                self._guests.porter.carry(self.uid, self._read, self._was_read)
             else:
                 self._go_on(self._take(self._sock.recv(len(data))))
         except _WRONG as error:
@@ -110,10 +110,10 @@ class Greeting:
 
     def _was_read(self, outcome: _Brought | BaseException | None) -> None:
         self._is_with_porter = False
-        self._guests.porter.discard(self._uid, self._rest)
+        self._guests.porter.discard(self.uid, self._rest)
         if self._is_over:
             if isinstance(outcome, _Brought):
-                outcome.drop(self._guests, self._uid)
+                outcome.drop(self._guests, self.uid)
             self._leave()
             return
         self.since = self._guests.time()  # the host's own time is not the guest's
@@ -160,13 +160,13 @@ class Greeting:
                     raise ProtocolViolation("something follows HELLO before it is answered")
                 raise ConnectionResetError
         except BaseException:
-            brought.drop(self._guests, self._uid)
+            brought.drop(self._guests, self.uid)
             raise
         try:
             guest, resumed = self._guests.admit(hello, self._session, peer(self._sock), lent)
         except BaseException:
             if lane is not None:
-                self._guests.porter.discard(self._uid, [lane.detach()])
+                self._guests.porter.discard(self.uid, [lane.detach()])
             raise
         if lane is not None:
             guest.lane.take_fd_lane(lane)
@@ -179,15 +179,17 @@ class Greeting:
         self._guests.connect(link, self._sock)
 
     def late(self, seconds: float) -> None:
-        """There was no HELLO for *seconds*."""
+        """There was no HELLO for *seconds*, unless it has come, or the peer has gone, meanwhile."""
+        if self not in self._guests.greetings:
+            return
         if self._is_with_porter:
-            self.refuse(Status.BUSY, f"the host waits for a descriptor that user {self._uid} sent")
+            self.refuse(Status.BUSY, f"the host waits for a descriptor that user {self.uid} sent")
         else:
             self.refuse(Status.BAD_ARGUMENT, f"no HELLO within {seconds:.0f} s")
 
     def refuse(self, status: Status, text: str) -> None:
         """Say why, and close."""
-        self._guests.complain(self._uid, f"a guest was refused: {text}")
+        self._guests.complain(self.uid, f"a guest was refused: {text}")
         with contextlib.suppress(OSError):  # it may have gone without waiting for the answer
             self._sock.send(encode(end(status, text)), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         self.close()
@@ -203,8 +205,8 @@ class Greeting:
 
     def _leave(self) -> None:
         """Close all that there is."""
-        self._guests.porter.close(self._uid, self._sock)
-        self._guests.porter.discard(self._uid, self._fds)
+        self._guests.porter.close(self.uid, self._sock)
+        self._guests.porter.discard(self.uid, self._fds)
         self._fds = []
 
     def _forget(self) -> None:

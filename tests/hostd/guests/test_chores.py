@@ -14,7 +14,7 @@ from test_users_turns import ONE, Bench, rounds
 
 import hostd
 from hcall import numbers
-from hcall.clock import LoopClock
+from hcall.clock import LoopClock, ManualClock
 from hcall.errors import Status
 from hostd.guests.policy import Policy, Rule
 from hostd.guests.turns import TURN, Chores
@@ -33,6 +33,14 @@ class Slow(LoopClock):
     def _slow(self) -> float:
         self._looks += 1
         return self._real() + self._looks * TURN
+
+
+class Working(ManualClock):
+    """So does this one, which is turned by hand."""
+
+    def time(self) -> float:
+        self._now += TURN
+        return self._now
 
 
 @pytest.fixture
@@ -161,3 +169,20 @@ async def test_not_all_who_connect_are_let_in_in_one_round_of_the_loop(host: hos
         seen.append(len(host.guests.greetings))
     assert all(later - before <= 1 for before, later in itertools.pairwise(seen))
     await until(host, lambda: not host.guests.greetings)
+
+
+async def test_those_who_say_nothing_are_hung_up_on_in_turns(tmp_path: Path) -> None:
+    clock = Working()
+    async with served(tmp_path, clock=clock) as host:
+        with ExitStack() as stack:
+            guests = [stack.enter_context(connected(host)) for _ in range(MANY)]
+            while len(host.guests.greetings) < MANY:  # noqa: ASYNC110  # nobody is told
+                await asyncio.sleep(0)
+            later = 0  # not when the clock said so, but in a round of the loop after that
+            while host.guests.greetings:
+                clock.turn(1)
+                before = len(host.guests.greetings)
+                await asyncio.sleep(0)
+                later += before - len(host.guests.greetings)
+            assert later > MANY / 2
+            assert [(await guest.ended())[0] for guest in guests] == [Status.BAD_ARGUMENT] * MANY
