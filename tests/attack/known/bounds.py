@@ -14,7 +14,8 @@ from hcall.numbers import CLOSE, DETACH
 from ..enemy import Attacker, Enemy, Refused
 from ..room import attack
 
-_GIVEN_BACK = 10.0  # seconds
+_GIVEN_BACK = 3.0  # seconds; 0.2 on two cores
+_BUSY = 20.0  # on a machine with other things to do
 
 
 @attack(lasts=True)
@@ -50,10 +51,12 @@ async def many_handles_then_gone(enemy: Enemy) -> None:
         guest = await enemy.guest()
         opened = await guest.opens("/rng", 1024)
         guest.close()
+        waited = time.monotonic() - begun
+        enemy.seen["given back after, ms"] = round(waited * 1e3)
         if opened == 1024:
             break
-        waited = time.monotonic() - begun
-        assert waited < _GIVEN_BACK, f"what guests had open who are gone is not given back after {waited:.0f} s"
+        most = _BUSY if enemy.brief else _GIVEN_BACK
+        assert waited < most, f"what guests had open who are gone is not given back after {waited:.0f} s"
         await enemy.pause(0.2)
 
 
