@@ -229,9 +229,25 @@ async def served(
 ) -> AsyncIterator[hostd.Host]:
     """A host with an rng and *devices*; every guest must be gone at its end."""
     machine = hostd.Machine(limits=Limits(**limits), devices=(RNG, *devices))
-    async with hostd.serve(machine, directory / "run", clock) as host:
-        yield host
-        assert not host.guests.by_token, "a test left a guest behind"
+    async with contextlib.AsyncExitStack() as stack:
+        host = await stack.enter_async_context(hostd.serve(machine, directory / "run", clock))
+        try:
+            yield host
+            assert not host.guests.by_token, "a test left a guest behind"
+        except BaseException:
+            if isinstance(clock, ManualClock):  # the end of a host takes time, and nobody turns the clock any more
+                turning = asyncio.create_task(_turn(clock))
+                try:
+                    await stack.aclose()
+                finally:
+                    turning.cancel()
+            raise
+
+
+async def _turn(clock: ManualClock) -> None:
+    while True:
+        await asyncio.sleep(0.01)
+        clock.turn(1)
 
 
 async def in_thread(host: hostd.Host, work: Callable[[], T], within: float = PATIENCE) -> T:

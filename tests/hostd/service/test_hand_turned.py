@@ -20,6 +20,7 @@ import hostd
 from hcall.clock import ManualClock
 from hostd.device import Device, Later, call
 from hostd.guests import guests
+from hostd.guests.turns import TURN
 from hostd.machine.file import DeviceSpec
 from hostd.service.serve import running
 
@@ -171,11 +172,11 @@ async def test_the_end_waits_for_a_guest_that_does_not_read_as_long_as_that(cloc
 
 
 class Slow(Device):
-    """Each call takes 3 ms of the clock, and none of the system's."""
+    """Each call takes three turns of the clock, and none of the system's."""
 
     compatible = "test,slow"
     shared = True
-    turned = 0.003
+    turned = 3 * TURN
 
     @call
     def work(self) -> int:
@@ -188,7 +189,7 @@ made: list[int] = []
 clocks: list[ManualClock] = []
 
 
-@pytest.mark.parametrize(("takes", "before"), [(0.003, 1), (0.0004, 3), (0.0, 10)])
+@pytest.mark.parametrize(("takes", "before"), [(3 * TURN, 1), (0.4 * TURN, 3), (0.0, 10)])
 async def test_a_guests_turn_is_measured_by_the_hosts_clock(
     clock: ManualClock, tmp_path: Path, takes: float, before: int
 ) -> None:
