@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import timedelta
 from typing import Any
 
@@ -25,7 +26,7 @@ def show_status(found: dict[str, Any]) -> None:
             ("GUEST", "USER", "RULES", "LINK", "CALLS", "MEMORY", "OPEN"),
             ((guest["name"], guest["uid"], ", ".join(guest["rules"]) or "-", "up" if guest["linked"] else "lost",
               guest["calls"], sized(guest["memory"]),
-              ", ".join(guest["open"]) or "-") for guest in guests),
+              _times(guest["open"])) for guest in guests),
         )  # fmt: skip
     if users:
         kinds = [what for what in bounds if any(what in user["has"] for user in users)]
@@ -49,6 +50,11 @@ def show_status(found: dict[str, Any]) -> None:
             ("LONGER THAN A TURN", "DEVICE", "COUNT", "LONGEST"),
             ((call["call"], call["device"] or "-", call["count"], f"{call['longest_ms']} ms") for call in long_calls),
         )
+
+
+def _times(paths: list[str]) -> str:
+    """Each of *paths*, and how often it is there."""
+    return ", ".join(f"{path} x {count}" if count > 1 else path for path, count in Counter(paths).items()) or "-"
 
 
 def _row(counts: dict[str, int], kinds: list[str]) -> list[str]:

@@ -19,6 +19,7 @@ import guestd
 import hostd
 from hcall import numbers
 from hostd import Machine
+from hostd.commands.status import show_status
 from hostd.devices.rng import Rng
 from hostd.machine.file import DeviceSpec, MachineError
 
@@ -108,7 +109,7 @@ async def test_status_tells_of_the_machine_and_its_guests(host: hostd.Host, mach
             "bytes of memory lent without pages": memory,
         }  # fmt: skip
         assert shown["bytes"] > 0
-        assert status["bounds"]["guests"] == {"total": 2048, "share": 1024, "limit": "[limits] guests"}
+        assert status["bounds"]["guests"] == {"total": 2048, "share": 1024, "one": 1, "limit": "[limits] guests"}
         assert (shown["name"], shown["uid"], shown["linked"]) == ("tester", os.getuid(), True)
         assert (shown["open"], shown["memory"]) == (["/rng"], 1 << 20)
         before = shown["calls"]
@@ -116,6 +117,16 @@ async def test_status_tells_of_the_machine_and_its_guests(host: hostd.Host, mach
         assert (await client.ask("status"))["guests"][0]["calls"] == before + 1
     await host.guests.wait_for(lambda: not host.guests.by_token)
     assert (await client.ask("status"))["guests"] == []
+
+
+async def test_people_read_once_of_a_device_that_is_open_often(
+    host: hostd.Host, client: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with attached(host) as guest:
+        for _ in range(3):
+            await guest.open("/rng")
+        show_status(await client.ask("status"))
+    assert "  /rng x 3\n" in capsys.readouterr().out
 
 
 async def test_what_is_plugged_works_and_what_is_unplugged_is_gone(host: hostd.Host, client: Client) -> None:
