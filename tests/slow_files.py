@@ -8,11 +8,12 @@ import errno
 import os
 import stat
 import struct
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import pytest
 
@@ -34,6 +35,14 @@ class _Node:
         self.names: dict[bytes, int] = {}
 
 
+class _Request(NamedTuple):
+    op: int
+    unique: int
+    node: int
+    uid: int
+    body: bytes
+
+
 class SlowFiles:
     """Mounted at *folder*, until `close`; raises OSError where that cannot be."""
 
@@ -41,9 +50,10 @@ class SlowFiles:
         self.folder, self._patience = folder, patience
         self._nodes = {1: _Node(stat.S_IFDIR | 0o777)}
         self._changed = threading.Condition()
-        self._held: dict[int, float] = {}  # what is held back, and until when
+        self._held: dict[int, tuple[float, int | None]] = {}  # what is held back, until when, and whose
         self._failing: dict[int, int] = {}
-        self._waiting: list[tuple[int, int, int, bytes]] = []
+        self._waiting: list[_Request] = []
+        self.made: Callable[[bytes], None] = lambda name: None  # called when somebody makes a file
         self.done: list[int] = []  # what was answered
         self.delay = 0.0  # seconds of each read and write
         self._fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
@@ -54,11 +64,11 @@ class SlowFiles:
         self._thread = threading.Thread(target=self._serve, name="slow files", daemon=True)
         self._thread.start()
 
-    def hold(self, *ops: int, patience: float | None = None) -> None:
-        """Answer none of these until `release`."""
+    def hold(self, *ops: int, patience: float | None = None, uid: int | None = None) -> None:
+        """Answer none of these, of that user, until `release`."""
         until = time.monotonic() + (self._patience if patience is None else patience)
         with self._changed:
-            self._held |= dict.fromkeys(ops, until)
+            self._held |= dict.fromkeys(ops, (until, uid))
 
     def fail(self, op: int, number: int) -> None:
         """Answer with an error from now on, those that are held, too; 0: as it should be."""
@@ -72,12 +82,12 @@ class SlowFiles:
                 self._held.pop(op, None)
             waiting, self._waiting = self._waiting, []
             for request in waiting:
-                self._take(*request)
+                self._take(request)
 
     def waits(self, op: int) -> bool:
         """Whether somebody waits for it."""
         with self._changed:
-            return any(request[0] == op for request in self._waiting)
+            return any(request.op == op for request in self._waiting)
 
     def close(self) -> None:
         """Answer all, and go."""
@@ -93,10 +103,10 @@ class SlowFiles:
         try:
             while True:
                 request = os.read(self._fd, 1 << 18)
-                _, op, unique, node = struct.unpack_from("<IIQQ", request)
+                _, op, unique, node, uid = struct.unpack_from("<IIQQI", request)
                 with self._changed:
                     if op not in _NO_ANSWER:
-                        self._take(op, unique, node, request[_HEAD:])
+                        self._take(_Request(op, unique, node, uid, request[_HEAD:]))
         except OSError:  # nobody has it mounted any more
             pass
         finally:
@@ -111,16 +121,17 @@ class SlowFiles:
             while not self._ended:
                 self._changed.wait(0.2)
                 now = time.monotonic()
-                if over := [op for op, until in self._held.items() if until < now]:
+                if over := [op for op, (until, _) in self._held.items() if until < now]:
                     for op in over:
                         del self._held[op]
                     waiting, self._waiting = self._waiting, []
                     for request in waiting:
-                        self._take(*request)
+                        self._take(request)
 
-    def _take(self, op: int, unique: int, node: int, body: bytes) -> None:
-        if op in self._held:
-            self._waiting.append((op, unique, node, body))
+    def _take(self, request: _Request) -> None:
+        op, unique, node, uid, body = request
+        if op in self._held and self._held[op][1] in (None, uid):
+            self._waiting.append(request)
             return
         if self.delay and op in (READ, WRITE):
             time.sleep(self.delay)
@@ -178,6 +189,7 @@ class SlowFiles:
         return self._entry(self._add(node, body[8:], stat.S_IFDIR | 0o777))
 
     def _create(self, node: int, body: bytes) -> bytes:
+        self.made(body[16:].rstrip(b"\0"))
         return self._entry(self._add(node, body[16:], stat.S_IFREG | 0o666)) + self._open(node, body)
 
     def _open(self, node: int, body: bytes) -> bytes:
@@ -231,6 +243,14 @@ class SlowFiles:
         OPEN: _open, _OPENDIR: _open, LINK: _link, _UNLINK: _unlink, READ: _read, WRITE: _write, _READDIR: _readdir,
         RELEASE: _nothing, FLUSH: _nothing, _FSYNC: _nothing, _RELEASEDIR: _nothing, _STATFS: _statfs,
     }  # fmt: skip
+
+
+def can_be() -> bool:
+    """Whether there can be one here."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(OSError):
+        SlowFiles(Path(folder)).close()
+        return True
+    return False
 
 
 @contextlib.contextmanager

@@ -78,6 +78,21 @@ MUTANTS: Final = (
         "lingering sockets in hello",
     ),
     Mutant(
+        "files of a guest are closed by the loop", "hostd/lanes/socket/porter.py",
+        "self.carry(whose, partial(close, [fd]))", "close([fd])",
+        "a close that never returns in hello",
+    ),
+    Mutant(
+        "descriptors of the lane are closed by the loop", "hostd/lanes/socket/lane.py",
+        "self._guest.carry(partial(close, [fd]), lambda _: None)", "close([fd])",
+        "a close that never returns on the lane",
+    ),
+    Mutant(
+        "a disk is used by the loop wherever it lies", "hostd/devices/block.py",
+        "return 0 if filesystem(self._fd) == TMPFS else None", "return 0",
+        "a slow disk",
+    ),
+    Mutant(
         "memory is unmapped by the loop", "hostd/lanes/socket/porter.py",
         "self.carry(_MEMORY, memory.unmap, tried)", "tried(memory.unmap())",
         "large memory of a guest that goes",

@@ -43,12 +43,13 @@ class Attack(NamedTuple):
     files: int | None = None  # descriptors that the daemon may have
     read: bool = True  # somebody reads the daemon's log
     memory: int | None = None  # bytes that the daemon may have
+    slow: bool = False  # there is a folder `slow` in the daemon's whose filesystem is slow, or worse
     lasts: bool = False  # what it did is there for half a minute: the next one gets another stage
 
     @property
     def stage(self) -> tuple[str, int | None, bool, int | None]:
         """What a stage is made with."""
-        return self.machine, self.files, self.read, self.memory
+        return self.machine, self.files, self.read, self.memory, self.slow
 
     @property
     def about(self) -> str:

@@ -16,6 +16,8 @@ import tempfile
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from slow_files import FLUSH, SlowFiles
+
 from . import groups
 from .people import ALICE, BOB, TWO_USERS, until
 
@@ -62,7 +64,10 @@ spool = "spool:spool"
 """ + "".join(f'[devices.net{n}]\nmodel = "net"\n' for n in range(PORTS))
 POLICY: Final = f"[policy.all]\nusers = [{ALICE}, {BOB}]\n"
 URGENT: Final = -10  # nice, of daemon and canary, where that can be: other work of this machine counts less then
-_START: Final = 30.0  # seconds
+SLOW: Final = 0.1
+HOLD, LET_GO = b"hold", b"let-go"
+_HELD: Final = 120.0  # seconds
+_START: Final = 30.0
 _CONTROL: Final = 20.0
 
 
@@ -79,16 +84,19 @@ class Stage:
     """Serves a machine: rng, a disk for the canary, a watchdog, and *more*, in TOML."""
 
     def __init__(
-        self, more: str = EVERYTHING, files: int | None = None, read: bool = True, memory: int | None = None
-    ) -> None:
+        self, more: str = EVERYTHING, files: int | None = None, read: bool = True, memory: int | None = None,
+        slow: bool = False,
+    ) -> None:  # fmt: skip
         """*files* is how many descriptors the daemon may have, *memory* how many bytes, if that can be bounded.
 
-        If its log is not *read* it is a pipe that is full.
+        If its log is not *read* it is a pipe that is full.  *slow*: there is a folder of that name, whose reads and
+        writes take SLOW seconds; a file HOLD that is made there makes each close of the daemon wait, until LET_GO is.
         """
         self.folder = Path(tempfile.mkdtemp(prefix="hostd-attack-", dir="/var/tmp"))
         self.folder.chmod(0o711)
         run = self.folder / "run"
         self.path, self._control = run / "guest.sock", run / "control.sock"
+        self._slow = self._slow_files() if slow else None
         machine = self.folder / "machine.toml"
         machine.write_text(QUIET + more + (POLICY if TWO_USERS else ""))
         run.mkdir(mode=0o711)
@@ -127,6 +135,20 @@ class Stage:
                     pass
             os.set_blocking(self._unread[1], True)
         self.threads = self.held().threads  # at the start
+
+    def _slow_files(self) -> SlowFiles:
+        place = self.folder / "slow"
+        place.mkdir()
+        files = SlowFiles(place, patience=_HELD)
+
+        def made(name: bytes) -> None:
+            if name == HOLD:
+                files.hold(FLUSH, uid=os.geteuid())
+            elif name == LET_GO:
+                files.release()
+
+        files.made, files.delay = made, SLOW
+        return files
 
     @property
     def pid(self) -> int:
@@ -174,6 +196,9 @@ class Stage:
 
     def close(self) -> None:
         """End the daemon, and forget it."""
+        if self._slow is not None:
+            self._slow.release()
+            self._slow.delay = 0
         if self.lives():
             self._process.send_signal(signal.SIGTERM)
             if not until(lambda: not self.lives(), 10):
@@ -185,4 +210,7 @@ class Stage:
         if self._group is not None:
             self._group.rmdir()
             self._group = None
+        if self._slow is not None:
+            self._slow.close()
+            self._slow = None
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+import slow_files
 
 from . import groups
 from .canary import Waits
@@ -37,6 +38,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_nobody_else_is_hurt(report: dict[str, Any], name: str) -> None:
     if load()[name].memory and not groups.can_be():
         pytest.skip("no control group bounds memory here")
+    if load()[name].slow and not slow_files.can_be():
+        pytest.skip(f"{slow_files.MISSING}it cannot be mounted")
     (row,) = [row for row in report["rows"] if row["attack"] == name]
     assert not row["faults"] and not row["slow"], f"seed {report['seed']}: {row}"
     assert row["waits"]["calls"] > 10 and row["seen"]

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+import slow_files
 from fuzz.targets import TARGETS
 
 from . import groups, mutants
@@ -64,6 +65,9 @@ def main() -> int:
     if any(each.memory for each in chosen) and not groups.can_be():
         print("Left out, since no control group bounds memory here: " + ", ".join(x.name for x in chosen if x.memory))
         chosen = [each for each in chosen if not each.memory]
+    if any(each.slow for each in chosen) and not slow_files.can_be():
+        print("Left out, since there is no FUSE here: " + ", ".join(each.name for each in chosen if each.slow))
+        chosen = [each for each in chosen if not each.slow]
     chosen.sort(key=lambda each: [value or 0 for value in each.stage])  # one stage for those that want the same
     rows = run(chosen, given.seed, given.brief, given.minutes) if chosen else []
     fuzzed = [fuzz(name, given.seed) for name in targets]
