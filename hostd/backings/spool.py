@@ -118,7 +118,9 @@ class Spool(Carried):
         self._order = InOrder("spool:", self._waits())
         if self._legator is not None and self._job is not None:
             legator, self._legator = self._legator, None
-            self._order.inherit(self._job, legator, 0, partial(self._heard, self._job))
+            self._order.inherit(
+                self._job, legator, 0, partial(self._over if self._finishing else self._written, self._job)
+            )
 
     def _waits(self) -> bool:
         """Whether that is so where jobs are kept.  Raises OSError."""
@@ -177,13 +179,6 @@ class Spool(Carried):
             self._printer.failed(os_error(outcome))
         elif self._order.waits:
             self._printer.transmit()
-
-    def _heard(self, job: _Job, outcome: object) -> None:
-        """Of another life."""
-        if not self._finishing:
-            self._written(job, outcome)
-        elif job is self._job:
-            self._over(job, outcome)
 
     def finish(self) -> None:
         """The job is complete: `Printer.ended` is called, now or later."""

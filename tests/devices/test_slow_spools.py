@@ -189,6 +189,13 @@ async def test_another_life_goes_on_with_a_job_that_is_under_way(slow: SlowFiles
         hand.write(b"two")
         hand.move()
         hand.call("finish")
+        slow.hold(FLUSH)
+        slow.release(op)
+        await until(lambda: slow.waits(FLUSH))
+        for _ in range(10):  # what the other lives had to say has come
+            await asyncio.sleep(0)
+        with pytest.raises(WouldBlock):
+            hand.call("outcome")
     slow.release()
     assert await outcome(hand) == (1, "")
     await stopped(hand)
