@@ -64,7 +64,9 @@ MUTANTS: Final = (
     ),
     Mutant(
         "a user may have all that there is", "hostd/calls/shares.py",
-        "if has + count > bound.share:", "if has + count > bound.total:",
+        "        bound, has = self._of.bounds[what], self.used[what]\n",
+        "        bound, has = self._of.bounds[what], 0\n"
+        "        bound = bound._replace(share=bound.total, one=bound.total)\n",
         "connects", "somebody new is not let in",
     ),
     Mutant(
@@ -100,7 +102,7 @@ MUTANTS: Final = (
     Mutant(
         "nobody looks for missing pages", "hostd/calls/memory.py",
         "self.missing = max(self.missing, info.st_size - info.st_blocks * _BLOCK)", "self.missing = 0",
-        "sparse memory of many guests", "the daemon is dead",
+        "sparse memory of many guests", "refused",
     ),
     Mutant(
         "long work is not cut into parts", "hostd/model/later.py",
