@@ -16,7 +16,7 @@ from ..enemy import SLOTS, Attacker, Enemy, Fault, Refused
 from ..room import attack
 
 _START = 1 << 40
-_AREAS = 60  # in one call
+_AREAS = 8  # in one call: rng fills no more of them
 _HOLE = 1 | 2  # FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
 _BOUND = 256 << 20  # bytes that a daemon may have
 _LOOKED = 1.2  # seconds in which a host has looked again at what is there
