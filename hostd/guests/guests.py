@@ -23,6 +23,7 @@ from ..calls.filters import Filter
 from ..calls.limits import Limits
 from ..calls.memory import Lent, Region
 from ..calls.shares import ARRIVING, DESCRIPTORS, GREETINGS, GUESTS, LINKS, Purse, Shares
+from ..lanes.socket.anteroom import Anteroom
 from ..lanes.socket.greeting import Greeting
 from ..lanes.socket.link import Link
 from ..lanes.socket.listener import Listener
@@ -33,7 +34,7 @@ from ..tree.tree import Tree
 from .attended import Attended
 from .guest import Guest, printable
 from .policy import Policy
-from .turns import Chores, Once, Turns, Worker
+from .turns import Chores, Once, Turns
 
 HELLO_SECONDS: Final = 5.0  # from connect to a complete HELLO
 MESSAGE_SECONDS: Final = 5.0  # from the first byte of a message to its last
@@ -78,6 +79,7 @@ class Guests:
         self._last = 0  # number of a guest
         self.links: set[Link] = set()
         self.greetings: set[Greeting] = set()
+        self._anterooms: dict[int, Anteroom] = {}  # of each user who came
         self.changed = asyncio.Event()  # somebody came or went
         self._connecting: set[asyncio.Task[None]] = set()
         self._leaving = 0  # guests that ended while calls of theirs were under way
@@ -111,9 +113,12 @@ class Guests:
             greeting.refuse(error.status, str(error))
         self.turns.of(who.uid).charge(begun, self.turns.time())
 
-    def soon(self, uid: int, worker: Worker) -> bool:
-        """Have *worker* work for the user *uid*: now, which is told, or in turn."""
-        return self.turns.of(uid).do(worker)
+    def anteroom(self, uid: int) -> Anteroom:
+        """Where those of the user *uid* wait who have not said HELLO."""
+        room = self._anterooms.get(uid)
+        if room is None:
+            room = self._anterooms[uid] = Anteroom(self.loop, self.turns.of(uid).do, self.turns.time)
+        return room
 
     def put(self, make: Callable[[Guest], Filter]) -> Callable[[], None]:
         """Put a filter in front of each guest, those that come later too; what takes them out again."""

@@ -249,7 +249,8 @@ async def _greeted(path: Path, said: bytes, fds: list[int], resumed: bool = Fals
         guest = None
         try:
             guest = RawGuest(path)
-            guest.send(said, fds)
+            with contextlib.suppress(BrokenPipeError):  # it was refused before: why is there to be read
+                guest.send(said, fds)
             message = await guest.receive()
             assert message is not None, "the host hung up"
             if message[0] == END:

@@ -44,8 +44,8 @@ class Greeting:
     anybody else meanwhile.
     """
 
-    __slots__ = ("_came", "_fds", "_guests", "_is_over", "_is_with_porter", "_rest", "_session", "_sock",
-                 "_waits", "had", "purse", "since", "uid")  # fmt: skip
+    __slots__ = ("_anteroom", "_came", "_fds", "_guests", "_is_over", "_is_with_porter", "_rest", "_session", "_sock",
+                 "purse", "since", "uid")  # fmt: skip
 
     def __init__(self, guests: Reception, sock: socket.socket, purse: Purse) -> None:
         """*purse* is its peer's."""
@@ -56,37 +56,24 @@ class Greeting:
         self._rest: list[int] = []  # what was too many the last time
         self._came = 0  # how many there were
         self._is_with_porter = self._is_over = False
-        self._waits = False  # for its user's turn
-        self.had = 0.0
         descriptors.inline(sock)
         self.since = guests.time()
         guests.greetings.add(self)
-        guests.loop.add_reader(sock, self._readable)
+        self._anteroom = guests.anteroom(self.uid)
+        self._anteroom.watch(sock, self._readable)
 
     def _readable(self) -> None:
-        if not self._guests.soon(self.uid, self):
-            self._waits = True
-            self._guests.loop.remove_reader(self._sock)
-
-    def work(self, until: float) -> bool:
-        """Read, in its user's turn; nothing is left."""
-        if self._is_over:
-            return False
-        if self._waits:
-            self._waits = False
-            self._guests.loop.add_reader(self._sock, self._readable)
         try:
             data, with_fds = descriptors.peek(self._sock, MAX_MESSAGE)
             if with_fds or self._fds:
                 self._guests.porter.check(self.uid)
-                self._guests.loop.remove_reader(self._sock)
+                self._anteroom.forget(self._sock)
                 self._is_with_porter = True
                 self._guests.porter.carry(self.uid, self._read, self._was_read)
             else:
                 self._go_on(self._take(self._sock.recv(len(data))))
         except _WRONG as error:
             self._fail(error)
-        return False
 
     def _fail(self, error: BaseException) -> None:
         if isinstance(error, HcallError | ProtocolViolation):
@@ -117,7 +104,7 @@ class Greeting:
             self._leave()
             return
         self.since = self._guests.time()  # the host's own time is not the guest's
-        self._guests.loop.add_reader(self._sock, self._readable)
+        self._anteroom.watch(self._sock, self._readable)
         try:
             if isinstance(outcome, BaseException):
                 raise outcome
@@ -211,7 +198,7 @@ class Greeting:
 
     def _forget(self) -> None:
         self._guests.greetings.discard(self)
-        self._guests.loop.remove_reader(self._sock)
+        self._anteroom.forget(self._sock)
         self.purse.close()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -13,6 +12,7 @@ from hcall.session.host import HostSession
 
 from ...calls.limits import Limits
 from ...calls.memory import Lent
+from .anteroom import Anteroom
 from .lane import SocketLane
 from .peer import Peer
 from .porter import Porter
@@ -34,7 +34,6 @@ class Reception(Protocol):
 
     limits: Limits
     epoch: int
-    loop: asyncio.AbstractEventLoop
     links: set[Any]
     greetings: set[Any]
     porter: Porter
@@ -49,8 +48,8 @@ class Reception(Protocol):
     def complain(self, uid: int, text: str) -> None:
         """*text*, about a guest of that user, is for the log: once, and then a count."""
 
-    def soon(self, uid: int, worker: Any) -> bool:
-        """Have *worker* work for the user *uid*: now, which is told, or in turn."""
+    def anteroom(self, uid: int) -> Anteroom:
+        """Where those of the user *uid* wait who have not said HELLO."""
 
     def connect(self, link: Any, sock: socket.socket) -> None:
         """Give *sock* to *link*."""

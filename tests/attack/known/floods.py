@@ -43,7 +43,12 @@ async def acks_of_many_sessions(enemy: Enemy) -> None:
 
 @attack()
 async def connects(enemy: Enemy) -> None:
-    """As many connections as there are, none of which says anything, and then half a HELLO on each."""
+    """As many connections as there are, none of which says anything, then half a HELLO on each; again and again."""
+    while not enemy.over:
+        await _connect(enemy)
+
+
+async def _connect(enemy: Enemy) -> None:
     held: list[Attacker] = []
     with contextlib.suppress(Refused):
         while len(held) < enemy.some(700, 2048):

@@ -226,7 +226,7 @@ def test_only_the_command_knows_of_exits_and_changes_the_process() -> None:
     process = {"hostd.service.process", "hostd.calls.overrun",  # `guard` is the command's, too
                "hostd.isolated.inside", "hostd.machine.isolated"}  # fmt: skip  # of a process for one device
     own = {"setrlimit", "raise_limit", "give_limit", "setitimer", "umask", "chdir", "basicConfig", "add_signal_handler",
-           "set_wakeup_fd", "fchdir"}  # fmt: skip
+           "set_wakeup_fd", "fchdir", "setswitchinterval", "freeze"}  # fmt: skip
     found = {}
     for module, tree in sources.trees.items():
         if module.startswith("hostd.commands") or module in process:
