@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-PART: Final = 8 << 20  # bytes: 1 ms from the page cache
+PART: Final = 1 << 20  # bytes: 0.1 ms from the page cache
 MOST: Final = os.sysconf("SC_IOV_MAX")  # pieces: what preadv(2) takes
 
 

@@ -1,1 +1,1 @@
-"""The lane of a Unix stream socket: `listener`, `greeting`, `link`, the `lane` that outlives it, and the `porter`."""
+"""The lane of a Unix stream socket: `listener`, `anteroom`, `greeting`, `link`, the `lane` that outlives it, `porter`."""
