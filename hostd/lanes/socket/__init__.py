@@ -1,1 +1,1 @@
-"""The lane of a Unix stream socket: `listener`, `anteroom`, `greeting`, `link`, the `lane` that outlives it, `porter`."""
+"""The lane of a Unix stream socket: `listener`, `anteroom`, `greeting`, `link`, the `lane` itself, the `porter`."""
