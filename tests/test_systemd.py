@@ -162,10 +162,11 @@ def test_the_filter_lets_through_whatever_host_and_guest_call(tmp_path: Path) ->
         return set().union(*(expanded(member.strip()) for member in members if not member.strip().startswith("#")))
 
     for unit in SERVICES:
-        allowed, denied = values(unit, "SystemCallFilter")
+        allowed, denied, *again = values(unit, "SystemCallFilter")
         assert denied[0] == "~"
-        refused = called & set().union(*map(expanded, denied[1:].split()))
-        assert not called - set().union(*map(expanded, allowed.split())) | refused
+        calls = called if unit.startswith("hostd") else called - {"setpriority"}  # of the host's workers
+        refused = calls & set().union(*map(expanded, denied[1:].split())) - set().union(*map(expanded, again))
+        assert not calls - set().union(*map(expanded, allowed.split())) | refused
 
 
 @pytest.mark.parametrize("option", ["MemoryDenyWriteExecute", "ProcSubset"])

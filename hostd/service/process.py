@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import gc
 import logging
 import os
 import resource
 import signal
 import sys
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -27,7 +27,8 @@ from hcall.text import counted
 from ..calls.overrun import guard
 from ..machine.file import Machine
 from ..machine.host import Host
-from ..machine.reload import Reloads
+from ..machine.reload import Reloads, Running
+from .garbage import collected_when_idle
 from .log import apart
 from .serve import running
 from .sockets import handed_over
@@ -85,8 +86,8 @@ def serve_forever(file: Path, runtime_dir: Path | None, ready_fd: int | None, ve
         loop.add_signal_handler(signal.SIGINT, stop.set)
         loop.add_signal_handler(signal.SIGTERM, stop.set)
         loop.add_signal_handler(signal.SIGHUP, hung_up)
-        async with running(machine, directory, given=given, notifier=notifier, trace=trace) as (host, reloads):
-            _settle(host)
+        served = running(machine, directory, given=given, notifier=notifier, trace=trace)
+        async with _settled(served) as (host, reloads):
             reloading = loop.create_task(_reload_on(again, reloads))
             say("hostd", f"serving {machine.name!r}, {counted(len(machine.devices), 'device')}, at {host.socket}")
             if ready_fd is not None:
@@ -116,10 +117,16 @@ def _run(main: Coroutine[Any, Any, T]) -> T:
         return uvloop.run(main)
 
 
-def _settle(host: Host) -> None:
-    """It has started."""
-    gc.collect()
-    gc.freeze()  # what is there now stays: each time that the collector went through it, all guests waited for 20 ms
+@contextlib.asynccontextmanager
+async def _settled(served: AbstractAsyncContextManager[Running]) -> AsyncIterator[Running]:
+    """A host that is *served*, in a process that does nothing else."""
+    async with served as running:
+        _warn_of_few_files(running.host)
+        with collected_when_idle(running.host):
+            yield running
+
+
+def _warn_of_few_files(host: Host) -> None:
     wanted, possible = host.machine.limits.guests, host.guests.limits.guests
     if possible < wanted:
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -145,8 +152,7 @@ def run_captive(file: Path, command: list[str], trace: Path | None = None) -> in
     open_files.raise_limit()  # a guest takes a few
 
     async def main() -> int:
-        async with running(machine, trace=trace) as (host, _):
-            _settle(host)
+        async with _settled(running(machine, trace=trace)) as (host, _):
             loop, terminated = asyncio.get_running_loop(), asyncio.Event()
             loop.add_signal_handler(signal.SIGTERM, terminated.set)
             for number in (signal.SIGINT, signal.SIGHUP):  # of the terminal, which tells the command, too: it decides

@@ -223,7 +223,7 @@ async def test_what_a_program_catches(desk: Path) -> None:
 def test_only_the_command_knows_of_exits_and_changes_the_process() -> None:
     """By the sources: what is below the commands takes no Failure, and touches nothing that a process has one of."""
     sources = Sources({"hostd": HOMES["hostd"]})
-    process = {"hostd.service.process", "hostd.calls.overrun",  # `guard` is the command's, too
+    process = {"hostd.service.process", "hostd.service.garbage", "hostd.calls.overrun",  # these are the command's, too
                "hostd.isolated.inside", "hostd.machine.isolated"}  # fmt: skip  # of a process for one device
     own = {"setrlimit", "raise_limit", "give_limit", "setitimer", "umask", "chdir", "basicConfig", "add_signal_handler",
            "set_wakeup_fd", "fchdir", "setswitchinterval", "freeze"}  # fmt: skip
