@@ -21,7 +21,7 @@ _BUSY = 20.0  # on a machine with other things to do
 @attack(lasts=True)
 async def sessions_at_the_bound(enemy: Enemy) -> None:
     """As many sessions as one process gets."""
-    guests = await enemy.crowd(enemy.some(150, 2048))
+    guests = await enemy.crowd(enemy.some(60, 2048))
     await enemy.hold()
     for guest in guests:
         guest.close()

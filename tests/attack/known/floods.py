@@ -38,7 +38,7 @@ async def acks_of_one_session(enemy: Enemy) -> None:
 @attack()
 async def acks_of_many_sessions(enemy: Enemy) -> None:
     """Nothing but ACKs, by many sessions of one process."""
-    await _acknowledge(enemy, enemy.some(30, 250))
+    await _acknowledge(enemy, enemy.some(12, 250))
 
 
 @attack()

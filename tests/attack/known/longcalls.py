@@ -48,7 +48,7 @@ async def net_tiny_frames_in_one_read(enemy: Enemy) -> None:
         one, calls = await sender.open("/net0")
         two, _ = await reader.open("/net1")
         for _ in range(enemy.some(1, 3)):
-            for _ in range(120):
+            for _ in range(enemy.some(30, 120)):
                 await sender.ask(calls["write"], one, 0, areas=((ADDRESS, len(_TINY), 0),))
             await reader.ask(calls["read"], two, 0, areas=((ADDRESS, size, 1),))
             enemy.seen["reads"] += 1
