@@ -44,6 +44,7 @@ class Attack(NamedTuple):
     read: bool = True  # somebody reads the daemon's log
     memory: int | None = None  # bytes that the daemon may have
     slow: bool = False  # there is a folder `slow` in the daemon's whose filesystem is slow, or worse
+    p99: float = 0.0  # seconds that the canary may wait besides, where the attack leaves no processor idle
     lasts: bool = False  # what it did is there for half a minute: the next one gets another stage
 
     @property
@@ -179,6 +180,7 @@ class Theatre:
         if found := _FAULTS.search(text := stage.log(logged)):
             faults.append(f"in the log: {text[found.start() :][:2000]}")
         bounds = BUSY if self.brief else SAME if same or not TWO_USERS else OTHER
+        bounds = bounds._replace(p99=max(bounds.p99, one.p99))
         user = "one" if not TWO_USERS else "same" if same else "other"
         return Row(one.name, user, quiet, waits, before, after, log, seen, faults, bounds.slow(quiet, waits))
 
