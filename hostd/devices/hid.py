@@ -171,7 +171,7 @@ class Hid(Device):
     @property
     def space(self) -> int:
         """It takes all there is, a few records in each turn: others wait meanwhile."""
-        return 64 * evdev.RECORD.size
+        return 32 * evdev.RECORD.size
 
     def send(self, data: bytes) -> int:
         """Records from the backing; the time of an event is when it comes, as in the kernel."""
