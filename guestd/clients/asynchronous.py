@@ -15,17 +15,20 @@ from typing import Any, TypeAlias, TypeVar, Unpack, cast
 from hcall import numbers
 from hcall.clock import Clock, LoopClock
 from hcall.errors import HcallError, LinkLost, NoHost, StaleHandle, failure
+from hcall.kernel import processors
 from hcall.messages import Areas, Args
 from hcall.session.states import ENDED, READY, State
+from hcall.spin import Awake
 
 from ..bus.device import OpenDevice
 from ..driver import Driver
 from ..probers import Found, absolute
-from .guest import DETACH_SECONDS, WELCOME_SECONDS, Guest, Options, pauses, silent
+from .guest import DETACH_SECONDS, WELCOME_SECONDS, Guest, pauses, silent
 from .loop import late
 from .loop.bindings import Bindings
 from .loop.claims import Claims
 from .loop.clock import DriverClock
+from .options import Options
 from .unbound import Unbound
 
 T = TypeVar("T")
@@ -43,6 +46,8 @@ class AsyncGuest(Guest[Waiter]):
         self._loop, self._thread = asyncio.get_running_loop(), get_ident()
         self.clock = DriverClock(clock or LoopClock(self._loop))
         self._link: _Link | None = None
+        spin = processors.spin(self.clock.time) if options.get("spin") else None
+        self._awake = Awake(spin, self._loop.call_soon) if spin is not None else None
         self._eager = True  # nothing is in flight: a call is written at once, there is no batch to wait for
         self._flushing = False
         self._welcomed = self._loop.create_future()
@@ -243,6 +248,8 @@ class AsyncGuest(Guest[Waiter]):
                 self._welcomed.set_result(None)
         if self.session.out:
             self._flush()
+        if self._awake is not None:
+            self._awake.came()
 
     def _wake(self, interrupts: list[Any]) -> None:
         for _, tag, vector, _ in interrupts:
@@ -290,6 +297,7 @@ class AsyncGuest(Guest[Waiter]):
         if link is not self._link:
             return
         self._link = None
+        self._rest()
         self._greeted.set()
         if error is not None and self._lost is None:  # of a write, perhaps: the host's last word is still to be read
             with contextlib.suppress(OSError):
@@ -330,6 +338,8 @@ class AsyncGuest(Guest[Waiter]):
         if self._lost is not None:
             return
         self._lost = error
+        self._rest()
+        self._awake = None
         for future in [*map(late.waiter, self.session.end()), *self._interrupted.values(), self._welcomed]:
             if not future.done():
                 future.set_exception(error)
@@ -339,6 +349,11 @@ class AsyncGuest(Guest[Waiter]):
         self._greeted.set()
         if self._link is not None:
             self._link.transport.abort()
+
+    def _rest(self) -> None:
+        """Nothing comes from the host for now."""
+        if self._awake is not None:
+            self._awake.rest()
 
     def _sockets(self) -> list[int]:
         link, self._link = self._link, None
@@ -367,7 +382,7 @@ async def attach(
 ) -> AsyncIterator[AsyncGuest]:
     """A guest of the host at *path*: its socket, its directory, or what $HOSTD_SOCKET or the default says.
 
-    *options* are those of `guestd.clients.guest.Options`; drivers see the time of *clock*, the loop if not given.
+    *options* are those of `guestd.clients.options.Options`; drivers see the time of *clock*, the loop if not given.
     Raises OSError without a host, LinkLost if it refuses.
     """
     guest = AsyncGuest(path, clock=clock, **options)

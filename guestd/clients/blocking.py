@@ -18,13 +18,15 @@ from typing import Any, Final, TypeVar, Unpack
 from hcall import numbers
 from hcall.clock import Clock
 from hcall.errors import BadArgument, HcallError, LinkLost, StaleHandle
+from hcall.kernel import processors
 from hcall.messages import Areas, Args
 from hcall.session.states import ENDED, READY, State
 
 from ..bus.device import OpenDevice
 from ..driver import Driver
 from ..probers import absolute
-from .guest import DETACH_SECONDS, WELCOME_SECONDS, Guest, Options, pauses, silent
+from .guest import DETACH_SECONDS, WELCOME_SECONDS, Guest, pauses, silent
+from .options import Options
 from .plain.clock import blocking, pause
 from .plain.link import READ, BlockingLink
 from .plain.pending import Pending, Unbounded
@@ -56,6 +58,7 @@ class BlockingGuest(Guest[Pending]):
         self.tasks = Tasks(self.pump)
         self.clock = TaskClock(self.tasks, self.time)
         self._link: BlockingLink | None = None
+        self._spin = processors.spin(self.time.time) if options.get("spin") else None
         self._thread = get_ident()
         self._at = _IDLE
         self._hinted = Awaited()  # the next interrupt
@@ -229,6 +232,8 @@ class BlockingGuest(Guest[Pending]):
                 self.time.fire()
                 return False
             self._at = _AT_WORK
+        elif link.spin is not None:
+            link.look(link.spin)
         try:
             data = link.recv(READ)
         except ConnectionResetError:
@@ -294,7 +299,7 @@ class BlockingGuest(Guest[Pending]):
         """Connect, send HELLO and take WELCOME.  Raises OSError; ConnectionResetError if the host hangs up."""
         link: BlockingLink | None = None
         try:
-            link = BlockingLink(self.path)
+            link = BlockingLink(self.path, self._spin)
             hello, fds = self._hello()
             link.greet(self.session.greet(hello), fds)
             over: list[bool] = []

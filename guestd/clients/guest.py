@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, Final, Generic, TypedDict, TypeVar, Unpack
+from typing import Any, Final, Generic, TypeVar, Unpack
 
 from hcall import numbers, rendezvous
 from hcall.errors import BadHandle, HcallError, IoError, LinkLost, NoMatch, NotAllowed, StaleHandle
@@ -28,6 +28,7 @@ from ..driver import Driver, Sleeper
 from ..memory import Ram, Region
 from ..probers import Found, absolute, tree
 from .hotplug import Hotplug
+from .options import Options
 
 RAM_BYTES: Final = 64 << 20  # untouched pages cost nothing
 WELCOME_SECONDS: Final = 5.0
@@ -52,16 +53,6 @@ def silent(path: Path) -> TimeoutError:
 
 
 _guests: weakref.WeakSet[Guest[Any]] = weakref.WeakSet()  # of this process
-
-
-class Options(TypedDict, total=False):
-    """What a guest may be told at the start."""
-
-    name: str | None  # for people: shows in the host's status
-    memory: int  # bytes that it lends the host at once
-    drivers: Iterable[type[Driver]]  # instead of all that are installed
-    patience: float  # seconds that it tries to reach a host that does not answer
-    token: bytes  # TOKEN_BYTES that the host knows it by, and nobody else does; else chance decides
 
 
 class Guest(Generic[W]):

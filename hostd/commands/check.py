@@ -28,7 +28,7 @@ def check_machine(file: Path, as_json: bool) -> None:
         found = Machine.load(file)
     if as_json:
         print_json({
-            "name": found.name,
+            "name": found.name, "spin": found.spin,
             "devices": [
                 {
                     "path": f"/{spec.path}", "model": spec.model, "isolate": spec.isolate,

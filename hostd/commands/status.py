@@ -13,6 +13,7 @@ from hcall.text import sized
 def show_status(found: dict[str, Any]) -> None:
     """*found* is what the control socket answered."""
     found["uptime"] = timedelta(seconds=round(found["uptime"]))
+    found["spin"] = "yes" if found["spin"] else "no"
     guests = found.pop("guests")
     limits = found.pop("limits")
     users, bounds = found.pop("users"), found.pop("bounds")

@@ -14,9 +14,11 @@ from typing import Final, NamedTuple, TypeAlias
 
 from hcall.clock import Clock, timeout
 from hcall.errors import Busy, NotAllowed, Status
+from hcall.kernel import processors
 from hcall.messages import Hello
 from hcall.saved import Saved, check
 from hcall.session.host import HostSession
+from hcall.spin import Awake
 from hcall.text import cut
 
 from ..calls.filters import Filter
@@ -68,12 +70,14 @@ class Guests:
     """The guests, their links, and the listener that they come by."""
 
     def __init__(
-        self, tree: Tree, limits: Limits, clock: Clock, epoch: int, policy: Policy, files: int
+        self, tree: Tree, limits: Limits, clock: Clock, epoch: int, policy: Policy, files: int,
+        spin: bool = False,
     ) -> None:  # fmt: skip
-        """*files* are those that the process may have open."""
+        """*files* are those that the process may have open; with *spin* it looks again before it sleeps."""
         self.policy = policy
         self.tree, self.limits, self.clock, self.epoch = tree, limits, clock, epoch
         self.loop = asyncio.get_running_loop()
+        self.awake = Awake(processors.spin(clock.time), self.loop.call_soon) if spin else None
         self.by_token: dict[bytes, Guest] = {}
         self.by_number: dict[int, Guest] = {}
         self._last = 0  # number of a guest

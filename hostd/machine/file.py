@@ -16,6 +16,9 @@ users = ["alice"]
 model = "block"             # see hostd.machine.models
 path = "disk.img"           # and what the model declares with Config
 isolate = true              # in a process of its own, see hostd.isolated
+
+[host]
+spin = true                 # look again before sleeping, see hcall.spin
 """
 
 from __future__ import annotations
@@ -47,6 +50,7 @@ from .roles import Roles
 from .rules import read_policy, read_roles, remarks
 
 _ISOLATE: Final = Config(bool, False)
+_SECTIONS: Final = ("machine", "limits", "devices", "policy", "control", "host")
 
 
 class MachineError(BadConfiguration):
@@ -105,6 +109,7 @@ class Machine:
     policy: Policy = field(default_factory=Policy)
     roles: Roles = field(default_factory=Roles)
     remarks: tuple[str, ...] = ()  # what may be a slip of the pen, a line each
+    spin: bool = False  # it looks again before it sleeps
 
     @classmethod
     def load(cls, file: str | Path) -> Machine:
@@ -128,10 +133,11 @@ class Machine:
 
     @classmethod
     def _read(cls, tables: Mapping[str, Any], check: _Checker, file: Path | None) -> Machine:
-        sections = check.table("", tables, dict.fromkeys(("machine", "limits", "devices", "policy", "control"), dict))
+        sections = check.table("", tables, dict.fromkeys(_SECTIONS, dict))
         about = check.table("machine", sections.get("machine", {}), {"name": str})
         if len(about.get("name", "").encode()) > MAX_TEXT:
             check.wrong("machine.name", f"must be {MAX_TEXT} bytes at most")
+        host = check.table("host", sections.get("host", {}), {"spin": bool})
         names = dict.fromkeys(Limits.__struct_fields__, int)
         limits = {
             key: value
@@ -151,6 +157,7 @@ class Machine:
             policy,
             roles,
             tuple(f"{file or 'machine'}: {line}" for line in remarks(policy, sections.get("devices", {}))),
+            host.get("spin", False),
         )
 
 

@@ -62,7 +62,7 @@ class Host:
         self.tree = Tree(self.epoch, machine.name, identity.tree)
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         limits = _affordable(machine.limits, files)
-        self.guests = Guests(self.tree, limits, clock, self.epoch, machine.policy, files)
+        self.guests = Guests(self.tree, limits, clock, self.epoch, machine.policy, files, machine.spin)
         self.started = clock.time()
         self.trace = Trace(self.guests, self.tree, clock)
         self._specs: dict[int, DeviceSpec] = {}  # by node handle

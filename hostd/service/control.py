@@ -280,7 +280,7 @@ async def _status(at: Running, request: _Nothing) -> Answer:
     return {
         "machine": host.machine.name, "file": str(host.machine.file) if host.machine.file else None,
         "pid": os.getpid(), "epoch": host.epoch, "uptime": round(host.clock.time() - host.started, 3),
-        "socket": str(host.socket),
+        "socket": str(host.socket), "spin": host.machine.spin,
         "devices": sum(node.device is not None for node in host.tree.nodes.values()),
         "limits": msgspec.to_builtins(host.guests.limits), "guests": guests, "users": users,
         "bounds": {what: bound._asdict() for what, bound in host.guests.shares.bounds.items()},

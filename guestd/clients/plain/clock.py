@@ -12,7 +12,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+from hcall import spin as spins
 from hcall.clock import Clock, SystemClock, Timer
+from hcall.spin import Spin
 
 
 class BlockingClock(Clock, Protocol):
@@ -160,8 +162,13 @@ def blocking(clock: Clock | None) -> BlockingClock:
     return WallClock() if clock is None or isinstance(clock, SystemClock) else HandedClock(clock)
 
 
-def wait(clock: BlockingClock, sock: socket.socket | None = None, events: int = 0) -> int:
-    """Until something of *events* happens at *sock*, or a callback of *clock* is due: what happened, 0 if nothing."""
+def wait(
+    clock: BlockingClock, sock: socket.socket | None = None, events: int = 0, spin: Spin | None = None
+) -> int:  # fmt: skip
+    """Until something of *events* happens at *sock*, or a callback of *clock* is due: what happened, 0 if nothing.
+
+    It only looks, instead of sleeping, as long as *spin* says so.
+    """
     poll = select.poll()
     if sock is not None:
         poll.register(sock, events)
@@ -169,7 +176,13 @@ def wait(clock: BlockingClock, sock: socket.socket | None = None, events: int = 
     if event is not None:
         poll.register(event, select.POLLIN)
     left = clock.left()
-    ready = dict(poll.poll(None if left is None else left * 1000))
+    ready: dict[int, int] = {}
+    if spin is not None and (left is None or left > spins.SECONDS) and spin.came():
+        while not (ready := dict(poll.poll(0))) and spin.again():
+            pass
+        left = clock.left()
+    if not ready:
+        ready = dict(poll.poll(None if left is None else left * 1000))
     return ready.get(sock.fileno(), 0) if sock is not None else 0
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from hcall.errors import NoHost
+from hcall.spin import Spin
 
 from .clock import BlockingClock, wait
 
@@ -20,9 +21,10 @@ READ = 65536  # four times that is half as fast: the buffer is made anew for eac
 class BlockingLink:
     """A socket to the host, and what is to be written and is not yet."""
 
-    def __init__(self, path: Path) -> None:
-        """Connect.  Raises NoHost."""
+    def __init__(self, path: Path, spin: Spin | None = None) -> None:
+        """Connect; *spin*, if given, is told of all that came.  Raises NoHost."""
         self._sock = socket.socket(socket.AF_UNIX)
+        self.spin = spin
         self.rest: bytes | memoryview = b""  # of what was sent: the host has not taken it yet
         try:
             self._sock.connect(str(path))
@@ -33,6 +35,9 @@ class BlockingLink:
             self._sock.close()
             raise
         self.recv, self._send = self._sock.recv, self._sock.send
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        self._poll = poll.poll
 
     def greet(self, hello: bytes, fds: Sequence[int]) -> None:
         """Send HELLO and its descriptors."""
@@ -62,12 +67,19 @@ class BlockingLink:
                 self._sock.shutdown(socket.SHUT_RDWR)
             raise
 
+    def look(self, spin: Spin) -> None:
+        """Look for what comes, instead of sleeping until it does, as long as *spin* says so."""
+        if spin.came():
+            poll = self._poll
+            while not poll(0) and spin.again():
+                pass
+
     def readable(self, clock: BlockingClock, out: list[bytes]) -> bool:
         """Wait until there is something to read, and the rest and *out* go out meanwhile; no, if *clock* rang first."""
         while True:
             if self.rest or out:
                 self.send(out)
-            events = wait(clock, self._sock, select.POLLIN | (select.POLLOUT if self.rest else 0))
+            events = wait(clock, self._sock, select.POLLIN | (select.POLLOUT if self.rest else 0), self.spin)
             if not events:
                 return False
             if events & ~select.POLLOUT:

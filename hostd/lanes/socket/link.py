@@ -22,12 +22,13 @@ _INT: Final = struct.Struct("i")
 class Link(asyncio.Protocol):
     """Between a socket and a `SocketLane`."""
 
-    __slots__ = ("_eof", "_guest", "_guests", "_held", "_lane", "_most", "_reads", "_receive", "_transport", "_unread",
-                 "_welcome", "closing_since", "full_since", "partial_since")  # fmt: skip
+    __slots__ = ("_awake", "_eof", "_guest", "_guests", "_held", "_lane", "_most", "_reads", "_receive", "_transport",
+                 "_unread", "_welcome", "closing_since", "full_since", "partial_since")  # fmt: skip
 
     def __init__(self, guests: Reception, guest: Visitor, welcome: bytes) -> None:
         self._guests, self._guest, self._welcome = guests, guest, welcome
         self._lane, self._receive = guest.lane, guest.lane.receive
+        self._awake = guests.awake
         self._transport: asyncio.Transport | None = None
         self._held = False  # the lane wants no more for now
         self._reads = True
@@ -55,9 +56,13 @@ class Link(asyncio.Protocol):
             transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        if data and not self._receive(data):
-            self.partial_since = None  # until that is decoded
-            return
+        if data:
+            decoded = self._receive(data)
+            if self._awake is not None:
+                self._awake.came()
+            if not decoded:
+                self.partial_since = None  # until that is
+                return
         session = self._lane.session
         if session.broken is not None:
             self._guests.end(self._guest, session.broken.status, str(session.broken))

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from hcall.errors import Status
 from hcall.messages import Hello
 from hcall.session.host import HostSession
+from hcall.spin import Awake
 
 from ...calls.limits import Limits
 from ...calls.memory import Lent
@@ -37,6 +38,7 @@ class Reception(Protocol):
     links: set[Any]
     greetings: set[Any]
     porter: Porter
+    awake: Awake | None  # hears of all that came, if the host spins
     time: Callable[[], float]  # the clock's, less what the host stood still for: the time that guests have had
 
     def admit(self, hello: Hello, session: HostSession, peer: Peer, lent: Sequence[Lent]) -> tuple[Visitor, bool]:

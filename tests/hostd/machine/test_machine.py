@@ -37,6 +37,8 @@ MISTAKES = [
     ("[limits]\nqueued = 262143", "limits.queued", ["must be 262144 to", "before the host stops to read"]),
     ("[limits]\nslots = 1.5", "limits.slots", ["must be a whole number, not a number with a point"]),
     ("[limits]\nslots = true", "limits.slots", ["must be a whole number, not true or false"]),
+    ("[host]\nspin = 100", "host.spin", ["must be true or false, not a whole number"]),
+    ("[host]\nspn = true", "host.spn", ["did you mean 'spin'", "allowed: spin"]),
     ("[devices]\ndisk = 3", "devices.disk", ["must be a table"]),
     ("[devices.disk]\npath = 'a'", "devices.disk", ["model", "block, console, "]),
     ("[devices.disk]\nmodel = 3", "devices.disk", ["model", "block, console, "]),
@@ -162,15 +164,16 @@ def test_an_empty_file_is_a_machine_with_the_limits_of_the_protocol(tmp_path: Pa
     assert machine.name == "machine" and machine.devices == () and machine.file == file
     limits = machine.limits  # docs/protocol.md, 14; architecture: 1 MiB queued
     assert (limits.slots, limits.handles, limits.regions, limits.memory, limits.guests) == (64, 1024, 16, 4 << 30, 2048)
-    assert limits.queued == 1 << 20
+    assert limits.queued == 1 << 20 and not machine.spin
 
 
 def test_a_good_file_gives_defaults_and_paths_relative_to_itself(tmp_path: Path) -> None:
     file = tmp_path / "machine.toml"
-    file.write_text('[machine]\nname = "lab"\n[limits]\nguests = 3\n' + DISK + 'create = "64K"\n' + CONSOLE)
+    tables = '[machine]\nname = "lab"\n[limits]\nguests = 3\n[host]\nspin = true\n'
+    file.write_text(tables + DISK + 'create = "64K"\n' + CONSOLE)
     machine = Machine.load(file)
     disk, console = machine.devices
-    assert machine.name == "lab" and machine.limits.guests == 3 and machine.limits.slots == 64
+    assert machine.name == "lab" and machine.limits.guests == 3 and machine.limits.slots == 64 and machine.spin
     assert disk.path == "disk" and disk.config == {"path": tmp_path / "a", "read_only": False, "create": 65536}
     assert console.path == "con" and list(console.config) == ["backing"]
 

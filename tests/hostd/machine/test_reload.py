@@ -224,12 +224,13 @@ async def test_a_model_that_was_edited_is_another_one(tmp_path: Path) -> None:
         assert there.host.tree.find("/slow").compatible == ("test,slower",)
 
 
-async def test_name_and_limits_wait_for_a_restart(tmp_path: Path) -> None:
+async def test_name_limits_and_what_the_process_does_wait_for_a_restart(tmp_path: Path) -> None:
     async with bench(tmp_path, RNG) as there:
         for _ in range(2):
-            outcome = await there.reload('[machine]\nname = "new"\n[limits]\nguests = 7\n', RNG)
-            name, limits = outcome.restart
-            assert "machine.name: changed" in name and "limits: changed" in limits
+            outcome = await there.reload('[machine]\nname = "new"\n[limits]\nguests = 7\n[host]\nspin = true\n', RNG)
+            name, limits, process = outcome.restart
+            assert "machine.name: changed" in name and "limits: changed" in limits and "host: changed" in process
+        assert not there.host.machine.spin and there.host.guests.awake is None
         assert there.host.machine.name == "machine" and there.host.machine.limits.guests == 2048
         assert await there.reload(RNG) == NOTHING
 

@@ -99,7 +99,7 @@ async def test_status_tells_of_the_machine_and_its_guests(host: hostd.Host, mach
         status = await client.ask("status")
         assert (status["machine"], status["file"], status["pid"]) == ("test", str(machine_file), os.getpid())
         assert (status["socket"], status["epoch"], status["devices"]) == (str(host.socket), host.epoch, 3)
-        assert status["limits"]["slots"] == 64 and status["uptime"] >= 0
+        assert status["spin"] is False and status["limits"]["slots"] == 64 and status["uptime"] >= 0
         (shown,) = status["guests"]
         (user,) = status["users"]
         assert user["uid"] == os.getuid() and user["has"] == shown["has"] and user["seconds"] >= 0
