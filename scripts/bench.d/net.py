@@ -4,7 +4,11 @@ Both senders have the frames as bytes and send a batch at a time; both receivers
 Frames of 64 KiB are looked at where they lie.  A switch drops what a slow receiver has no room for, so ours says after
 every second batch how far it is; TCP does that by itself.
 
-`net.py MODE ...` is a receiver: a guest, or a server on asyncio.
+All of these processes, ours and the peers', run with the same settings of malloc, which make the protocol by hand twice
+as fast as it is at its worst.
+
+`net.py guest|streams|protocol ...` is a receiver: a guest, or a server on asyncio; `net.py send ...` is a sender, which
+a line on standard input tells how many frames of which size to send.
 """
 
 from __future__ import annotations
@@ -14,10 +18,12 @@ import contextlib
 import itertools
 import socket
 import struct
+import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Final, cast
+from typing import Final, TypeAlias, cast
 
 import peers
 import uvloop
@@ -28,7 +34,7 @@ import guestd
 from guestd.drivers.net import NetDriver
 
 _SMALL, _LARGE = 1500, 65536  # bytes of a frame
-_BATCHES: Final = {_SMALL: 500_000, _LARGE: 2_000_000}  # bytes that a call sends: small enough for caches, or few calls
+_BATCHES: Final = {_SMALL: 1_000_000, _LARGE: 2_000_000}  # bytes that a call sends: both sides are at their best so
 _ACKNOWLEDGED: Final = 2  # batches at once
 _IN_FLIGHT: Final = 4  # batches: the queue of a card holds 8 MiB
 _COLD: Final = 256 << 20  # bytes: more than any cache
@@ -49,7 +55,7 @@ mac = "02:00:00:00:00:02"
 
 ROWS: Final = (
     Row("fast network, 1,500-byte frames", ("switch: 1500",), ("asyncio streams: 1500",), "frames/s", 2),
-    Row("the same beside a protocol by hand", ("switch: 1500",), ("asyncio protocol: 1500",), "frames/s", None),
+    Row("the same beside a protocol by hand", ("switch: 1500",), ("asyncio protocol: 1500",), "frames/s", 1.0),
     Row("fast network, 64 KiB frames", ("switch: 64K",), ("cold memcpy: 64K",), "frames/s", 0.25),
 )
 GROUPS: Final = (
@@ -80,17 +86,53 @@ class _Batches:
         return True
 
 
+_Send: TypeAlias = Callable[[int, int], Awaitable[None]]  # so many frames, of so many bytes
+
+
+class _Sender:
+    """This file as a process on the core of this one: it sends, and takes the time."""
+
+    def __init__(self, stack: contextlib.AsyncExitStack, mode: str, address: object) -> None:
+        command = (sys.executable, __file__, "send", mode, str(address))
+        self._process = stack.enter_context(
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        )
+
+    def meter(self, size: int, batches: int = 1) -> Meter:
+        """Of frames of *size* bytes, as many *batches* at once at least."""
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None and stdout is not None
+
+        async def send(n: int) -> float:
+            stdin.write(f"{n} {size}\n")
+            stdin.flush()
+            return float(stdout.readline())
+
+        return Meter(send, batches * (_BATCHES[size] // size))
+
+
+async def _obey(send: _Send) -> None:
+    """What a sender does: the seconds that each order took are the answers."""
+    for line in iter(sys.stdin.readline, ""):
+        n, size = map(int, line.split())
+        start = time.perf_counter()
+        await send(n, size)
+        print(time.perf_counter() - start, flush=True)
+
+
 # Ours.
 
 
-async def switch_meters(stack: contextlib.AsyncExitStack, folder: Path, core: int) -> dict[str, Meter]:
-    """From a guest in this process to one in another, through the daemon."""
-    guests, _ = stack.enter_context(peers.daemon(core, folder, "net", MACHINE))
-    guest = await stack.enter_async_context(guestd.attach(guests))
-    card = await guest.bind("sender")
-    assert isinstance(card, NetDriver)
-    ready = folder / "receiver.sock"
-    stack.enter_context(peers.running(core, sys.executable, __file__, "guest", guests, ready, listens=ready))
+async def _to_switch(path: str) -> None:
+    """A guest that sends to another one, through the daemon."""
+    async with guestd.attach(Path(path)) as guest:
+        card = await guest.bind("sender")
+        assert isinstance(card, NetDriver)
+        await _obey(_through(card))
+
+
+def _through(card: NetDriver) -> _Send:
+    batches = {size: _batch(size) for size in _BATCHES}
     sent = arrived = 0  # batches
 
     async def until(count: int) -> None:
@@ -99,21 +141,16 @@ async def switch_meters(stack: contextlib.AsyncExitStack, folder: Path, core: in
             for frame in await card.receive():
                 arrived = int.from_bytes(frame[len(_BACK) :], "big")
 
-    def meter(size: int) -> Meter:
-        frames = _batch(size)
-        step = _ACKNOWLEDGED * len(frames)
+    async def send(n: int, size: int) -> None:
+        nonlocal sent
+        frames = batches[size]
+        for _ in range(n // len(frames)):
+            await until(sent - _IN_FLIGHT + 1)
+            await card.send(frames)
+            sent += 1
+        await until(sent)
 
-        async def send(n: int) -> None:
-            nonlocal sent
-            for _ in range(n // len(frames)):
-                await until(sent - _IN_FLIGHT + 1)
-                await card.send(frames)
-                sent += 1
-            await until(sent)
-
-        return Meter(send, step)
-
-    return {"switch: 1500": meter(_SMALL), "switch: 64K": meter(_LARGE)}
+    return send
 
 
 async def _receive(path: str, ready: str) -> None:
@@ -140,18 +177,15 @@ async def _receive(path: str, ready: str) -> None:
 # The peers.
 
 
-async def tcp_meters(stack: contextlib.AsyncExitStack, folder: Path, core: int, mode: str) -> dict[str, Meter]:
+async def _to_server(mode: str, path: str) -> None:
     """By TCP over loopback to a server of this file, *mode* being "streams" or "protocol"; the frames have lengths."""
-    path = folder / f"{mode}.sock"
-    stack.enter_context(peers.running(core, sys.executable, __file__, mode, path, listens=path))
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.connect(str(path))
+        sock.connect(path)
         port = int(sock.recv(16))
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    stack.callback(writer.transport.abort)
     frames = _batch(_SMALL)
 
-    async def send(n: int) -> None:
+    async def send(n: int, _: int) -> None:
         count = n // len(frames)
         for _ in range(count):
             if mode == "streams":
@@ -162,7 +196,7 @@ async def tcp_meters(stack: contextlib.AsyncExitStack, folder: Path, core: int, 
             await writer.drain()
         await reader.readexactly(len(_DONE) * count)
 
-    return {f"asyncio {mode}: 1500": Meter(send, len(frames))}
+    await _obey(send)
 
 
 async def _by_streams(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -231,10 +265,22 @@ async def net_meters(
     stack: contextlib.AsyncExitStack, folder: Path, core: int, wanted: Callable[[str], bool]
 ) -> dict[str, Meter]:
     """All of these that a row needs."""
-    found = await switch_meters(stack, folder, core) if wanted("switch") else {}
-    for mode in ("streams", "protocol"):
-        if wanted(f"asyncio {mode}"):
-            found |= await tcp_meters(stack, folder, core, mode)
+    found = {}
+    with peers.steady_malloc():
+        if wanted("switch"):
+            guests, _ = stack.enter_context(peers.daemon(core, folder, "net", MACHINE))
+            ready = folder / "receiver.sock"
+            stack.enter_context(peers.running(core, sys.executable, __file__, "guest", guests, ready, listens=ready))
+            sender = _Sender(stack, "switch", guests)
+            found = {
+                "switch: 1500": sender.meter(_SMALL, _ACKNOWLEDGED),
+                "switch: 64K": sender.meter(_LARGE, _ACKNOWLEDGED),
+            }
+        for mode in ("streams", "protocol"):
+            if wanted(f"asyncio {mode}"):
+                path = folder / f"{mode}.sock"
+                stack.enter_context(peers.running(core, sys.executable, __file__, mode, path, listens=path))
+                found[f"asyncio {mode}: 1500"] = _Sender(stack, mode, path).meter(_SMALL)
     if wanted("cold memcpy"):
         found["cold memcpy: 64K"] = memcpy_meter()
     return found
@@ -243,5 +289,7 @@ async def net_meters(
 if __name__ == "__main__":
     if sys.argv[1] == "guest":
         uvloop.run(_receive(sys.argv[2], sys.argv[3]))
+    elif sys.argv[1] == "send":
+        uvloop.run(_to_switch(sys.argv[3]) if sys.argv[2] == "switch" else _to_server(*sys.argv[2:]))
     else:
         uvloop.run(_serve(sys.argv[1], sys.argv[2]))

@@ -41,6 +41,7 @@ path = "disk.img"
 read_only = true
 """
 _START_SECONDS: Final = 20
+_MALLOC: Final = {"MALLOC_TRIM_THRESHOLD_": str(1 << 30), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}  # its maximum
 
 
 @contextlib.contextmanager
@@ -52,6 +53,24 @@ def pinned(core: int) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
+
+
+@contextlib.contextmanager
+def steady_malloc() -> Iterator[None]:
+    """For the processes that are started meanwhile: glibc's malloc keeps what is freed, and maps nothing on its own.
+
+    Else (mallopt(3)) it depends on what a process has freed before whether each large block is faulted in anew.
+    """
+    before = {name: os.environ.get(name) for name in _MALLOC}
+    os.environ.update(_MALLOC)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextlib.contextmanager

@@ -64,11 +64,12 @@ def messages(data: bytes) -> None:
 
 
 def _batches(data: bytes) -> None:
-    with contextlib.suppress(ValueError):
-        found = frames.runs(data)
-        assert sum(run.frames for run in found) == len(frames.split(data))
-    with contextlib.suppress(ValueError):
-        frames.split(data)
+    for batch in (data, data * (1 + 4096 // max(1, len(data)))):  # the second one is of equal frames, if one is in it
+        with contextlib.suppress(ValueError):
+            found = frames.runs(batch)
+            assert sum(run.frames for run in found) == len(frames.split(batch))
+        with contextlib.suppress(ValueError):
+            assert frames.copies(batch) == frames.split(batch) == list(map(bytes, frames.split(memoryview(batch))))
 
 
 def _lines(data: bytes) -> None:

@@ -7,6 +7,7 @@ payload.  It need not be padded to 60 bytes.
 from __future__ import annotations
 
 import bisect
+import functools
 import itertools
 import struct
 from collections.abc import Sequence
@@ -26,6 +27,8 @@ _LARGE: Final = 4096  # bytes: to copy longer frames twice takes longer than a l
 
 _LENGTH: Final = struct.Struct("<I")
 _FIRST: Final = struct.Struct("<I12s")  # the length, and the two addresses behind it
+_MANY: Final = 16  # frames: fewer are read one by one in less time than it takes to see that they are alike
+_SHORT: Final = 2048  # bytes of a batch, of which the same is true
 
 
 class Run(NamedTuple):
@@ -47,7 +50,8 @@ def pack_into(view: memoryview, frames: Sequence[Bytes], first: int = 0) -> tupl
     lengths = list(map(len, taken))
     if not lengths:
         return 0, first
-    if min(lengths) < HEADER or max(lengths) > MAX_FRAME:
+    different = set(lengths)
+    if min(different) < HEADER or max(different) > MAX_FRAME:
         wrong = next(length for length in lengths if not HEADER <= length <= MAX_FRAME)
         raise ValueError(f"a frame has {HEADER} to {MAX_FRAME} bytes, not {wrong}")
     size = sum(lengths) + PREFIX * len(lengths)
@@ -64,9 +68,48 @@ def pack_into(view: memoryview, frames: Sequence[Bytes], first: int = 0) -> tupl
             _LENGTH.pack_into(view, start - PREFIX, length)
             view[start:at] = frame
     else:
-        prefixed = zip(map(_LENGTH.pack, lengths), taken, strict=True)
-        view[:size] = b"".join(itertools.chain.from_iterable(prefixed))
+        if len(different) > 1 or len(lengths) < _MANY or not _pack_alike(view, lengths, taken):
+            parts: list[Bytes] = [b""] * (2 * len(lengths))
+            parts[::2] = map(_LENGTH.pack, lengths)
+            parts[1::2] = taken
+            view[:size] = b"".join(parts)
     return size, first + len(lengths)
+
+
+def _pack_alike(view: memoryview, lengths: list[int], frames: Sequence[Bytes]) -> bool:
+    """Frames of one length, copied once; False if there are some that struct takes for none."""
+    values: list[int | Bytes] = [lengths[0]] * (2 * len(lengths))
+    values[1::2] = frames
+    try:
+        _layout("I", lengths[0], len(lengths)).pack_into(view, 0, *values)
+    except struct.error:  # one is a memoryview
+        return False
+    return True
+
+
+@functools.lru_cache(8)
+def _layout(prefix: str, length: int, count: int) -> struct.Struct:
+    """Of a batch of frames of one length."""
+    return struct.Struct("<" + f"{prefix}{length}s" * count)
+
+
+def _alike(batch: bytes | memoryview, width: int) -> int:
+    """How many frames *batch* has, if they are many and the first *width* bytes of all, with the length, are the same.
+
+    Else 0.  To compare these bytes, the same one of all frames at a time, takes a tenth of the time of a look at each
+    frame.
+    """
+    if len(batch) < _SHORT:
+        return 0
+    stride = PREFIX + int(_LENGTH.unpack_from(batch)[0])
+    count, rest = divmod(len(batch), stride)
+    if rest or not _MANY <= count <= MAX_FRAMES or stride < width:
+        return 0
+    first = bytes(batch[:width])
+    for n in range(width):
+        if bytes(batch[n::stride]) != first[n : n + 1] * count:
+            return 0
+    return count
 
 
 def runs(batch: bytes, longest: int = MAX_FRAME) -> list[Run]:
@@ -74,6 +117,10 @@ def runs(batch: bytes, longest: int = MAX_FRAME) -> list[Run]:
 
     *batch* must be a copy: what it says of itself decides where its frames end.
     """
+    if count := _alike(batch, _FIRST.size):
+        length, addresses = _FIRST.unpack_from(batch)
+        if HEADER <= length <= longest:  # else the loop tells what is wrong
+            return [Run(addresses[:6], addresses[6:], 0, len(batch), count)]
     found: list[Run] = []
     at = start = first = count = 0
     end, current, unpack = len(batch), b"", _FIRST.unpack_from
@@ -112,6 +159,13 @@ def split(batch: AnyBatch) -> list[AnyBatch]:
             raise ValueError(f"frame {len(found)} ends {at - end} bytes behind the batch")
         found.append(batch[start:at])
     return found
+
+
+def copies(batch: bytes | memoryview) -> list[bytes]:
+    """The frames of a batch, as bytes.  Raises ValueError."""
+    if count := _alike(batch, PREFIX):
+        return list(_layout(f"{PREFIX}x", len(batch) // count - PREFIX, count).unpack(batch))
+    return split(bytes(batch))  # one large copy and slices of it: faster than a copy of each view
 
 
 def fitting(batch: bytes, start: int, room: int) -> tuple[int, int]:

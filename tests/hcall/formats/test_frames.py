@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import struct
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hcall.formats import frames as batches
-from hcall.formats.frames import HEADER, MAX_FRAME, MAX_FRAMES, PREFIX, fitting, pack_into, runs, split
+from hcall.formats.frames import HEADER, MAX_FRAME, MAX_FRAMES, PREFIX, Bytes, copies, fitting, pack_into, runs, split
 
 ADDRESSES = [bytes([2, 0, 0, 0, 0, n]) for n in range(3)]
 ADDRESS = st.sampled_from(ADDRESSES)
@@ -18,7 +19,16 @@ PAYLOAD = st.one_of(st.binary(max_size=200), st.integers(4000, 20_000).map(bytes
 FRAME = st.builds(lambda to, source, payload: to + source + b"\x88\xb5" + payload, ADDRESS, ADDRESS, PAYLOAD)
 
 
-def packed(frames: list[bytes], room: int = 1 << 20) -> bytes:
+def many_alike(size: int, count: int, last: list[bytes]) -> list[bytes]:
+    """Frames that are taken all at once, if the last one is as they are."""
+    return [ADDRESSES[0] + ADDRESSES[1] + n.to_bytes(size - 12, "big") for n in range(count)] + last
+
+
+SIZE = st.sampled_from([HEADER, 60, 61, 1500, 5000])
+ALIKE = st.builds(many_alike, SIZE, st.integers(1, 200), st.lists(FRAME, max_size=1))
+
+
+def packed(frames: Sequence[Bytes], room: int = 1 << 20) -> bytes:
     view = memoryview(bytearray(room))
     size, done = pack_into(view, frames)
     assert done == len(frames)
@@ -30,14 +40,56 @@ def spelt(frames: list[bytes]) -> bytes:
     return b"".join(struct.pack("<I", len(frame)) + frame for frame in frames)
 
 
-@given(st.lists(FRAME, max_size=40))
+def one_by_one(batch: bytes) -> list[bytes] | None:
+    """The frames of a batch, read as slowly as can be; None if it is none."""
+    found, at = [], 0
+    while at < len(batch):
+        if len(batch) - at < PREFIX:
+            return None
+        (length,) = struct.unpack_from("<I", batch, at)
+        found.append(batch[at + PREFIX : at + PREFIX + length])
+        at += PREFIX + length
+    return found if at == len(batch) else None
+
+
+@given(st.one_of(st.lists(FRAME, max_size=40), ALIKE))
 def test_what_was_packed_comes_out(frames: list[bytes]) -> None:
     batch = packed(frames)
     assert batch == spelt(frames)
-    assert list(map(bytes, split(memoryview(batch)))) == frames
+    assert copies(memoryview(batch)) == split(batch) == list(map(bytes, split(memoryview(batch)))) == frames
+    assert packed(list(map(memoryview, frames))) == packed(list(map(bytearray, frames))) == batch
 
 
-@given(st.lists(FRAME, max_size=40))
+@pytest.mark.parametrize("number", [0, 20, 39])
+@pytest.mark.parametrize("at", range(PREFIX + HEADER))
+@pytest.mark.parametrize("value", [0, 10, 255])
+def test_a_byte_that_is_not_as_in_the_other_frames_is_seen(number: int, at: int, value: int) -> None:
+    changed = bytearray(packed(many_alike(64, 40, [])))
+    changed[number * (PREFIX + 64) + at] = value
+    batch = bytes(changed)
+    expected = one_by_one(batch)
+    if expected is None:
+        for wrong in (copies, runs):
+            with pytest.raises(ValueError, match="frame"):
+                wrong(batch)
+        return
+    assert copies(batch) == copies(memoryview(batch)) == expected
+    if not all(HEADER <= len(frame) <= MAX_FRAME for frame in expected):
+        with pytest.raises(ValueError, match="frame"):
+            runs(batch)
+        return
+    alike = [(key, len(list(group))) for key, group in itertools.groupby(frame[:12] for frame in expected)]
+    assert [(run.destination + run.source, run.frames) for run in runs(batch)] == alike
+
+
+@pytest.mark.parametrize("length", [0, 1, HEADER - 1, 1501])
+def test_many_of_one_wrong_length_are_refused(length: int) -> None:
+    batch = spelt([bytes(length)] * 600)
+    with pytest.raises(ValueError, match=rf"frame 0 at 0: .* {length}$"):
+        runs(batch, 1500)
+
+
+@given(st.one_of(st.lists(FRAME, max_size=40), ALIKE))
 def test_runs_are_all_frames_in_their_order_cut_where_an_address_changes(frames: list[bytes]) -> None:
     batch = packed(frames)
     found = runs(batch)
@@ -113,6 +165,7 @@ def test_a_batch_has_so_many_frames_and_no_more() -> None:
     assert runs(spelt([bytes(14)] * MAX_FRAMES))[0].frames == MAX_FRAMES
     with pytest.raises(ValueError, match="at most"):
         runs(spelt([bytes(14)] * (MAX_FRAMES + 1)))
+    assert copies(spelt([b""] * (MAX_FRAMES + 1))) == [b""] * (MAX_FRAMES + 1)
     view = memoryview(bytearray(1 << 20))
     assert pack_into(view, [bytes(14)] * (MAX_FRAMES + 1)) == (MAX_FRAMES * 18, MAX_FRAMES)
 
