@@ -225,10 +225,10 @@ async def until(host: hostd.Host, condition: Callable[[], bool]) -> None:
 
 @contextlib.asynccontextmanager
 async def served(
-    directory: Path, *devices: DeviceSpec, clock: Clock | None = None, **limits: int
+    directory: Path, *devices: DeviceSpec, clock: Clock | None = None, spin: bool = False, **limits: int
 ) -> AsyncIterator[hostd.Host]:
     """A host with an rng and *devices*; every guest must be gone at its end."""
-    machine = hostd.Machine(limits=Limits(**limits), devices=(RNG, *devices))
+    machine = hostd.Machine(limits=Limits(**limits), devices=(RNG, *devices), spin=spin)
     async with contextlib.AsyncExitStack() as stack:
         host = await stack.enter_async_context(hostd.serve(machine, directory / "run", clock))
         try:

@@ -297,7 +297,8 @@ class AsyncGuest(Guest[Waiter]):
         if link is not self._link:
             return
         self._link = None
-        self._rest()
+        if self._awake is not None:
+            self._awake.rest()
         self._greeted.set()
         if error is not None and self._lost is None:  # of a write, perhaps: the host's last word is still to be read
             with contextlib.suppress(OSError):
@@ -338,8 +339,6 @@ class AsyncGuest(Guest[Waiter]):
         if self._lost is not None:
             return
         self._lost = error
-        self._rest()
-        self._awake = None
         for future in [*map(late.waiter, self.session.end()), *self._interrupted.values(), self._welcomed]:
             if not future.done():
                 future.set_exception(error)
@@ -349,11 +348,6 @@ class AsyncGuest(Guest[Waiter]):
         self._greeted.set()
         if self._link is not None:
             self._link.transport.abort()
-
-    def _rest(self) -> None:
-        """Nothing comes from the host for now."""
-        if self._awake is not None:
-            self._awake.rest()
 
     def _sockets(self) -> list[int]:
         link, self._link = self._link, None

@@ -3,7 +3,7 @@
 To be woken takes 20 to 50 us, often more than the peer takes for its answer.  So whoever something came to looks again
 for up to 100 us, where that pays, which shows by itself:
 
-- Nothing comes in time, as callers are sparse, or answers slow: a miss.
+- Nothing comes in time, as callers are sparse, or answers slow: a miss, unless much was found before.
 - The core is shared: who looks keeps others from it, the peer perhaps, and whatever comes then seems to come in time.
   But the kernel takes the core away from it again and again: as often as three times in a millisecond is a miss.
 - The machine has one processor: always a miss.
@@ -20,6 +20,7 @@ from typing import Final
 SECONDS: Final = 0.0001  # that are spent looking, after something came; 50 us do as well
 LOOKS: Final = 500  # in that time at most, with a clock that is turned by hand, say; one takes 0.6 us or more
 CHECK_SECONDS: Final = 0.001  # from one look at who has the core to the next: it takes 1 us
+_ENOUGH: Final = 4  # times that something was found make up for once that nothing was: to be woken takes less than that
 _MANY: Final = 3  # times in CHECK_SECONDS that the core was taken away
 _MOST_MISSES: Final = 10  # that count
 
@@ -37,7 +38,7 @@ class Spin:
         """
         self._time, self._switches, self._processors = time, switches, processors
         self._looking = False
-        self._found = False  # something came meanwhile
+        self._found = 0  # times that something came, and was looked for
         self._misses = self._skip = 0
         self._until, self._looks = 0.0, 0
         self._checked = self._due = 0.0  # when the core was looked at, and will be
@@ -46,13 +47,15 @@ class Spin:
     def came(self) -> bool:
         """Something came, and was answered: whether to look for what comes next, as long as `again` says so."""
         if self._looking:
-            self._found = True
+            if self._looks < LOOKS:
+                self._found += 1
             now = self._time()
             if now >= self._due:
                 if self._is_shared(now):
                     self._miss()
                     return False
-                self._forgive()
+                if self._found >= _ENOUGH:
+                    self._forgive()
                 self._check(now)
         elif self._skip:
             self._skip -= 1
@@ -61,7 +64,7 @@ class Spin:
             self._miss()
             return False
         else:
-            self._looking, self._found = True, False
+            self._looking, self._found = True, 0
             now = self._time()
             if now >= self._due:
                 self._check(now)
@@ -76,7 +79,7 @@ class Spin:
         now = self._time()
         if self._looks > 0 and now < self._until:
             return True
-        if self._found and not self._is_shared(now):
+        if self._found >= _ENOUGH and not self._is_shared(now):
             self._forgive()
             self._looking = False
         else:

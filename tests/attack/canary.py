@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import guestd
+from guestd.clients.blocking import attach_blocking  # now: the canary's user may not be let to where modules are
 from guestd.drivers.block import BlockDriver
 from guestd.drivers.rng import RngDriver
 from guestd.drivers.watchdog import WatchdogDriver
@@ -39,10 +39,10 @@ class Waits(NamedTuple):
 class Canary:
     """A process of the user *uid*."""
 
-    def __init__(self, path: Path, uid: int | None) -> None:
+    def __init__(self, path: Path, uid: int | None, spin: bool = False) -> None:
         """Attach at *path*, and leave the watchdog running, with an hour to go."""
         self._notes = mmap.mmap(-1, _HEAD.size + _RECORDS * _RECORD.size)
-        self._person = Person(lambda sock: _sing(sock, path, self._notes), uid, URGENT)
+        self._person = Person(lambda sock: _sing(sock, path, self._notes, spin), uid, URGENT)
         try:
             self._person.hear(_START)
             assert until(lambda: _HEAD.unpack_from(self._notes)[0] > 3, _START)
@@ -72,12 +72,12 @@ class Canary:
         self._notes.close()
 
 
-def _sing(sock: socket.socket, path: Path, notes: mmap.mmap) -> None:
+def _sing(sock: socket.socket, path: Path, notes: mmap.mmap, spin: bool) -> None:
     """Until it is killed."""
     here = False
     while True:
         try:
-            with guestd.attach_blocking(path, memory=1 << 20, name="canary", drivers=_DRIVERS) as guest:
+            with attach_blocking(path, memory=1 << 20, name="canary", drivers=_DRIVERS, spin=spin) as guest:
 
                 async def calls() -> None:
                     nonlocal here

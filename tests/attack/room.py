@@ -120,9 +120,11 @@ BUSY: Final = Bounds(50, 1.0, 3.0, 50)  # on a machine that has other things to 
 class Theatre:
     """Stages for attacks; one after the other may use the same, as long as nothing was broken on it."""
 
-    def __init__(self, seed: int, brief: bool, seconds: float, back: float = _BACK) -> None:
+    def __init__(
+        self, seed: int, brief: bool, seconds: float, back: float = _BACK, spin: bool = False
+    ) -> None:  # fmt: skip
         """*seconds* is what an attack that goes on for a time takes; *back* those until nothing of it may be left."""
-        self.seed, self.brief, self.seconds, self.back = seed, brief, seconds, back
+        self.seed, self.brief, self.seconds, self.back, self._spin = seed, brief, seconds, back, spin
         self._stage: Stage | None = None
         self._canary: Canary | None = None
         self._kind: tuple[Any, ...] = ()
@@ -134,8 +136,8 @@ class Theatre:
         if kind != self._kind:
             self.close()
         if self._stage is None or self._canary is None or self._quiet is None:
-            self._stage = Stage(*kind)
-            self._canary = Canary(self._stage.path, _uid(ALICE))
+            self._stage = Stage(*kind, spin=self._spin)
+            self._canary = Canary(self._stage.path, _uid(ALICE), self._spin)
             self._kind = kind
             begun = time.monotonic()
             time.sleep(self.seconds / 4 if self.brief else max(1.0, self.seconds / 4))

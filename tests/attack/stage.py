@@ -85,9 +85,11 @@ class Stage:
 
     def __init__(
         self, more: str = EVERYTHING, files: int | None = None, read: bool = True, memory: int | None = None,
-        slow: bool = False,
+        slow: bool = False, spin: bool = False,
     ) -> None:  # fmt: skip
         """*files* is how many descriptors the daemon may have, *memory* how many bytes, if that can be bounded.
+
+        It looks again before it sleeps, if it is to *spin*.
 
         If its log is not *read* it is a pipe that is full.  *slow*: there is a folder of that name, whose reads and
         writes take SLOW seconds; a file HOLD that is made there makes each close of the daemon wait, until LET_GO is.
@@ -98,7 +100,7 @@ class Stage:
         self.path, self._control = run / "guest.sock", run / "control.sock"
         self._slow = self._slow_files() if slow else None
         machine = self.folder / "machine.toml"
-        machine.write_text(QUIET + more + (POLICY if TWO_USERS else ""))
+        machine.write_text(QUIET + more + (POLICY if TWO_USERS else "") + f"[host]\nspin = {str(spin).lower()}\n")
         run.mkdir(mode=0o711)
         self._log = self.folder / "log"
         ready, write = os.pipe()

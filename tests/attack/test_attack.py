@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,14 +19,25 @@ from .room import OTHER, SAME, load
 
 ROOT: Final = Path(__file__).parents[2]
 ATTACKS: Final = list(load().values())
+SPUN: Final = ("acks of one session", "acks of many sessions", "connects", "killed guests", "net flood to all ports")
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What `scripts/torture --brief` tells of all of them, in one run: a daemon is used for more than one."""
+    return _told(tmp_path_factory, [each.name for each in ATTACKS])
+
+
+@pytest.fixture(scope="module")
+def spun(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The same of some, with a daemon and a quiet guest that look again before they sleep."""
+    return _told(tmp_path_factory, SPUN, "--spin")
+
+
+def _told(tmp_path_factory: pytest.TempPathFactory, names: Iterable[str], *options: str) -> dict[str, Any]:
     file = tmp_path_factory.mktemp("attack") / "rows.json"
     done = subprocess.run(
-        [sys.executable, "-m", "attack.torture", "--brief", "--json", file, *(f"={each.name}" for each in ATTACKS)],
+        [sys.executable, "-m", "attack.torture", "--brief", *options, "--json", file, *(f"={name}" for name in names)],
         env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT}/tests"}, text=True, capture_output=True, check=False,
     )  # fmt: skip
     assert done.returncode in (0, 1) and not done.stderr, done.stderr
@@ -42,6 +54,13 @@ def test_nobody_else_is_hurt(report: dict[str, Any], name: str) -> None:
         pytest.skip(f"{slow_files.MISSING}it cannot be mounted")
     (row,) = [row for row in report["rows"] if row["attack"] == name]
     assert not row["faults"] and not row["slow"], f"seed {report['seed']}: {row}"
+    assert row["waits"]["calls"] > 10 and row["seen"]
+
+
+@pytest.mark.parametrize("name", SPUN)
+def test_nobody_else_is_hurt_by_who_makes_a_daemon_spin(spun: dict[str, Any], name: str) -> None:
+    (row,) = [row for row in spun["rows"] if row["attack"] == name]
+    assert not row["faults"] and not row["slow"], f"seed {spun['seed']}: {row}"
     assert row["waits"]["calls"] > 10 and row["seen"]
 
 

@@ -46,6 +46,7 @@ def main() -> int:
     parser.add_argument(
         "--mutants", action="store_true", help="take mends out of a copy of the project: each is missed by an attack"
     )
+    parser.add_argument("--spin", action="store_true", help="of a daemon that spins, beside a quiet guest that does")
     parser.add_argument("--list", action="store_true", help="the attacks, and no more")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and end what was started
@@ -69,7 +70,7 @@ def main() -> int:
         print("Left out, since there is no FUSE here: " + ", ".join(each.name for each in chosen if each.slow))
         chosen = [each for each in chosen if not each.slow]
     chosen.sort(key=lambda each: [value or 0 for value in each.stage])  # one stage for those that want the same
-    rows = run(chosen, given.seed, given.brief, given.minutes) if chosen else []
+    rows = run(chosen, given.seed, given.brief, given.minutes, given.spin) if chosen else []
     fuzzed = [fuzz(name, given.seed) for name in targets]
     if given.json is not None:
         seen = [as_json(row) for row in rows]
@@ -106,12 +107,12 @@ def fuzz(target: str, seed: int) -> dict[str, Any]:
     return {"target": target, "units": int(units[1]) if units else 0, "told": told}
 
 
-def run(chosen: list[Attack], seed: int, brief: bool, minutes: float | None) -> list[Row]:
+def run(chosen: list[Attack], seed: int, brief: bool, minutes: float | None, spin: bool) -> list[Row]:
     """One round, or as many as there are in so many *minutes*, each with another seed."""
     end = time.monotonic() + (minutes or 0) * 60
     rows: list[Row] = []
     while True:
-        theatre = Theatre(seed, brief, _BRIEF if brief else _FULL)
+        theatre = Theatre(seed, brief, _BRIEF if brief else _FULL, spin=spin)
         try:
             for each in chosen:
                 for same in (False, True) if TWO_USERS and not brief else (not TWO_USERS,):

@@ -14,6 +14,7 @@ import guestd
 import hostd
 from guestd.clients.guest import Guest
 from guestd.driver import Driver, Op, Signal
+from hcall.clock import Clock
 from hcall.errors import BadArgument
 from hostd.device import Data, Device, Irq, Later, Room, call
 from hostd.machine.file import DeviceSpec
@@ -74,10 +75,10 @@ DRIVERS: Final = [DeskDriver]
 
 
 @contextlib.asynccontextmanager
-async def desks(directory: Path) -> AsyncIterator[hostd.Host]:
+async def desks(directory: Path, clock: Clock | None = None, spin: bool = False) -> AsyncIterator[hostd.Host]:
     """A host with two of them, /desk and /other."""
     specs = [DeviceSpec(path, "desk", Desk, {}) for path in ("desk", "other")]
-    async with served(directory, *specs, slots=SLOTS, memory=LIMIT) as host:
+    async with served(directory, *specs, clock=clock, spin=spin, slots=SLOTS, memory=LIMIT) as host:
         yield host
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Final
 
+import pytest
+
 from hcall.clock import ManualClock
 from hcall.kernel import processors
 from hcall.spin import CHECK_SECONDS, LOOKS, SECONDS, Awake, Spin
@@ -84,6 +86,14 @@ def test_one_who_was_sparse_and_calls_much_again_is_forgiven() -> None:
     bench.rounds(200)
     assert bench.looks() == 10 and bench.looks() == 10  # it came in time until then: that was no miss
     assert [bench.looks() for _ in range(3)] == [0, 10, 0]
+
+
+@pytest.mark.parametrize(("found", "looks", "then"), [(3, 2, 0), (4, 2, 10), (99, 2, 10), (99, 1, 0)])
+def test_what_was_found_makes_up_for_a_miss_if_it_was_enough_and_looked_for(found: int, looks: int, then: int) -> None:
+    bench = Bench()
+    for _ in range(found):
+        assert bench.looks(after=looks) == looks  # the first one is there already: nobody would have slept
+    assert [bench.looks(), bench.looks()] == [10, then]
 
 
 def test_a_core_that_is_shared_is_left_alone() -> None:
