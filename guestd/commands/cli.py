@@ -189,6 +189,7 @@ def export(
     uri: Annotated[str, Parameter(help="where and how, such as nbd:unix:/tmp/disk.sock")],
     /,
     *,
+    spin: Annotated[bool, Parameter(help="look for answers for up to 100 us before it sleeps")] = False,
     ready_fd: Annotated[ReadyFd, Parameter(help='write "ready" to this descriptor when others can use it')] = None,
     reach: Reach = DEFAULT_REACH,
 ) -> None:
@@ -201,7 +202,7 @@ def export(
     """
     from .exporting import export as export_device
 
-    export_device(reach.socket, device, uri, reach.drivers(), ready_fd)
+    export_device(reach.socket, device, uri, reach.drivers(), ready_fd, spin)
 
 
 @app.command

@@ -18,7 +18,9 @@ from ..exports import choose
 from ..probers import absolute
 
 
-def export(socket: str | None, device: str, uri: str, drivers: list[type[Driver]], ready_fd: int | None) -> None:
+def export(
+    socket: str | None, device: str, uri: str, drivers: list[type[Driver]], ready_fd: int | None, spin: bool
+) -> None:  # fmt: skip
     """Export *device* as *uri* says until it ends, or SIGINT or SIGTERM.  Raises Failure, OSError or HcallError."""
 
     def ready(where: str) -> None:
@@ -33,7 +35,7 @@ def export(socket: str | None, device: str, uri: str, drivers: list[type[Driver]
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
         try:
-            async with attach(socket, drivers=drivers) as guest:
+            async with attach(socket, drivers=drivers, spin=spin) as guest:
                 driver = await guest.bind(device)
                 chosen = choose(device, driver, uri)
                 serving = asyncio.ensure_future(chosen.run(guest, driver, lambda: ready(chosen.where)))

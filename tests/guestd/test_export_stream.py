@@ -80,11 +80,12 @@ def test_much_both_ways_through_a_pty(machine: Machine) -> None:
     assert not link.is_symlink()
 
 
-def test_much_both_ways_through_tcp(machine: Machine) -> None:
+@pytest.mark.parametrize("options", [[], ["--spin"]])
+def test_much_both_ways_through_tcp(machine: Machine, options: list[str]) -> None:
     need("socat")
     sent = machine.folder / "sent"
     sent.write_bytes(os.urandom(MUCH))
-    export = machine.start("guestd", "export", "echo", "tcp:127.0.0.1:0")
+    export = machine.start("guestd", "export", "echo", "tcp:127.0.0.1:0", *options)
     try:
         assert export.stderr is not None
         said = export.stderr.readline().split()  # "guestd: echo is at tcp:127.0.0.1:40001"
