@@ -16,7 +16,8 @@ from hcall.formats.vuart import DISCONNECT, RX, TX, Param
 from hcall.wire import MAX_INLINE
 
 from .declared.ops import as_bytes
-from .driver import Buffer, BusDevice, Driver, Op, Reading, Signal, Taking, moved
+from .declared.receiving import Receiving
+from .driver import Buffer, BusDevice, Driver, Op, Signal, Taking, moved
 
 __all__ = ["Op", "Signal", "StreamDriver"]
 
@@ -47,7 +48,7 @@ class StreamDriver(Driver):
 
     def __init__(self, dev: BusDevice) -> None:
         super().__init__(dev)
-        self.__reading = Reading(dev)
+        self.__reading = Receiving(dev)
         self.__messages: deque[_Outgoing] = deque()
         self.__writing: Taking[None] = Taking(dev)  # the first of them
         self.__is_at_it = False  # somebody is
@@ -80,41 +81,37 @@ class StreamDriver(Driver):
 
     async def read_some(self, count: int = MAX_INLINE) -> bytes:
         """One byte or more, up to *count*, as soon as there are any; none at the end of the stream."""
-        if self.__reading.kept:
-            return self.__reading.head(count)
         while True:
+            if (data := await self.__reading.some(count)) is not None:
+                return data
             try:
-                if count > MAX_INLINE and (buffer := self.__take_buffer()) is not None:
-                    return await self.__read_much(buffer, count)
-                return await self.read(min(count, MAX_INLINE))
+                return await (self.__read_much(count) if count > MAX_INLINE else self.read(count))
             except WouldBlock:
                 await self.rx_ready.wait()
 
-    async def __read_much(self, buffer: Buffer, count: int) -> bytes:
-        """What there is now, through *buffer*, which is given back.  Errors: WouldBlock."""
-        done = False
+    async def __read_much(self, count: int) -> bytes:
+        """What there is now.  Errors: WouldBlock."""
         try:
-            came = await self.read_into(buffer if count >= buffer.size else buffer.part(0, count))
-            done = True
-            return bytes(buffer.view[:came])
-        except WouldBlock:
-            done = True
-            raise
-        finally:
-            self.__give_back(buffer, done)
+            buffer = self.dev.ram.alloc(min(count, _CHUNK))
+        except MemoryError:
+            return await self.read(MAX_INLINE)
+        with buffer:
+            return bytes(buffer.view[: await self.read_into(buffer)])
 
     async def read_exactly(self, count: int, at: int = 0) -> bytes:
         """*count* bytes, waiting for them.  Errors: IoError if the stream ends before."""
-        data = bytearray()
+        pieces: list[bytes] = []
+        left = count
         try:
-            while (before := len(data)) < count:
-                data += await self.read_some(count - before)
-                if len(data) == before:
-                    raise IoError(f"{self.dev.name} ended {count - before} bytes early")
-            return bytes(data)
+            while left:
+                pieces.append(piece := await self.read_some(left))
+                left -= len(piece)
+                if not piece:
+                    raise IoError(f"{self.dev.name} ended {left} bytes early")
         except BaseException:
-            self.__put_back(data)
+            self.__put_back(b"".join(pieces))
             raise
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def load(self, count: int, at: int = 0) -> bytes:
         """As `read_exactly`."""

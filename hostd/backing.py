@@ -13,6 +13,8 @@ from hcall.clock import Clock
 from hcall.errors import NoSuchCall
 from hcall.saved import Saved
 
+from .device import Room
+
 
 class Port(Protocol):
     """The device's end of a backing; a BackedStream is one."""
@@ -22,6 +24,17 @@ class Port(Protocol):
     @property
     def space(self) -> int:
         """How many bytes `send` takes."""
+
+    @property
+    def ahead(self) -> int:
+        """How many it wants that are not waited for: what stays where it is can be fetched."""
+
+    @property
+    def awaited(self) -> Room | None:
+        """Where the next bytes are waited for, then `filled` says how many came; None: they are not."""
+
+    def filled(self, count: int) -> None:
+        """So many bytes are in the `awaited` room."""
 
     def send(self, data: bytes) -> int:
         """Bytes from the backing, no more than `space`."""
@@ -77,9 +90,16 @@ class Backing(Carried):
         """End, and leave nothing behind."""
         raise NotImplementedError
 
-    def write(self, data: bytes) -> int:
-        """Bytes taken, perhaps none; if not all, `port.transmit` says when there is room again.  Raises OSError."""
+    def write(self, data: bytes | memoryview) -> int:
+        """Bytes taken, perhaps none; if not all, `port.transmit` says when there is room again.  Raises OSError.
+
+        *data* may be the guest's memory: it is not kept, and may change meanwhile.
+        """
         raise NotImplementedError
+
+    def fetch(self, into: Room) -> int:
+        """Bytes that are there already go *into* that room: how many; 0: none are, or it does not do so."""
+        return 0
 
     @property
     def unwritten(self) -> int:
@@ -87,7 +107,7 @@ class Backing(Carried):
         return 0
 
     def resume(self) -> None:
-        """The port has space again."""
+        """The port has space again, or waits."""
 
     def reset(self) -> None:
         """Another guest comes."""

@@ -135,5 +135,10 @@ def test_what_streams_have_in_common_each_of_them_has(name: str) -> None:
         if handler.name in rows:
             assert rows.pop(handler.name)[:4] == call_row(handler)[:4]
     assert not rows
+    waiting = {row[0]: row for row in tables(STREAMS)[3]}
+    offered = [handler for handler in model.declares.handlers if handler.waits]
+    assert [handler.name for handler in offered] == list(waiting)[: 1 if name == "printer" else 2]
+    for handler in offered:
+        assert waiting[handler.name] == call_row(handler)
     vectors = [row[0].replace("`", "") for row in tables(STREAMS)[1]]
     assert vectors == [f"{number} {irq}" for number, irq in enumerate(model.declares.irqs[:3])]

@@ -36,6 +36,12 @@ class Caller(Protocol):
     def call(self, handle: int, number: int, args: Args = (), areas: Areas = ()) -> Awaitable[Any]:
         """Make a call."""
 
+    def linger(self, handle: int, number: int, args: Args = (), areas: Areas = ()) -> Awaitable[Any] | None:
+        """Make a call that may wait for the world outside; None: too many do."""
+
+    def is_answered(self, call: Awaitable[Any]) -> bool:
+        """Whether *call* has its answer."""
+
     def take_over(self, call: Awaitable[Any]) -> Awaitable[Any] | None:
         """*call*, which somebody has given up, to be waited for again; None: it is not made."""
 
@@ -71,7 +77,8 @@ class OpenDevice:
         self.gone = False  # closed, or unplugged
         self.leaving = False  # was asked for before its driver was bound
         self.call = partial(guest.call, self.handle)  # (number, args, areas); raises the HcallError of its status
-        self.take_over, self.lock = guest.take_over, guest.lock
+        self.linger = partial(guest.linger, self.handle)  # the same, or None: see BusDevice
+        self.take_over, self.is_answered, self.lock = guest.take_over, guest.is_answered, guest.lock
         self.counts = dict.fromkeys(self.vectors.values(), 0)  # by vector: as hinted or polled
         self.seen = dict(self.counts)  # by vector: as the driver has seen it
 

@@ -23,12 +23,13 @@ from hcall.spin import Awake
 from ..bus.device import OpenDevice
 from ..driver import Driver
 from ..probers import Found, absolute
-from .guest import DETACH_SECONDS, WELCOME_SECONDS, Guest, pauses, silent
+from .guest import Guest
 from .loop import late
 from .loop.bindings import Bindings
 from .loop.claims import Claims
 from .loop.clock import DriverClock
 from .options import Options
+from .reaching import DETACH_SECONDS, WELCOME_SECONDS, pauses, silent
 from .unbound import Unbound
 
 T = TypeVar("T")
@@ -150,6 +151,11 @@ class AsyncGuest(Guest[Waiter]):
     @staticmethod
     def _given_up(waiter: Waiter) -> bool:
         return late.drop(waiter)
+
+    @staticmethod
+    def is_answered(call: Awaitable[Any]) -> bool:
+        """As in the base class."""
+        return late.waiter(cast(Waiter, call)).done()
 
     @staticmethod
     def take_over(call: Awaitable[Any]) -> Awaitable[Any] | None:

@@ -25,12 +25,13 @@ from hcall.session.states import ENDED, READY, State
 from ..bus.device import OpenDevice
 from ..driver import Driver
 from ..probers import absolute
-from .guest import DETACH_SECONDS, WELCOME_SECONDS, Guest, pauses, silent
+from .guest import Guest
 from .options import Options
 from .plain.clock import blocking, pause
 from .plain.link import READ, BlockingLink
-from .plain.pending import Pending, Unbounded
+from .plain.pending import Lingering, Pending, Unbounded
 from .plain.tasks import Awaited, Lock, TaskClock, Tasks
+from .reaching import DETACH_SECONDS, WELCOME_SECONDS, pauses, silent
 from .unbound import Returning
 
 T = TypeVar("T")
@@ -53,14 +54,12 @@ class BlockingGuest(Guest[Pending]):
     ) -> None:  # fmt: skip
         """*timeout*: seconds that the answer of each call may take, see `Pending.result`."""
         super().__init__(path, **options)
-        self.timeout = timeout
-        self.time = blocking(clock)
+        self.timeout, self.time = timeout, blocking(clock)
         self.tasks = Tasks(self.pump)
         self.clock = TaskClock(self.tasks, self.time)
         self._link: BlockingLink | None = None
         self._spin = processors.spin(self.time.time) if options.get("spin") else None
-        self._thread = get_ident()
-        self._at = _IDLE
+        self._thread, self._at = get_ident(), _IDLE
         self._hinted = Awaited()  # the next interrupt
         self._claims: dict[Pending, tuple[int, Callable[[Any], object]]] = {}  # given up: of this handle, who gets it
 
@@ -130,6 +129,18 @@ class BlockingGuest(Guest[Pending]):
                 if not isinstance(error, GeneratorExit):
                     await Unbounded(pending)
             raise
+
+    def linger(self, handle: int, number: int, args: Args = (), areas: Areas = ()) -> Awaitable[Any] | None:
+        """As in the base class."""
+        if not self.session.may_linger:
+            return None
+        call = self.call(handle, number, args, areas, Lingering(self))
+        self.session.linger()
+        if (link := self._link) is not None and not link.rest:
+            self._at = _AT_WORK
+            link.send(self.session.out)
+            self._at = _IDLE
+        return call
 
     @staticmethod
     def take_over(call: Awaitable[Any]) -> Awaitable[Any]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
 import os
 import socket
 import weakref
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar, Unpack
@@ -29,27 +28,11 @@ from ..memory import Ram, Region
 from ..probers import Found, absolute, tree
 from .hotplug import Hotplug
 from .options import Options
+from .reaching import PATIENCE_SECONDS
 
 RAM_BYTES: Final = 64 << 20  # untouched pages cost nothing
-WELCOME_SECONDS: Final = 5.0
-DETACH_SECONDS: Final = 5.0  # for the host to take leave, before a guest goes without it
-_LONGEST_PAUSE: Final = 0.05  # seconds
-PATIENCE_SECONDS: Final = 2.0  # for a host that does not answer before the session is given up
 
 W = TypeVar("W")
-
-
-def pauses() -> Iterator[float]:
-    """Seconds from one attempt to reach the host to the next: it may be there again at once, or take its time."""
-    seconds = 0.001
-    while True:
-        yield seconds
-        seconds = min(2 * seconds, _LONGEST_PAUSE)
-
-
-def silent(path: Path) -> TimeoutError:
-    """What to raise when the host at *path* does not say WELCOME."""
-    return TimeoutError(errno.ETIMEDOUT, f"the host at {path} did not answer within {WELCOME_SECONDS:.0f} s")
 
 
 _guests: weakref.WeakSet[Guest[Any]] = weakref.WeakSet()  # of this process
@@ -92,6 +75,22 @@ class Guest(Generic[W]):
     def call(self, handle: int, number: int, args: Args = (), areas: Areas = ()) -> Awaitable[Any]:
         """Make a call.  Raises the HcallError of its status, LinkLost when the session is over."""
         raise NotImplementedError
+
+    def linger(self, handle: int, number: int, args: Args = (), areas: Areas = ()) -> Awaitable[Any] | None:
+        """As `call`, for one whose answer may take as long as the world outside; it goes out at once.
+
+        None: as many wait as may, so that others go on; a call that does not wait will do.
+        """
+        if not self.session.may_linger:
+            return None
+        call = self.call(handle, number, args, areas)
+        self.session.linger()
+        return call
+
+    @staticmethod
+    def is_answered(call: Awaitable[Any]) -> bool:
+        """Whether *call* has its answer, so that to await it does not wait."""
+        return bool(call.done())  # type: ignore[attr-defined]  # what both clients make has it
 
     @staticmethod
     def take_over(call: Awaitable[Any]) -> Awaitable[Any] | None:

@@ -103,6 +103,9 @@ class Reading:
     async def _catch_up(self) -> None:
         """Keep what those have read who were cancelled."""
         while self._calls.left and not self.kept:
-            came, view = await self._calls.take_up()
-            if not isinstance(came, HcallError):
-                self.kept += came if view is None else bytes(view[:came])
+            await self._keep_one()
+
+    async def _keep_one(self) -> None:
+        came, view = await self._calls.take_up()
+        if not isinstance(came, HcallError):
+            self.kept += came if view is None else bytes(view[:came])

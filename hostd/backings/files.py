@@ -81,9 +81,9 @@ class LogFile(Backing):
         for fd in heard:
             self._legator = socket.socket(fileno=fd)
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes | memoryview) -> int:
         if self._order.waits:
-            return self._order.append(self._log.write, data, self._over)
+            return self._order.append(self._log.write, bytes(data), self._over)
         done = 0
         try:
             while done < len(data):  # a pipe may take a part

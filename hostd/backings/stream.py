@@ -1,7 +1,7 @@
 """A stream with a backing behind it: base of the console and the tty."""
 
 from hostd.backings.named import AnyBacking
-from hostd.device import Config, Property, call
+from hostd.device import Config, Property, Room, call
 from hostd.stream import Stream
 
 
@@ -12,6 +12,7 @@ class BackedStream(
 
     backing = Config(AnyBacking, "pty:", help="pty:, cmd:COMMAND, unix:PATH, tcp:HOST:PORT, ...: see docs/endpoints.md")
     endpoint = Property(str)
+    lends = True
 
     def start(self) -> None:
         super().start()
@@ -31,7 +32,7 @@ class BackedStream(
     def tick(self) -> None:
         self.backing.tick()
 
-    def written(self, data: bytes) -> int:
+    def written(self, data: bytes | memoryview) -> int:
         try:
             return self.backing.write(data)
         except OSError as error:
@@ -42,6 +43,9 @@ class BackedStream(
         """What stands behind it takes nothing more, and has lost what it took."""
         self.complain(f"{self.endpoint}: {error}")
         self.hang_up()
+
+    def fetch(self, into: Room) -> int:
+        return self.backing.fetch(into)
 
     def drained(self) -> None:
         self.backing.resume()

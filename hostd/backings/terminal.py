@@ -94,7 +94,7 @@ class _Terminal(Backing):
         os.close(self._slave)
         self._master = self._slave = -1
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes | memoryview) -> int:
         try:
             count = os.write(self._master, data[:_CHUNK])
         except BlockingIOError:

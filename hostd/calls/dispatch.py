@@ -25,6 +25,10 @@ from .pending import Pending
 class Deferred(Protocol):
     """An answer that comes later."""
 
+    @property
+    def waits(self) -> bool:
+        """Whether it waits for the world outside, and may be asked for again in another life of the host."""
+
     def then(self, answer: Callable[[int, object], None], /) -> None:
         """Give (status, value) to *answer*: now, or when there is one.  Called once."""
 

@@ -24,7 +24,8 @@ class Waiter(Protocol):
 class Pending:
     """Keeps the areas of a call until its answer."""
 
-    __slots__ = ("_answer", "_caller", "_data", "_expected", "_hold", "_number", "_room", "later", "since")
+    __slots__ = ("_answer", "_caller", "_data", "_expected", "_hold", "_number", "_room", "later", "since",
+                 "waits")  # fmt: skip
 
     def __init__(
         self,
@@ -44,6 +45,7 @@ class Pending:
             raise Misbehaved("the device model returned the Later of another call")
         self._caller, self._number, self._hold = caller, number, hold
         self.later, self._room, self._data, self._expected = later, room, data, expected
+        self.waits = hold is not None and number in hold.plugged.waits
         if hold is not None:
             self.since = hold.plugged.clock.time()
             hold.pending.add(self)

@@ -173,6 +173,12 @@ class Hid(Device):
         """It takes all there is, a few records in each turn: others wait meanwhile."""
         return 32 * evdev.RECORD.size
 
+    ahead = space
+    awaited: Room | None = None  # none of its reads waits
+
+    def filled(self, count: int) -> None:
+        """There is no room."""
+
     def send(self, data: bytes) -> int:
         """Records from the backing; the time of an event is when it comes, as in the kernel."""
         self._quiet = False

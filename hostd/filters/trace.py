@@ -177,7 +177,7 @@ class _Late:
     """An answer that is noted when it comes."""
 
     def __init__(self, answer: Deferred, note: Callable[[int, object], None]) -> None:
-        self._answer, self._note = answer, note
+        self._answer, self._note, self.waits = answer, note, answer.waits
 
     def then(self, answer: Callable[[int, object], None], /) -> None:
         """See `Deferred`."""

@@ -68,6 +68,7 @@ class _Call:
     later: Later[Any]
     since: float
     filled: Callable[[bytes], int] | None  # takes the bytes of a room in the answer
+    waits: bool  # for the world outside, as long as it takes
     expired: bool = False
 
 
@@ -172,7 +173,9 @@ class Process(Carried):
             raise Misbehaved("its process has ended, and is started again in a while")
         self._program.channel.send(*message)
 
-    def ask(self, what: str, *message: Any, filled: Callable[[bytes], int] | None = None) -> Later[Any]:
+    def ask(
+        self, what: str, *message: Any, filled: Callable[[bytes], int] | None = None, waits: bool = False
+    ) -> Later[Any]:
         """Send *what* with a number, and *message*; its answer.  Raises IoError if there is no process now."""
         if self._program is None:
             self._refuse("its process has ended, and is started again in a while")
@@ -180,7 +183,7 @@ class Process(Carried):
         number = self._last
         later: Later[Any] = Later()
         self._program.channel.send(what, number, *message)
-        self._calls[number] = _Call(later, self._clock.time(), filled)
+        self._calls[number] = _Call(later, self._clock.time(), filled, waits)
 
         def abandon() -> bool:
             self._tell("abandon", number)
@@ -259,6 +262,8 @@ class Process(Carried):
             loop.call_soon(loop.call_soon, self._miss)
         now = self._clock.time()
         for number, call in self._calls.items():
+            if call.waits:
+                continue
             if now - call.since > LATER_SECONDS + GRACE_SECONDS:
                 self._kill(f"it gave no answer within {LATER_SECONDS:.0f} s")
             elif now - call.since > LATER_SECONDS and not call.expired:

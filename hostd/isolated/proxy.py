@@ -84,11 +84,12 @@ class Isolated(Device, extends=("stand", "renew", "close")):
             elif kind is Data:
                 data = self.__process.lent.named(area)
         self.__tell_site()
+        ask = functools.partial(self.__process.ask, "call", handler.number, args[taken:], waits=handler.waits)
         if room is None:
-            return self.__process.ask("call", handler.number, args[taken:], None, data)
+            return ask(None, data)
         if isinstance(room, InlineRoom):
-            return self.__process.ask("call", handler.number, args[taken:], room.nbytes, data, filled=room.put)
-        return self.__process.ask("call", handler.number, args[taken:], self.__process.lent.named(room), data)
+            return ask(room.nbytes, data, filled=room.put)
+        return ask(self.__process.lent.named(room), data)
 
     def __act(self, action: Handler, *args: Any) -> Later[Any]:
         self.__tell_site()

@@ -108,23 +108,30 @@ class Offer(NamedTuple):
     needs: int = 0  # feature bits
     early: bool = False
     again: bool = False
+    waits: bool = False
+    number: int = 0  # 0: the next one
 
 
 @overload
 def call(method: F, /) -> F: ...
 @overload
-def call(*, needs: Feature | None = None, early: bool = False, again: bool = False) -> Callable[[F], F]: ...
 def call(
-    method: F | None = None, /, *, needs: Feature | None = None, early: bool = False, again: bool = False
-) -> F | Callable[[F], F]:
+    *, needs: Feature | None = None, early: bool = False, again: bool = False, waits: bool = False, number: int = 0
+) -> Callable[[F], F]: ...
+def call(
+    method: F | None = None, /, *, needs: Feature | None = None, early: bool = False, again: bool = False,
+    waits: bool = False, number: int = 0,
+) -> F | Callable[[F], F]:  # fmt: skip
     """Offer a method to the guest: areas first (a Room, a Data), then int, bool, str, bytes or float arguments.
 
     It is there only if the driver accepted the feature *needs*; *early*: before the driver has negotiated, too.
     *again*: it changes nothing, so that it may be made again when its answer was lost.  A verb may say so, too.
+    *waits*: its `Later` may come as late as the world outside likes, and until then the call has changed nothing.
+    *number*: of a base of models, beyond those that are counted from 16 on, so that theirs stay what they are.
     """
 
     def mark(method: F) -> F:
-        return _marked(method, "__hcall__", Offer(needs.mask if needs else 0, early, again))
+        return _marked(method, "__hcall__", Offer(needs.mask if needs else 0, early, again, waits, number))
 
     return mark if method is None else mark(method)
 

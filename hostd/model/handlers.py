@@ -52,6 +52,7 @@ class Handler(NamedTuple):
     arguments: tuple[str, ...]  # their names, areas first
     again: bool = False  # it may be made again when its answer was lost
     defaults: tuple[Any, ...] = ()  # of an action's last arguments
+    waits: bool = False  # its answer may come at any time, and until then it has changed nothing
 
     @property
     def signature(self) -> str:
@@ -86,7 +87,7 @@ def find(members: Mapping[str, Any]) -> tuple[tuple[Handler, ...], list[tuple[st
             handlers.append(_handler(name, method, VERBS.get(name, number)))
         except (TypeError, NameError, AttributeError, SyntaxError) as error:
             mistakes.append((name, f"{getattr(method, '__qualname__', name)}: {error}"))
-        number += name not in VERBS
+        number += name not in VERBS and not _offer(method).number
     return tuple(handlers), mistakes
 
 
@@ -129,9 +130,16 @@ def _handler(name: str, method: Callable[..., Any], number: int) -> Handler:
             raise TypeError(f"the verb {name} returns {type_name(answers)}")
     if Room in areas and answer not in (int, Any):
         raise TypeError("a call with a Room returns int: how many bytes it put there")
+    offer, answer = _offer(method), int if Room in areas else answer
+    return Handler(
+        name, offer.number or number, areas, scalars, offer.needs, offer.early, answer, arguments, offer.again,
+        waits=offer.waits,
+    )  # fmt: skip
+
+
+def _offer(method: object) -> Offer:
     offer: Offer = getattr(method, "__hcall__", Offer())
-    answer = int if Room in areas else answer
-    return Handler(name, number, areas, scalars, offer.needs, offer.early, answer, arguments, offer.again)
+    return offer
 
 
 def _action(name: str, method: Callable[..., Any]) -> Handler:

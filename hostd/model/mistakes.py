@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from hcall.numbers import MAX_VECTORS
+from hcall.numbers import CLASS_SHIFT, MAX_VECTORS
 
 from . import names
 from .declared import PROPERTY_KINDS, Declared, Feature, Irq, Property
@@ -57,6 +57,10 @@ def mistakes(cls: Any, own: Mapping[str, object], base: type) -> Iterator[tuple[
     has: Declares = cls.declares
     if len(has.irqs) > MAX_VECTORS or len(has.handlers) > _MAX_CALLS:
         yield "", f"{cls.__name__}: at most {MAX_VECTORS} vectors and {_MAX_CALLS} calls"
+    numbers = [handler.number for handler in has.handlers]
+    for handler in has.handlers:
+        if numbers.count(handler.number) > 1 or handler.number >= 1 << CLASS_SHIFT:
+            yield handler.name, f"{cls.__name__}.{handler.name}: {handler.number} is no number of a call, or another's"
     for name, bit in has.features.items():
         if bit not in _FEATURE_BITS or list(has.features.values()).count(bit) > 1:
             yield name, f"{cls.__name__}.{name}: a feature has a bit of its own, 0 to 23 or 50 to 63, not {bit}"

@@ -32,7 +32,6 @@ from .turns import Turns
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-
 NO_AREA, ROOM, DATA, BOTH = range(4)
 _TABLES: Final = 8  # that are kept: a guest can accept one set of features after the other
 _AREAS: Final[dict[tuple[type, ...], int]] = {(): NO_AREA, (Room,): ROOM, (Data,): DATA, (Room, Data): BOTH}
@@ -43,6 +42,7 @@ class Waiting(Protocol):
 
     since: float
     later: Later[Any]
+    waits: bool  # for the world outside
 
 
 class Signalled(Protocol):
@@ -91,8 +91,7 @@ class Plugged:
         self.live: dict[Signalled, None] = {}  # of holds whose driver has set the device up
         self.failed = False  # the device is of no use until a reset of it succeeds
         self.used = False  # since the last reset: see Site, and `_noting`
-        self.complaints = Complaints(path, clock)
-        self.long_calls = LongCalls()
+        self.complaints, self.long_calls = Complaints(path, clock), LongCalls()
         self.gone = self.stopped = False
         self._acting: set[Later[Any]] = set()  # actions that are answered later
         self.when_free: list[Callable[[], None]] = []  # called once, when the last hold is given back
@@ -301,9 +300,9 @@ class Plugged:
         self._stop_if_idle()
 
     def waiting(self, before: float) -> Iterator[list[Waiting]]:
-        """The calls under way that began before that time, of one hold after the other."""
+        """The calls under way that began before that time, of one hold after the other, but for those that may."""
         for hold in list(self.holds):
-            yield [pending for pending in hold.pending if pending.since < before]
+            yield [pending for pending in hold.pending if pending.since < before and not pending.waits]
 
     # Its calls.
 
@@ -327,7 +326,12 @@ class Plugged:
 
     def may_repeat(self, number: int) -> bool:
         """Whether the call may be made again when its answer was lost."""
-        return any(handler.again for handler in self.device.declares.handlers if self.number(handler) == number)
+        return any(each.again or each.waits for each in self.device.declares.handlers if self.number(each) == number)
+
+    @cached_property
+    def waits(self) -> frozenset[int]:
+        """The numbers of its calls that wait for the world outside: no time is set for their answers."""
+        return frozenset(self.number(handler) for handler in self.device.declares.handlers if handler.waits)
 
     def table(self, accepted: int | None) -> dict[int, Entry]:
         """What a guest with these *accepted* features may call; None: before it has negotiated."""
@@ -374,8 +378,7 @@ class Plugged:
     def _fill(self) -> None:
         """All tables are as they should be now."""
         for table in self._tables.values():
-            for number in table:
-                table[number] = self._entries[number][self.used]
+            table.update({number: self._entries[number][self.used] for number in table})
 
 
 class _ModelClock:

@@ -26,6 +26,15 @@ class End:
         self.errors: list[Exception] = []
         self._news = asyncio.Event()
 
+    @property
+    def ahead(self) -> int:
+        return self.space
+
+    awaited = None
+
+    def filled(self, count: int) -> None:
+        raise AssertionError("nobody waits")
+
     def send(self, data: bytes) -> int:
         assert 0 < len(data) <= self.space, "more than there is space for"
         self.data += data

@@ -12,7 +12,8 @@ from desk import CLIENTS
 from fake_host import FakeHost, lying
 
 import guestd
-from guestd.clients.guest import DETACH_SECONDS, PATIENCE_SECONDS, WELCOME_SECONDS, Guest
+from guestd.clients.guest import Guest
+from guestd.clients.reaching import DETACH_SECONDS, PATIENCE_SECONDS, WELCOME_SECONDS
 from hcall import numbers
 from hcall.clock import ManualClock
 from hcall.errors import LinkLost

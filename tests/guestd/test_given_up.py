@@ -85,9 +85,9 @@ READS: dict[str, Callable[[LineDriver], Coroutine[Any, Any, bytes]]] = {
     "read_into": lambda driver: _now(partial(_read_into, driver, 5000)),
     "read_some": lambda driver: driver.read_some(),
     "read_some much": lambda driver: driver.read_some(50_000),
-    "read_exactly": lambda driver: driver.read_exactly(10),
+    "read_exactly": lambda driver: driver.read_exactly(75),
     "read_exactly much": lambda driver: driver.read_exactly(5000),
-    "load": lambda driver: driver.load(20),
+    "load": lambda driver: driver.load(75),
     "read_until": lambda driver: driver.read_until(b"\n"),
 }
 

@@ -8,71 +8,13 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pipe import DISCONNECT, RX, SIZE, TX, VECTORS, Guest, Pipe
 from raw import memory_of, plugged
 
 from hcall.clock import ManualClock
 from hcall.errors import BadArgument, IoError, WouldBlock
 from hcall.formats.vuart import Param
 from hostd.calls.vectors import Vectors
-from hostd.model.areas import InlineRoom
-from hostd.stream import Stream
-
-SIZE = 65536  # of each buffer, as the protocol's parameters 3 and 5 say
-TX, RX, DISCONNECT = 1, 2, 4
-VECTORS = ("rx_ready", "tx_ready", "disconnected")
-
-
-class Pipe(Stream):
-    """Takes as many bytes of the guest as `takes` says."""
-
-    compatible = "test,pipe"
-
-    def start(self) -> None:
-        super().start()
-        self.taken = b""
-        self.takes = 0
-        self.asked = 0
-
-    def written(self, data: bytes) -> int:
-        part = data[: self.takes]
-        self.takes -= len(part)
-        self.taken += part
-        return len(part)
-
-    def drained(self) -> None:
-        self.asked += 1
-
-
-class Guest:
-    """Calls a Pipe, and counts its interrupts."""
-
-    def __init__(self) -> None:
-        self.pipe = Pipe()
-        self.site = plugged(self.pipe)
-        self.pipe.start()
-        self.vectors = Vectors(lambda vector, count: None)
-        self.site.live[self.vectors] = None
-        self.pipe.ready()
-        self.before = dict.fromkeys(VECTORS, 0)
-        self.before = self.counts  # that there is room was told by DRIVER_OK
-
-    def read(self, count: int) -> bytes:
-        room = InlineRoom(count)
-        return room.filled(self.pipe.read(room, 0))
-
-    def write(self, data: bytes) -> int:
-        return self.pipe.write(memory_of().data((data,)), 0)
-
-    def get(self, param: Param) -> int:
-        return self.pipe.get_param(param)
-
-    def set(self, param: Param, value: int) -> None:
-        self.pipe.set_param(param, value)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """How often each interrupt came since the guest is there."""
-        return {name: self.vectors.count(self.pipe.declares.irqs.index(name)) - self.before[name] for name in VECTORS}
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ class Pending(Awaited):
     """A call that was made; awaiting it, or `guest.run`, gives its value."""
 
     __slots__ = ("_guest", "status", "value")
+    is_bounded = True  # by the guest's `timeout`
 
     def __init__(self, guest: Pumping) -> None:
         self._guest = guest
@@ -37,6 +38,10 @@ class Pending(Awaited):
         self.others = ()
         self.status = -1  # none yet
         self.value: Any = None
+
+    def done(self) -> bool:
+        """Whether it is answered."""
+        return self.status >= 0
 
     def result(self, timeout: float | None = None) -> Any:
         """Its value, waited for if need be.
@@ -58,7 +63,7 @@ class Pending(Awaited):
         if self.status < 0:
             guest = self._guest
             task = guest.tasks.current
-            if guest.timeout is not None:
+            if guest.timeout is not None and self.is_bounded:
                 yield from self._bounded().__await__()
             elif task is None or not task.is_alone or guest.time.armed or task.expired:
                 yield self
@@ -78,6 +83,13 @@ class Pending(Awaited):
     async def _bounded(self) -> None:
         async with self._guest.clock.timeout(self._guest.timeout):
             await Unbounded(self)
+
+
+class Lingering(Pending):
+    """A call that waits for the world outside, as long as that takes."""
+
+    __slots__ = ()
+    is_bounded = False
 
 
 class Unbounded:

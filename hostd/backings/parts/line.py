@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
 
 from hcall.saved import Saved
 from hostd.backing import Backing, Port
+from hostd.device import Room
+from hostd.stream import first
 
+T = TypeVar("T", int, bytes)
 log = logging.getLogger(__name__)
 
 _CHUNK: Final = 64 * 1024
@@ -52,16 +56,23 @@ class Line(Backing):
     def cede(self) -> None:
         self._part()
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes | memoryview) -> int:
         done = 0
+        if not self._kept and self._peer is not None and self._listens:  # most often it takes all of it at once
+            with contextlib.suppress(OSError):  # `_send` deals with it
+                done = self._peer.send(data)
         while taken := data[done : done + _KEPT - len(self._kept)]:
             self._kept += taken
             self._send()
             done += len(taken)
         return done
 
+    def fetch(self, into: Room) -> int:
+        """It asks always: of a connection that has failed uvloop tells once, see `_look_again`."""
+        return self._receive_into(into)
+
     def resume(self) -> None:
-        if self._peer is not None and not self._reading and self._port.space:
+        if self._peer is not None and not self._reading and (self._port.awaited is not None or self._port.ahead):
             self._reading = True
             self._loop.add_reader(self._peer, self._readable)
 
@@ -112,7 +123,10 @@ class Line(Backing):
 
     def _readable(self) -> None:
         assert self._peer is not None
-        if not (space := self._port.space):  # the guest does not read: leave it in the socket, which stops the peer
+        if (room := self._port.awaited) is not None:
+            if count := self._receive_into(room):
+                self._port.filled(count)
+        elif not (space := self._port.ahead):  # the guest does not read: leave it in the socket, which stops the peer
             self._reading = False
             self._loop.remove_reader(self._peer)
         elif data := self._receive(min(space, _CHUNK)):
@@ -132,19 +146,26 @@ class Line(Backing):
 
     def _receive(self, count: int) -> bytes:
         """What the peer has sent; nothing if nothing waits, or if it has gone, and then there is none any more."""
+        return self._from_peer(lambda peer: peer.recv(count), b"")
+
+    def _receive_into(self, room: Room) -> int:
+        """The same, for a guest who waits for it: how much."""
+        return self._from_peer(lambda peer: peer.recv_into(first(room)), 0)
+
+    def _from_peer(self, receive: Callable[[socket.socket], T], nothing: T) -> T:
         if self._peer is None:
-            return b""
+            return nothing
         try:
-            data = self._peer.recv(count)
+            came = receive(self._peer)
         except BlockingIOError:
-            return b""
+            return nothing
         except OSError as error:  # such as ECONNRESET, or ETIMEDOUT
             log.debug("%s: %s", self.endpoint, error)
-            data = b""
-        if not data:
+            came = nothing
+        if not came:
             self._part()
             self._port.parted()
-        return data
+        return came
 
 
 def socket_of(fd: int) -> socket.socket:

@@ -73,7 +73,7 @@ class SocketLane:
         self.ended = 0.0
         self.bytes = 0  # that came, on all its links
         self.owes = False  # there was no time for all that came: the link is told when there was
-        self._under_way = 0  # calls that are answered later
+        self._under_way = 0  # calls that are answered later, but for those that wait for the world outside
         self._stopped: Callable[[], None] | None = None
 
     def receive(self, data: bytes) -> bool:
@@ -130,6 +130,8 @@ class SocketLane:
                         status, value = answer
                         if not session.reply(slot, seq, status, value):
                             self._guest.misfit(number, handle, value)
+                    elif answer.waits:
+                        answer.then(partial(self.answer, (slot, seq, number, handle)))
                     else:
                         self._under_way += 1
                         answer.then(partial(self._late, (slot, seq, number, handle)))

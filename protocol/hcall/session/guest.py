@@ -30,8 +30,8 @@ def _possible(value: object, areas: Areas) -> bool:
 class GuestSession(Session, Generic[W]):
     """The guest's end: puts calls into slots and keeps each, with its waiter, until it is answered."""
 
-    __slots__ = ("_answers", "_backlog", "_epoch", "_free", "_given_up", "_new", "_sent", "_seq", "_slots", "features",
-                 "last", "moved")  # fmt: skip
+    __slots__ = ("_answers", "_backlog", "_epoch", "_free", "_given_up", "_lingering", "_new", "_sent", "_seq",
+                 "_slots", "features", "last", "moved")  # fmt: skip
     MOVES = GUEST_MOVES
 
     def __init__(self, given_up: Callable[[W], bool] = lambda waiter: False) -> None:
@@ -49,6 +49,7 @@ class GuestSession(Session, Generic[W]):
         self._sent: dict[int, tuple[int, bytes, W, Areas]] = {}  # by slot: seq, message, waiter, areas; in seq order
         self._backlog: deque[tuple[int, int, Args, Areas, W]] = deque()
         self._answers: list[tuple[W, int, Any]] = []  # those of the last `receive`
+        self._lingering: set[int] = set()  # slots of calls that wait for the world outside
 
     @property
     def busy(self) -> int:
@@ -74,6 +75,7 @@ class GuestSession(Session, Generic[W]):
         """
         self._seq = max([self._seq, *(call[0] for call in self._sent.values())])
         self._free = [slot for slot in range(self._slots)[::-1] if slot not in self._sent]
+        self._lingering &= self._sent.keys()
         if self._backlog and any(call[2] is self._backlog[0][4] for call in self._sent.values()):
             self._backlog.popleft()
         return self._answers
@@ -84,6 +86,7 @@ class GuestSession(Session, Generic[W]):
             self.move(Event.END)
         waiters = [call[2] for call in self._sent.values()] + [entry[4] for entry in self._backlog]
         self._sent.clear()
+        self._lingering.clear()
         self._backlog.clear()
         return waiters
 
@@ -111,6 +114,15 @@ class GuestSession(Session, Generic[W]):
         self._seq = seq
         if self.state is READY:  # else WELCOME sends it, with all that are unanswered
             self.out.append(data)
+
+    @property
+    def may_linger(self) -> bool:
+        """Whether a call may wait for the world outside: half of the slots are for others, which go on meanwhile."""
+        return bool(self._free) and 2 * len(self._lingering) + 2 <= self._slots
+
+    def linger(self) -> None:
+        """The call that was made last is one that waits."""
+        self._lingering.add(next(reversed(self._sent)))
 
     def withdraw(self, waiter: W) -> bool:
         """Do not make the call of *waiter* if it still waits for a slot; whether no answer will come."""
@@ -162,6 +174,8 @@ class GuestSession(Session, Generic[W]):
                         answers.append((call[2], status, value))  # first: see `mend`
                         del sent[slot]
                         free.append(slot)
+                        if self._lingering:
+                            self._lingering.discard(slot)
                         continue
                 self.broken = ProtocolViolation("an answer to no call")
                 return answers, interrupts

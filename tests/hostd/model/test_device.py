@@ -100,7 +100,7 @@ class Modem(Stream):
 
 def test_a_subclass_keeps_the_numbers_of_its_base_and_goes_on_after_them() -> None:
     base = {handler.name: handler.number for handler in Stream.declares.handlers}
-    assert base == {"read": 1, "write": 2, "get_param": 16, "set_param": 17}
+    assert base == {"read": 1, "write": 2, "wait_read": 128, "wait_write": 129, "get_param": 16, "set_param": 17}
     assert {handler.name: handler.number for handler in Modem.declares.handlers} == base | {"dial": 18, "sync": 3}
     assert Stream.declares.irqs == ("rx_ready", "tx_ready", "disconnected")
     assert Modem.declares.irqs == (*Stream.declares.irqs, "carrier")
