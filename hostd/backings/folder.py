@@ -9,13 +9,14 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
 from hcall.errors import BadArgument, BadHandle, Busy, HcallError, IoError, NoMatch, NoSpace, NotAllowed, StaleHandle
-from hcall.formats.folder import MAX_PATH, ROOT, shown
+from hcall.formats.folder import MAX_PATH, ROOT, Access, Kind, shown
 from hcall.saved import Saved
 
 from .parts import beneath
@@ -24,6 +25,7 @@ from .parts.filesystem import LOCAL, TMPFS, filesystem
 
 T = TypeVar("T")
 
+_, _, _CREATE, _EXCLUSIVE, _TRUNCATE = map(int, Access)  # to combine flags takes 10 times as long
 _MAX_NODES: Final = 1024  # of up to 4 KiB each
 _SAID: Final[dict[int | None, tuple[type[HcallError], str]]] = {
     errno.ENOENT: (NoMatch, "is not there"),
@@ -221,7 +223,64 @@ class Tree:
             self._at(node)
             del self._nodes[node]
 
-    def moved(self, at: int, path: bytes, to: int, new_path: bytes) -> None:
+    # What is done to what has a name; *cached* is 0, or CACHED: raise BlockingIOError if it takes the disk.
+
+    def walk(self, at: int, path: bytes, cached: int) -> tuple[int, int]:
+        """A new node, and its kind."""
+        with self.found(at, path, cached) as fd:
+            info = os.fstat(fd)
+        return self.add(at, path, info), beneath.kind_of(info)
+
+    def stat(self, at: int, path: bytes, cached: int) -> tuple[int, ...]:
+        """Kind, id, size, permissions and time of change, in ns since 1970."""
+        with self.found(at, path, cached) as fd:
+            info = os.fstat(fd)
+        return beneath.kind_of(info), info.st_ino, info.st_size, stat.S_IMODE(info.st_mode), info.st_mtime_ns
+
+    def read_link(self, at: int, path: bytes, cached: int) -> bytes:
+        """What a symbolic link says."""
+        with self.found(at, path, cached) as fd:
+            if beneath.kind_of(os.fstat(fd)) != Kind.LINK:
+                raise BadArgument(f"{shown(path)} is no symbolic link")
+            return os.readlink(b"", dir_fd=fd)
+
+    def open_file(self, at: int, path: bytes, access: int, mode: int, cached: int) -> int:
+        """A descriptor of a file, opened as *access* says; *mode* is for one that is made."""
+        flags = (os.O_RDONLY, os.O_RDONLY, os.O_WRONLY, os.O_RDWR)[access & 3] | os.O_CLOEXEC | os.O_NONBLOCK
+        if access & _CREATE:
+            with self.parent(at, path) as (parent, name):
+                try:
+                    return beneath.openat2(parent, name, flags | os.O_CREAT | os.O_EXCL, mode, 0)
+                except FileExistsError:
+                    if access & _EXCLUSIVE:
+                        raise
+        with self.found(at, path, cached) as fd:
+            beneath.check_kind(fd, Kind.FILE)
+            try:
+                file = os.open(beneath.itself(fd), flags)  # this very file: what has its name now does not matter
+            except BlockingIOError:  # F_SETLEASE, fcntl(2), which was asked for it now
+                raise Busy(f"{shown(path)} is leased to a program on the host") from None
+        if access & _TRUNCATE:
+            try:
+                os.ftruncate(file, 0)
+            except OSError:
+                os.close(file)
+                raise
+        return file
+
+    def open_dir(self, at: int, path: bytes, cached: int) -> int:
+        """A descriptor of a folder."""
+        with self.found(at, path, cached) as fd:
+            beneath.check_kind(fd, Kind.FOLDER)
+            return beneath.openat2(fd, b".", os.O_RDONLY | os.O_DIRECTORY, 0, cached)
+
+    def rename(self, at: int, path: bytes, to: int, new_path: bytes) -> None:
+        """Move it in one step, and nodes with it."""
+        with self.parent(at, path) as (parent, name), self.parent(to, new_path) as (new_parent, new_name):
+            os.rename(name, new_name, src_dir_fd=parent, dst_dir_fd=new_parent)
+        self._moved(at, path, to, new_path)
+
+    def _moved(self, at: int, path: bytes, to: int, new_path: bytes) -> None:
         """Nodes go with what the guest renames."""
         with self._lock:
             old, new = self._whole(at, path), self._whole(to, new_path)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 from hcall.errors import BadArgument, Busy, HcallError, NoMatch, ReadOnly
-from hcall.formats.folder import MAX_ENTRY, Access, Kind, check_path, shown
+from hcall.formats.folder import MAX_ENTRY, Access, check_path
 from hostd.backings.folder import File, Tree, missing, told
 from hostd.backings.parts import beneath
 from hostd.backings.parts.beneath import CACHED
@@ -26,7 +26,7 @@ from hostd.device import Config, Data, Device, Feature, Later, Property, Room, S
 T = TypeVar("T")
 _Opened: TypeAlias = tuple[int, int, int]  # number, size, permissions
 
-_READ, _WRITE, _CREATE, _EXCLUSIVE, _TRUNCATE = map(int, Access)  # to combine flags takes 10 times as long
+_READ, _WRITE, _CREATE, _, _TRUNCATE = map(int, Access)  # to combine flags takes 10 times as long
 _MAX_FILES = 64  # open at a time: each is a descriptor of the daemon
 _READ_NOW = 1 << 20  # bytes: as of a disk
 _WRITE_NOW = 64 * 1024
@@ -103,7 +103,7 @@ class Folder(Device):
     @call
     def walk(self, at: int, path: bytes) -> Later[tuple[int, int]] | tuple[int, int]:
         """A new node, for *path* below the node *at*, and its kind.  Errors: NoMatch, Busy for too many."""
-        return self._quickly(partial(self._walk, at, path), path)
+        return self._quickly(partial(self._tree.walk, at, path), path)
 
     @call
     def forget(self, node: int) -> None:
@@ -113,12 +113,12 @@ class Folder(Device):
     @call(again=True)
     def stat(self, at: int, path: bytes) -> Later[tuple[int, ...]] | tuple[int, ...]:
         """Its kind, id, size, permissions, and time of change in ns since 1970; those of a link itself, too."""
-        return self._quickly(partial(self._stat, at, path), path)
+        return self._quickly(partial(self._tree.stat, at, path), path)
 
     @call(again=True)
     def read_link(self, into: Room, at: int, path: bytes) -> Later[int] | int:
         """What a symbolic link says; it is for the guest to make something of.  Errors: BadArgument if it is none."""
-        return self._quickly(partial(self._read_link, into, at, path), path)
+        return self._quickly(lambda cached: into.put(self._tree.read_link(at, path, cached)), path)
 
     # Open files and folders.
 
@@ -132,13 +132,13 @@ class Folder(Device):
         _check_mode(mode)
         if access & _WRITE:
             self._check_writable()
-        work = partial(self._open, path, partial(self._open_file, at, path, access, mode))
+        work = partial(self._open, path, partial(self._tree.open_file, at, path, access, mode))
         return self._slowly(work, path) if access & (_CREATE | _TRUNCATE) else self._quickly(work, path)
 
     @call
     def open_dir(self, at: int, path: bytes) -> Later[int] | int:
         """Open a folder to be read; its number."""
-        work = partial(self._open, path, partial(self._open_dir, at, path))
+        work = partial(self._open, path, partial(self._tree.open_dir, at, path))
         return self._quickly(lambda cached: work(cached)[0], path)
 
     @call
@@ -223,7 +223,7 @@ class Folder(Device):
     def rename(self, at: int, path: bytes, to: int, new_path: bytes) -> Later[None]:
         """Move it in one step; a file that has the new name is replaced.  Nodes go with it."""
         self._check_writable()
-        return self._slowly(partial(self._rename, at, path, to, new_path), path, new_path)
+        return self._slowly(lambda _: self._tree.rename(at, path, to, new_path), path, new_path)
 
     @call
     def chmod(self, at: int, path: bytes, mode: int) -> Later[None]:
@@ -287,52 +287,6 @@ class Folder(Device):
         with opened as fd:
             return told(partial(work, fd), opened.path)
 
-    # *cached* is 0, or CACHED: raise BlockingIOError if it takes the disk.
-
-    def _walk(self, at: int, path: bytes, cached: int) -> tuple[int, int]:
-        with self._tree.found(at, path, cached) as fd:
-            info = os.fstat(fd)
-        return self._tree.add(at, path, info), beneath.kind_of(info)
-
-    def _stat(self, at: int, path: bytes, cached: int) -> tuple[int, ...]:
-        with self._tree.found(at, path, cached) as fd:
-            info = os.fstat(fd)
-        return beneath.kind_of(info), info.st_ino, info.st_size, stat.S_IMODE(info.st_mode), info.st_mtime_ns
-
-    def _read_link(self, into: Room, at: int, path: bytes, cached: int) -> int:
-        with self._tree.found(at, path, cached) as fd:
-            if beneath.kind_of(os.fstat(fd)) != Kind.LINK:
-                raise BadArgument(f"{shown(path)} is no symbolic link")
-            return into.put(os.readlink(b"", dir_fd=fd))
-
-    def _open_file(self, at: int, path: bytes, access: int, mode: int, cached: int) -> int:
-        flags = (os.O_RDONLY, os.O_RDONLY, os.O_WRONLY, os.O_RDWR)[access & 3] | os.O_CLOEXEC | os.O_NONBLOCK
-        if access & _CREATE:
-            with self._tree.parent(at, path) as (parent, name):
-                try:
-                    return beneath.openat2(parent, name, flags | os.O_CREAT | os.O_EXCL, mode, 0)
-                except FileExistsError:
-                    if access & _EXCLUSIVE:
-                        raise
-        with self._tree.found(at, path, cached) as fd:
-            beneath.check_kind(fd, Kind.FILE)
-            try:
-                file = os.open(beneath.itself(fd), flags)  # this very file: what has its name now does not matter
-            except BlockingIOError:  # F_SETLEASE, fcntl(2), which was asked for it now
-                raise Busy(f"{shown(path)} is leased to a program on the host") from None
-        if access & _TRUNCATE:
-            try:
-                os.ftruncate(file, 0)
-            except OSError:
-                os.close(file)
-                raise
-        return file
-
-    def _open_dir(self, at: int, path: bytes, cached: int) -> int:
-        with self._tree.found(at, path, cached) as fd:
-            beneath.check_kind(fd, Kind.FOLDER)
-            return beneath.openat2(fd, b".", os.O_RDONLY | os.O_DIRECTORY, 0, cached)
-
     def _close(self, file: int) -> None:
         opened = self._files.pop(file, None)
         if opened is None:  # a second call was faster
@@ -342,11 +296,6 @@ class Folder(Device):
     def _read_dir(self, opened: File, into: Room, cookie: int) -> int:
         with opened.listing:
             return self._on_file(opened, lambda fd: into.put(beneath.listing(fd, cookie, min(into.nbytes, _LISTING))))
-
-    def _rename(self, at: int, path: bytes, to: int, new_path: bytes, _: int) -> None:
-        with self._tree.parent(at, path) as (parent, name), self._tree.parent(to, new_path) as (new_parent, new_name):
-            os.rename(name, new_name, src_dir_fd=parent, dst_dir_fd=new_parent)
-        self._tree.moved(at, path, to, new_path)
 
     # What is open.
 
