@@ -142,3 +142,10 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     else:
         with tempfile.TemporaryDirectory(dir=request.param) as name:
             yield Path(name)
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A folder on tmpfs."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        yield Path(name)

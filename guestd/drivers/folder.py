@@ -13,14 +13,28 @@ from typing import NamedTuple, ParamSpec, TypeAlias, TypeVar
 
 from guestd.driver import MAX_INLINE, Buffer, Data, Driver, Inline, Op, Room, Taking, moved
 from hcall.errors import BadArgument, HcallError, IoError, NoMatch
-from hcall.formats.folder import MAX_PATH, ROOT, Access, Kind, Stat, shown, unpack
+from hcall.formats.folder import (
+    MAX_PATH,
+    ROOT,
+    Access,
+    Entry,
+    Fetched,
+    Flag,
+    Kind,
+    Stat,
+    shown,
+    unpack,
+    unpack_fetched,
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Line = TypeVar("Line", Entry, Fetched)
 AnyPath: TypeAlias = "str | bytes | os.PathLike[str]"
 
 _CHUNK = 1 << 20  # bytes of guest memory for more
 _LISTING = 32 * 1024
+_LAST = int(Flag.LAST)
 
 
 class Item(NamedTuple):
@@ -46,6 +60,7 @@ class FolderDriver(Driver):
     _stat = Op[[int, bytes], Stat]("stat")
     _open_dir = Op[[int, bytes], int]("open_dir")
     _read_dir = Op[[Room, int, int], int]("read_dir")  # folder, cookie
+    _fetch_dir = Op[[Room, int, int], int]("fetch_dir")  # folder, cookie
     _open_file = Op[[int, bytes, int, int], tuple[int, int, int]]("open_file")  # -> number, size, permissions
     _close_file = Op[[int], None]("close_file")
     _make_dir = Op[[int, bytes, int], None]("make_dir")
@@ -111,6 +126,10 @@ class FolderDriver(Driver):
     async def open(self, path: AnyPath, access: Access = Access.READ, mode: int = 0o666, at: int = ROOT) -> File:
         """Open a file; *mode* is for one that is made, less what the host's umask takes."""
         return File(self, *await self._open(self._open_file, at, _bytes(path), int(access), mode))
+
+    async def open_dir(self, path: AnyPath = "", at: int = ROOT) -> Folder:
+        """Open a folder, for all that is in it."""
+        return Folder(self, await self._open(self._open_dir, at, _bytes(path)))
 
     async def read_bytes(self, path: AnyPath) -> bytes:
         """All of a file."""
@@ -182,16 +201,56 @@ class FolderDriver(Driver):
     async def _list(self, folder: int, buffer: Buffer) -> list[Item]:
         items: list[Item] = []
         cookie = 0
-        while count := await self._read_dir(buffer, folder, cookie):
-            try:
-                entries = list(unpack(bytes(buffer.view[:count])))
-                items += [Item(os.fsdecode(entry.name), Kind(entry.kind), entry.id) for entry in entries]
-            except ValueError as error:
-                raise IoError(f"{self.dev.name} lists what it must not: {error}") from None
-            if entries[-1].cookie == cookie:
-                raise IoError(f"{self.dev.name} lists the same again and again")
+        while entries := await self.entries(folder, buffer, cookie):
+            items += [Item(os.fsdecode(entry.name), Kind(entry.kind), entry.id) for entry in entries]
             cookie = entries[-1].cookie
         return items
+
+    async def entries(self, folder: int, buffer: Buffer, cookie: int) -> list[Entry]:
+        """Entries of an open folder behind *cookie*, by way of *buffer*; none at the end."""
+        count = await self._read_dir(buffer, folder, cookie)
+        return self._checked(lambda: list(unpack(bytes(buffer.view[:count]))), cookie)
+
+    async def fetch(self, folder: int, buffer: Buffer, cookie: int) -> list[Fetched]:
+        """The same with what the host has at hand of each; bytes of files are in *buffer*, until it is used again."""
+        if "fetch_dir" not in self.dev.calls:  # an older host's: nothing is at hand
+            entries = await self.entries(folder, buffer, cookie)
+            return [Fetched(each.cookie, each.id, 0, 0, 0, each.kind, 0, each.name) for each in entries]
+        count = await self._fetch_dir(buffer, folder, cookie)
+        return self._checked(lambda: list(unpack_fetched(buffer.view[:count])), cookie)
+
+    def _checked(self, unpacked: Callable[[], list[Line]], cookie: int) -> list[Line]:
+        try:
+            lines = unpacked()
+        except ValueError as error:
+            raise IoError(f"{self.dev.name} lists what it must not: {error}") from None
+        if lines and lines[-1].cookie == cookie:
+            raise IoError(f"{self.dev.name} lists the same again and again")
+        return lines
+
+
+class Folder:
+    """An open folder, from its first entry on."""
+
+    def __init__(self, driver: FolderDriver, number: int) -> None:
+        self.number = number
+        self._driver, self._cookie, self._over = driver, 0, False
+
+    async def fetch(self, buffer: Buffer) -> list[Fetched]:
+        """The next entries, with what the host has at hand of each: attributes, and all bytes of small files.
+
+        Bytes are in *buffer*, until it is used again; 256 KiB are as many as come at a time.  None at all is the end.
+        """
+        if self._over:
+            return []
+        entries = await self._driver.fetch(self.number, buffer, self._cookie)
+        if entries:
+            self._cookie, self._over = entries[-1].cookie, bool(entries[-1].flags & _LAST)
+        return entries
+
+    async def close(self) -> None:
+        """Give it back."""
+        await self._driver.close(self.number)
 
 
 class File:

@@ -12,11 +12,12 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
 from hcall.errors import BadArgument, BadHandle, Busy, HcallError, IoError, NoMatch, NoSpace, NotAllowed, StaleHandle
-from hcall.formats.folder import MAX_PATH, ROOT, Access, Kind, shown
+from hcall.formats.folder import MAX_PATH, ROOT, Access, Entry, Kind, shown
 from hcall.saved import Saved
 
 from .parts import beneath
@@ -58,7 +59,7 @@ class File:
         """*path* is for errors to tell."""
         self.path = path
         self._fd, self._users, self._lock = fd, 1, threading.Lock()
-        self.listing = threading.Lock()  # a folder's descriptor has one place where it reads on
+        self._listing = threading.Lock()  # a folder's descriptor has one place where it reads on
 
     def __enter__(self) -> int:
         with self._lock:
@@ -69,6 +70,11 @@ class File:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def listed(self, fd: int, cookie: int, size: int) -> Iterator[Entry]:
+        """See `beneath.listing`; *fd* is this one.  Raises HcallError, or OSError."""
+        with self._listing:
+            return told(partial(beneath.listing, fd, cookie, size), self.path)
 
     def save(self, root: str) -> Saved | None:
         """Which file it is, below *root*, and how it is open; None for one that has no name any more."""

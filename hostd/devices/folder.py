@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 from hcall.errors import BadArgument, Busy, HcallError, NoMatch, ReadOnly
-from hcall.formats.folder import MAX_ENTRY, Access, check_path
+from hcall.formats.folder import MAX_ENTRY, MAX_FETCHED, Access, check_path, pack
 from hostd.backings.folder import File, Tree, missing, told
 from hostd.backings.parts import beneath
 from hostd.backings.parts.beneath import CACHED
 from hostd.backings.parts.pieces import MOST, part
-from hostd.device import Config, Data, Device, Feature, Later, Property, Room, Saved, State, call
+from hostd.backings.parts.sweep import sweep
+from hostd.device import Config, Data, Device, Feature, Later, Property, Room, Saved, State, Steps, call
 
 T = TypeVar("T")
 _Opened: TypeAlias = tuple[int, int, int]  # number, size, permissions
@@ -31,6 +32,8 @@ _MAX_FILES = 64  # open at a time: each is a descriptor of the daemon
 _READ_NOW = 1 << 20  # bytes: as of a disk
 _WRITE_NOW = 64 * 1024
 _LISTING = 64 * 1024  # bytes of a folder that are read at a time
+_SWEPT = 256 * 1024  # bytes that are fetched at a time
+_SWEEP_SECONDS = 0.02  # of one call: a slow disk has not all of them
 _MAX_TAG = 36  # bytes: virtio 1.2, 5.11.4
 
 
@@ -236,6 +239,18 @@ class Folder(Device):
         """Set the times of a file or folder, in ns since 1970."""
         return self._set(at, path, partial(os.utime, ns=(accessed, modified)))
 
+    # Many at once.
+
+    @call(again=True)
+    def fetch_dir(self, into: Room, file: int, cookie: int) -> Later[int] | int:
+        """As `read_dir`, with what `stat` tells of each, and all bytes of small files: as far as it is at hand."""
+        if into.nbytes < MAX_FETCHED:
+            raise BadArgument(f"a folder is fetched with room for {MAX_FETCHED} bytes, not {into.nbytes}")
+        opened = self._file(file, cookie)
+        if self._tree.memory and self._tree.local:
+            return self.in_parts(self._fetch_dir(opened, into, cookie, CACHED))
+        return self.offload(self._fetch_dir, opened, into, cookie, 0)
+
     # Now, or in a worker thread.
 
     def _quickly(self, work: Callable[[int], T], path: bytes) -> T | Later[T]:
@@ -294,8 +309,15 @@ class Folder(Device):
         opened.close()
 
     def _read_dir(self, opened: File, into: Room, cookie: int) -> int:
-        with opened.listing:
-            return self._on_file(opened, lambda fd: into.put(beneath.listing(fd, cookie, min(into.nbytes, _LISTING))))
+        size = min(into.nbytes, _LISTING)
+        return self._on_file(opened, lambda fd: into.put(pack(opened.listed(fd, cookie, size))))
+
+    def _fetch_dir(self, opened: File, into: Room, cookie: int, cached: int) -> Steps[int]:
+        time = self.clock.time
+        room = into[0] if len(into) == 1 else memoryview(bytearray(min(into.nbytes, _SWEPT)))
+        with opened as fd, room[:_SWEPT] as swept:
+            count = yield from sweep(fd, cookie, swept, cached, opened.listed, time, time() + _SWEEP_SECONDS)
+            return count if len(into) == 1 else into.put(swept[:count])
 
     # What is open.
 

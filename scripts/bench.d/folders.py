@@ -21,7 +21,7 @@ from meters import Meter
 from outcome import Row
 
 import guestd
-from guestd.commands.copying import copy_out
+from guestd.commands.trees import copy_out
 from guestd.drivers.folder import FolderDriver
 
 _FILES: Final = 5000

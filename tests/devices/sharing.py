@@ -9,7 +9,10 @@ from pathlib import Path
 import guestd
 import hostd
 from guestd.drivers.folder import FolderDriver
+from hcall.formats.folder import Fetched
 from hostd import Machine
+
+ROOM = 256 * 1024  # for as much as is fetched at a time
 
 
 @contextlib.asynccontextmanager
@@ -32,3 +35,14 @@ async def attached(host: hostd.Host) -> AsyncIterator[FolderDriver]:
 async def shared(folder: Path, **config: object) -> AsyncIterator[FolderDriver]:
     async with serving(folder, **config) as host, attached(host) as driver:
         yield driver
+
+
+async def fetched(files: FolderDriver, path: str = "", room: int = ROOM) -> dict[bytes, Fetched]:
+    """All that is in a folder, by name, with copies of the bytes."""
+    found = {}
+    folder = await files.open_dir(path)
+    with files.dev.ram.alloc(room) as buffer:
+        while entries := await folder.fetch(buffer):
+            found |= {entry.name: entry._replace(data=bytes(entry.data)) for entry in entries}
+    await folder.close()
+    return found

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sharing import attached, serving, shared
+from sharing import attached, fetched, serving, shared
 
 import guestd
 from guestd.drivers.folder import FolderDriver
@@ -31,7 +31,7 @@ from hcall.errors import (
     ReadOnly,
     StaleHandle,
 )
-from hcall.formats.folder import ROOT, Access, Kind, unpack
+from hcall.formats.folder import ROOT, Access, Flag, Kind, unpack
 
 
 def made(files: FolderDriver, name: str, *args: int | bytes, areas: tuple[int, ...] = ()) -> Awaitable[Any]:
@@ -365,6 +365,8 @@ async def test_a_file_that_is_leased_to_a_program_of_the_host_is_busy_meanwhile(
             for access in (Access.READ, Access.WRITE | Access.TRUNCATE):
                 with pytest.raises(Busy, match="'x' is leased"):
                     await files.open("x", access)
+            entry = (await fetched(files))[b"x"]
+            assert entry.flags & Flag.STAT and not entry.flags & Flag.DATA
         assert await files.read_bytes("x") == b"x"
 
 

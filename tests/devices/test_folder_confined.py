@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sharing import shared
+from sharing import fetched, shared
 
 from guestd.drivers.folder import FolderDriver
 from hcall.errors import BadArgument, HcallError, NoMatch, NotAllowed, StaleHandle
-from hcall.formats.folder import ROOT, Access, Kind, unpack
+from hcall.formats.folder import ROOT, Access, Flag, Kind, unpack
 
 SECRET = b"a secret of the host"
 CREATE = Access.WRITE | Access.CREATE | Access.TRUNCATE
@@ -187,6 +187,38 @@ async def test_a_folder_that_a_thread_swaps_for_a_link_never_leads_outside(share
                 seen |= await attack(files, 50)
     assert seen == {b"public", b""}
     assert [path.name for path in (share.parent / "outside").iterdir()] == ["secret"]
+
+
+async def test_a_fetch_beside_a_thread_that_swaps_a_file_for_a_link_or_pipe_has_its_bytes_or_none(
+    share: Path,
+) -> None:
+    file, link, pipe = share / "in/secret", share / "link", share / "pipe"
+    link.symlink_to("outside/secret")
+    (share / "in/link").symlink_to("../../outside/secret")
+    os.mkfifo(pipe)
+
+    def step() -> None:
+        exchange(file, link)
+        exchange(link, pipe)
+        exchange(pipe, file)
+
+    async with shared(share.parent) as files:
+        seen = set()
+        with racing(step) as count:
+            while len(seen) < 3 or count[0] < 500:
+                found = (await fetched(files, "in"))[b"secret"]
+                seen.add((found.kind if found.flags & Flag.STAT else None, found.data))
+                assert not found.data or found.kind == Kind.FILE
+    assert {data for _, data in seen} == {b"public", b""}
+
+
+@pytest.mark.spec("FLD-11")
+async def test_a_fetch_enters_no_other_mount(tmp_path: Path) -> None:
+    async with shared(tmp_path, path="/", read_only=True) as files:
+        found = await fetched(files)
+    for name in (b"proc", b"sys"):
+        assert (found[name].kind, found[name].flags & ~Flag.LAST) == (Kind.FOLDER, 0)
+    assert found[b"etc"].flags & Flag.STAT
 
 
 async def test_a_file_that_a_thread_swaps_for_a_link_or_a_pipe_is_itself_or_refused(share: Path) -> None:

@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import tempfile
 from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
@@ -20,19 +19,13 @@ import uvloop
 from sharing import attached, serving, shared
 
 import guestd
-from guestd.commands.copying import Copied, copy_in, copy_out
+from guestd.commands.trees import Copied, copy_in, copy_out
 from hcall.errors import IoError, NotAllowed, Reset, StaleHandle
 from hcall.formats.folder import Access, Kind
 from hostd import MachineError
 from hostd.backings.parts.pieces import PART
 
 FILES = 5000
-
-
-@pytest.fixture
-def memory() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
-        yield Path(name)
 
 
 def library() -> Iterator[Path]:
@@ -151,21 +144,66 @@ async def test_links_of_the_host_are_seen_and_left_out(tmp_path: Path) -> None:
 LYING = """
 from hostd.device import Room
 from hostd.devices.folder import Folder
-from hcall.formats.folder import Entry, pack
+from hcall.formats.folder import Entry, Fetched, pack, pack_fetched
 
 class Lying(Folder):
     def read_dir(self, into: Room, file: int, cookie: int) -> int:
         return into.put(pack([Entry(1, 1, 0, NAME)]))
+
+    def fetch_dir(self, into: Room, file: int, cookie: int) -> int:
+        return into.put(pack_fetched([Fetched(1, 1, 4, 0, 0o644, 0, FLAGS, NAME, b"evil"[:2 * FLAGS - 2])]))
 """
 
 
+@pytest.mark.parametrize("flags", [1, 3])
 @pytest.mark.parametrize("name", [b"../evil", b"..", b"", b"a/b", b"x\0"])
-async def test_a_host_that_lists_names_that_are_none_gets_nothing_written(tmp_path: Path, name: bytes) -> None:
-    (tmp_path / "lying.py").write_text(LYING.replace("NAME", repr(name)))
+async def test_a_host_that_lists_names_that_are_none_gets_nothing_written(
+    tmp_path: Path, name: bytes, flags: int
+) -> None:
+    (tmp_path / "lying.py").write_text(LYING.replace("NAME", repr(name)).replace("FLAGS", str(flags)))
     async with shared(tmp_path, model="lying.py:Lying") as files:
         with pytest.raises(IoError, match="lists what it must not"):
             await copy_out(files, "", tmp_path / "out")
+        with pytest.raises(IoError, match="lists what it must not"):
+            await files.listdir()
     assert not list((tmp_path / "out").iterdir()) and not (tmp_path / "evil").exists()
+
+
+OLD = """
+from hostd.devices.folder import Folder
+
+class Old(Folder):
+    fetch_dir = None
+"""
+
+
+async def test_a_host_that_has_no_sweep_yet_is_copied_from_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "old.py").write_text(OLD)
+    (tmp_path / "share/sub").mkdir(parents=True)
+    (tmp_path / "share/sub/x").write_bytes(b"content")
+    async with shared(tmp_path, model="old.py:Old") as files:
+        assert "fetch_dir" not in files.dev.calls
+        assert (await copy_out(files, "", tmp_path / "out")).files == 1
+    assert (tmp_path / "out/sub/x").read_bytes() == b"content"
+
+
+async def test_what_is_copied_over_is_replaced_and_what_cannot_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "share/sub").mkdir(parents=True)
+    (tmp_path / "share/sub/x").write_bytes(b"new")
+    (tmp_path / "out/sub").mkdir(parents=True)
+    (tmp_path / "out/sub/x").write_bytes(b"longer than that")
+    (tmp_path / "out/sub/y").write_bytes(b"stays")
+    async with shared(tmp_path) as files:
+        await copy_out(files, "", tmp_path / "out")
+        assert [(tmp_path / "out/sub" / name).read_bytes() for name in "xy"] == [b"new", b"stays"]
+        (tmp_path / "out/sub/x").unlink()
+        (tmp_path / "out/sub/x").mkdir()
+        with pytest.raises(IsADirectoryError, match="out/sub/x"):
+            await copy_out(files, "", tmp_path / "out")
+        (tmp_path / "out/full").symlink_to("/dev/full")
+        (tmp_path / "share/full").write_bytes(b"x")
+        with pytest.raises(OSError, match=r"No space left on device: .*out/full"):
+            await copy_out(files, "", tmp_path / "out")
 
 
 @pytest.mark.parametrize("is_broken_off", [False, True])

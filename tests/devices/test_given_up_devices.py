@@ -16,6 +16,7 @@ from input_ends import edges, encoded, key, model
 
 import guestd
 import hostd
+from guestd.commands.trees import copy_out
 from guestd.drivers.folder import FolderDriver
 from guestd.drivers.hid import HidDriver
 from guestd.drivers.net import NetDriver
@@ -192,9 +193,10 @@ async def test_files_and_folders_that_are_opened_and_given_up_are_closed_again(t
         folder = cast(FolderDriver, driver)
         works: list[Callable[[], Awaitable[object]]] = [
             folder.listdir, partial(folder.read_bytes, "file3"), partial(folder.write_bytes, "new", b"y" * 9000),
+            partial(copy_out, folder, "", tmp_path / "out"),
         ]  # fmt: skip
-        for n in range(300):  # far more than may be open at a time
-            await given_up(done(works[n % 3]()), 1 + n // 3 % 30)
+        for n in range(400):  # far more than may be open at a time
+            await given_up(done(works[n % 4]()), 1 + n // 4 % 30)
         files = [await folder.open("file1", Access.READ) for _ in range(60)]
         for file in files:
             await file.close()

@@ -120,7 +120,15 @@ def _entries(data: bytes) -> None:
         assert folder.pack(entries) == data
 
 
-_FORMATS: Final = (_batches, _lines, _link, _options, _packets, _events, _system, _entries)
+def _fetched(data: bytes) -> None:
+    with contextlib.suppress(ValueError):
+        fetched = list(folder.unpack_fetched(data))
+        assert folder.pack_fetched(fetched) == data
+        for entry in fetched:
+            folder.check_name(entry.name)
+
+
+_FORMATS: Final = (_batches, _lines, _link, _options, _packets, _events, _system, _entries, _fetched)
 
 
 def formats(data: bytes) -> None:

@@ -15,7 +15,7 @@ from fake_host import FIRST_OWN, NODE, OPEN, READ, ROOT, WRITE, lying
 
 import guestd
 from guestd.clients.guest import Guest
-from guestd.commands import copying
+from guestd.commands.trees import copy_out
 from guestd.driver import Driver
 from guestd.drivers.folder import File, FolderDriver
 from guestd.drivers.hid import HidDriver
@@ -23,7 +23,7 @@ from guestd.drivers.net import NetDriver
 from guestd.drivers.sysman import SysmanDriver
 from hcall import numbers
 from hcall.errors import IoError, LinkLost, Status
-from hcall.formats.folder import Access, Entry, Kind, pack
+from hcall.formats.folder import Access, Entry, Fetched, Flag, Kind, pack, pack_fetched
 from hcall.messages import IRQ, REPLY
 from hcall.wire import encode
 
@@ -230,8 +230,9 @@ class LyingFolder:
 
     CALLS = ("stat", "open_dir", "read_dir", "close_file", "open_file")
 
-    def __init__(self, listing: bytes) -> None:
-        self.calls = {name: FIRST_OWN + n for n, name in enumerate(self.CALLS)}
+    def __init__(self, listing: bytes, call: str = "read_dir") -> None:
+        names = (call if name == "read_dir" else name for name in self.CALLS)
+        self.calls = {name: FIRST_OWN + n for n, name in enumerate(names)}
         self.guest: guestd.AsyncGuest  # whose memory it fills
         self._listing = listing
         answers = ((int(Kind.FOLDER), 1, 0, 0o755, 0), 1, self._list, None, (1, 0, 0o644))
@@ -249,24 +250,38 @@ class LyingFolder:
             async with asyncio.timeout(SECONDS), guestd.attach(host.path) as self.guest:
                 shared = await self.guest.bind("thing")
                 assert isinstance(shared, FolderDriver)
-                await copying.copy_out(shared, "", target)
+                await copy_out(shared, "", target)
 
 
+def listing(call: str, name: bytes, size: int = 4) -> bytes:
+    """Of one file, as *call* gives it."""
+    if call == "read_dir":
+        return pack([Entry(1, 1, Kind.FILE, name)])
+    return pack_fetched([Fetched(1, 1, size, 0, 0o644, Kind.FILE, Flag.STAT | Flag.DATA, name, b"evil")])
+
+
+@pytest.mark.parametrize("call", ["read_dir", "fetch_dir"])
 @pytest.mark.parametrize("name", [b"../evil", b"..", b"/evil", b"a/b", b".", b"nul\0", b""])
-def test_a_copy_writes_nothing_outside_its_target(tmp_path: Path, name: bytes) -> None:
-    listing = pack([Entry(1, 1, Kind.FILE, name)])
+def test_a_copy_writes_nothing_outside_its_target(tmp_path: Path, name: bytes, call: str) -> None:
     inner = tmp_path / "inner"
     inner.mkdir()
     with pytest.raises(IoError, match="lists what it must not"):
-        asyncio.run(LyingFolder(listing).copy(tmp_path, inner / "target"))
+        asyncio.run(LyingFolder(listing(call, name), call).copy(tmp_path, inner / "target"))
     assert {each.name for each in tmp_path.iterdir()} == {"inner", "fake.sock"}
     assert [each.name for each in inner.rglob("*")] == ["target"]
 
 
-def test_a_folder_that_never_ends_is_noticed(tmp_path: Path) -> None:
-    listing = pack([Entry(1, 1, Kind.FILE, b"again")])
+@pytest.mark.parametrize("size", [5, 1 << 63])
+def test_bytes_of_a_file_that_are_not_there_are_not_written(tmp_path: Path, size: int) -> None:
+    with pytest.raises(IoError, match="lists what it must not"):
+        asyncio.run(LyingFolder(listing("fetch_dir", b"file", size), "fetch_dir").copy(tmp_path, tmp_path / "target"))
+    assert not list((tmp_path / "target").iterdir())
+
+
+@pytest.mark.parametrize("call", ["read_dir", "fetch_dir"])
+def test_a_folder_that_never_ends_is_noticed(tmp_path: Path, call: str) -> None:
     with pytest.raises(IoError, match="again and again"):
-        asyncio.run(LyingFolder(listing).copy(tmp_path, tmp_path / "target"))
+        asyncio.run(LyingFolder(listing(call, b"again"), call).copy(tmp_path, tmp_path / "target"))
 
 
 async def test_a_flood_of_hints_makes_one_task_not_one_for_each(tmp_path: Path) -> None:

@@ -100,12 +100,17 @@ def as_ppp(given: bytes) -> list[Any]:
     return [frame.hex(" ") for frame in hdlc.Decoder(1504).feed(given)]
 
 
+def as_fetched(given: bytes) -> list[Any]:
+    return [(*entry[:7], entry.name.hex(" "), bytes(entry.data).hex(" ")) for entry in folder.unpack_fetched(given)]
+
+
 READERS: dict[str, Callable[[bytes], list[Any]]] = {
     "net": as_net,
     "hid": lambda given: [(packet.at, tuple(map(tuple, packet.events))) for packet in evdev.Packets().feed(given)],
     "bitmap": lambda given: sorted(evdev.codes_of(given)),
     "sysman": as_sysman,
     "folder": lambda given: [(*entry[:3], entry.name.hex(" ")) for entry in folder.unpack(given)],
+    "fetched": as_fetched,
     "ppp": as_ppp,
 }
 

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from guestd import AsyncGuest
-from guestd.commands.copying import copy_in, copy_out
+from guestd.commands.trees import copy_in, copy_out
 from guestd.drivers.folder import FolderDriver
 
 _FILES = 100

@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import itertools
 import os
 import stat
 import struct
 from collections.abc import Iterator
 from typing import Final
 
-from hcall.formats.folder import Entry, Kind, pack
+from hcall.formats.folder import Entry, Kind
 
 CACHED: Final = 32  # linux/openat2.h, as the next: raise BlockingIOError if it takes the disk
 _NO_XDEV, _NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH = 1, 2, 4, 8
@@ -23,8 +24,9 @@ _OPENAT2: Final = 437  # its system call, on every machine but alpha
 _HOW: Final = struct.Struct("QQQ")  # flags, mode, resolve: struct open_how, openat2(2)
 _DIRENT: Final = struct.Struct("=QqHB")  # struct linux_dirent64, getdents64(2); the name and a NUL follow
 _libc = ctypes.CDLL(None, use_errno=True)
-_libc.syscall.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t]
-_libc.syscall.restype = ctypes.c_long
+_syscall: Final = _libc.syscall
+_syscall.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t]
+_syscall.restype = ctypes.c_long
 _libc.getdents64.restype = ctypes.c_ssize_t
 _KINDS: Final = {stat.S_IFREG: Kind.FILE, stat.S_IFDIR: Kind.FOLDER, stat.S_IFLNK: Kind.LINK}
 _WRONG: Final[dict[int, int]] = {
@@ -32,15 +34,22 @@ _WRONG: Final[dict[int, int]] = {
 }  # fmt: skip
 
 
+def _how(flags: int, mode: int, cached: int) -> bytes:
+    return _HOW.pack(flags | os.O_CLOEXEC, mode, _BENEATH | _NO_SYMLINKS | _NO_MAGICLINKS | _NO_XDEV | cached)
+
+
+_REACH: Final = {cached: _how(os.O_PATH | os.O_NOFOLLOW, 0, cached) for cached in (0, CACHED)}  # of each small file
+
+
 def openat2(parent: int, path: bytes, flags: int, mode: int, cached: int) -> int:
     """A descriptor of *path*, which stays below *parent* and on its filesystem.  Raises OSError."""
-    how = _HOW.pack(flags | os.O_CLOEXEC, mode, _BENEATH | _NO_SYMLINKS | _NO_MAGICLINKS | _NO_XDEV | cached)
-    return _checked(_libc.syscall(_OPENAT2, parent, path, how, len(how)))
+    return _checked(_syscall(_OPENAT2, parent, path, _how(flags, mode, cached), _HOW.size))
 
 
 def reach(base: int, path: bytes, cached: int = 0) -> int:
     """A descriptor of what is at *path* below *base*, of a link itself, too; it reads and writes nothing."""
-    return openat2(base, path, os.O_PATH | os.O_NOFOLLOW, 0, cached)
+    fd = _syscall(_OPENAT2, base, path, _REACH[cached], _HOW.size)
+    return fd if fd >= 0 else _checked(fd)
 
 
 def knows_cached(fd: int) -> bool:
@@ -57,17 +66,18 @@ def sync(fd: int) -> None:
     _checked(_libc.syncfs(fd))
 
 
-def listing(fd: int, cookie: int, size: int) -> bytes:
-    """The entries of the folder *fd* behind *cookie*, packed, *size* bytes at most.  Raises OSError."""
+def listing(fd: int, cookie: int, size: int) -> Iterator[Entry]:
+    """Entries of the folder *fd* behind *cookie*, of *size* bytes packed at most; none at the end.  Raises OSError.
+
+    They are read from the folder now, and looked at one by one.
+    """
     os.lseek(fd, cookie, os.SEEK_SET)
     buffer = ctypes.create_string_buffer(size)
-    entries: list[Entry] = []
-    while not entries:  # . and .. may be all that comes at first
-        end = _checked(_libc.getdents64(fd, buffer, ctypes.c_size_t(size)))
-        if not end:
-            break
-        entries = list(_entries(fd, buffer.raw[:end]))
-    return pack(entries)
+    while end := _checked(_libc.getdents64(fd, buffer, ctypes.c_size_t(size))):
+        entries = _entries(fd, buffer.raw[:end])
+        for first in entries:  # . and .. may be all that comes at first
+            return itertools.chain((first,), entries)
+    return iter(())
 
 
 def _entries(fd: int, data: bytes) -> Iterator[Entry]:

@@ -1,0 +1,93 @@
+"""A folder in one sweep: what is known of each entry, and the bytes of small files with it.
+
+Whatever is not at hand goes without, entry by entry: who wants it asks for it by itself, and is told what is wrong.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Generator, Iterator
+from typing import Final, TypeAlias
+
+from hcall.formats.folder import FETCHED, Entry, Flag, Kind, put_fetched, put_flags
+
+from .beneath import itself, kind_of, reach
+
+#: As `listing`.
+Listing: TypeAlias = Callable[[int, int, int], Iterator[Entry]]
+
+_SMALL: Final = 64 * 1024  # bytes of a file that comes with its entry
+_LISTED: Final = 4096  # bytes of a folder that are listed at a time: about as many entries as half a millisecond takes
+_STAT, _DATA, _LAST = map(int, Flag)
+_FILE: Final = int(Kind.FILE)
+_FORMAT, _PERMISSIONS = 0o170000, 0o7777  # inode(7)
+_REGULAR: Final = stat.S_IFREG
+_OPEN: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+
+
+def sweep(
+    folder: int, cookie: int, into: memoryview, cached: int, listed: Listing, time: Callable[[], float], until: float
+) -> Generator[None, None, int]:
+    """Fill *into*, of MAX_FETCHED bytes or more, with entries of *folder* behind *cookie*; how many bytes that are.
+
+    *listed* is `listing`, for one at a time.  It ends at the *time* *until*, with an entry at least.  Where *cached* is
+    CACHED, nothing waits for the disk.  Raises OSError.
+    """
+    at = flags = 0
+    last = None
+    while cookie != last:
+        last = cookie
+        for entry in listed(folder, cookie, _LISTED):
+            put = _put(folder, entry, into, at, cached)
+            if put is None:
+                return at
+            start, (at, flags), cookie = at, put, entry.cookie
+            if time() > until:
+                return at
+            yield
+    if at:
+        put_flags(into, start, flags | _LAST)
+    return at
+
+
+def _put(folder: int, entry: Entry, into: memoryview, at: int, cached: int) -> tuple[int, int] | None:
+    """Put *entry* at *at*: where it ends, and its flags; None if it has no room behind others."""
+    cookie, number, kind, name = entry
+    end = at + FETCHED + len(name)
+    if end > len(into):
+        return None
+    try:
+        node = reach(folder, name, cached)
+    except OSError:  # it is gone, or of another mount, or changes just now
+        put_fetched(into, at, name, cookie, number, 0, 0, 0, kind, 0)
+        return end, 0
+    try:
+        info = os.fstat(node)
+        size, mode, flags = info.st_size, info.st_mode, _STAT
+        if mode & _FORMAT == _REGULAR:
+            kind = _FILE
+            if size <= _SMALL:
+                if end + size <= len(into):
+                    if not size or _is_read(node, into[end : end + size]):
+                        flags = _STAT | _DATA
+                elif at:
+                    return None
+        else:
+            kind = kind_of(info)
+    finally:
+        os.close(node)
+    put_fetched(into, at, name, cookie, info.st_ino, size, info.st_mtime_ns, mode & _PERMISSIONS, kind, flags)
+    return (end + size if flags & _DATA else end), flags
+
+
+def _is_read(node: int, into: memoryview) -> bool:
+    """Whether all of a file, which is as long as *into*, could be read: else it is another one now, or not for us."""
+    try:
+        file = os.open(itself(node), _OPEN)
+        try:
+            return os.preadv(file, (into, bytearray(1)), 0) == len(into)  # one more: it may have grown
+        finally:
+            os.close(file)
+    except OSError:
+        return False
