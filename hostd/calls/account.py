@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
 from hcall import numbers
 from hcall.errors import BadArgument, BadHandle, Busy, HcallError, IoError, NotAllowed, NotOpen
@@ -21,6 +21,9 @@ from .limits import Limits
 from .memory import Lending, Memory, Region
 from .shares import OPENS, Purse
 from .vectors import Vectors
+
+#: What most guests watch, and never added to.
+_NOTHING: Final[dict[int, Vectors]] = {}
 
 
 class Owner(Protocol):
@@ -72,7 +75,7 @@ class Account:
         self.tree, self.limits, self.owner = tree, limits, owner
         self.memory = Memory(limits, owner.purse, owner.free)
         self.holds: dict[int, Hold] = {}  # by open handle
-        self.watched: dict[int, Vectors] = {}  # by node handle: changes among its children
+        self.watched = _NOTHING  # by node handle: changes among its children
         self._own: Sequence[tuple[int, Change]] = ()  # with serials: what came and went for this guest alone
         self._forgotten = 0  # such changes before this serial are not there
 
@@ -172,6 +175,8 @@ class Account:
 
     def _watch(self, handle: int) -> Vectors:
         """The interrupt of a node whose children change."""
+        if self.watched is _NOTHING:
+            self.watched = {}
         if handle not in self.watched:
             self.watched[handle] = Vectors(partial(self.hint, handle))
         return self.watched[handle]

@@ -43,8 +43,8 @@ class Hold:
         """Interrupts carry *cookie*, or the handle if that is 0."""
         self.plugged, self.handle, self.cookie, self._keeper = plugged, handle, cookie, keeper
         self.negotiation = Negotiation(plugged.device.offered)
-        self.pending: set[Pending] = set()
-        self._after: list[Callable[[], None]] = []
+        self.pending: dict[Pending, None] = {}
+        self._after: tuple[Callable[[], None], ...] = ()
         self.vectors = Vectors(partial(keeper.hint, cookie or handle))
         self.table = plugged.table(None)  # by hypercall number: what may be called as things stand
         plugged.holds[self] = None
@@ -127,9 +127,9 @@ class Hold:
 
     def settled(self, pending: Pending) -> None:
         """*pending* was answered."""
-        self.pending.discard(pending)
+        self.pending.pop(pending, None)
         if not self.pending:
-            after, self._after = self._after, []
+            after, self._after = self._after, ()
             for step in after:
                 step()
 
@@ -164,7 +164,7 @@ class Hold:
             except HcallError as error:
                 later.fail(error)
 
-        self._after.append(go_on)
+        self._after = (*self._after, go_on)
         for pending in list(self.pending):
             pending.later.abandon()
         return later

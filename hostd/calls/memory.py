@@ -40,7 +40,7 @@ class Mapping(mmap.mmap):
 class Region:
     """A sealed memfd, or a part of one, mapped at a guest-physical address."""
 
-    __slots__ = ("_fd", "_map", "end", "identity", "missing", "start", "views")
+    __slots__ = ("_fd", "_map", "_views", "end", "identity", "missing", "start")
 
     def __init__(self, start: int, size: int, fd: int, offset: int | None = None) -> None:
         """Map *fd*, all of it, or *size* bytes from *offset* on; it is this one's then.
@@ -59,20 +59,27 @@ class Region:
                 raise OSError  # another size, huge pages
             memfd.seal(fd)
             self._map = Mapping(fd, size, offset=at)
-            view = memoryview(self._map)
         except (OSError, ValueError):
             which = f"of {size} bytes" if offset is None else f"that has {size} bytes at {offset:#x}"
             raise BadArea(f"the region at {start:#x} must be a writable memfd {which}, sealed "
                           "against shrinking") from None  # fmt: skip
         self.start, self.end = start, start + size
         self.identity = self._map.identity = (start, size, at, info.st_dev, info.st_ino)
-        self.views = (view.toreadonly(), view)  # by Direction
+        self._views: tuple[memoryview, ...] = ()
         self._fd = fd
         self.missing = 0  # bytes of the whole file, the most of all times that it was looked at
         self.look()
         if self.missing >= size:  # all of them may be: there is nothing to look for
             os.close(fd)
             self._fd = -1
+
+    @property
+    def views(self) -> tuple[memoryview, ...]:
+        """All of it, by Direction: made when they are used first, as they take 0.5 KiB."""
+        if not self._views:
+            view = memoryview(self._map)
+            self._views = view.toreadonly(), view
+        return self._views
 
     @property
     def is_watched(self) -> bool:
@@ -96,7 +103,7 @@ class Region:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-        for view in self.views:
+        for view in self._views:
             with contextlib.suppress(BufferError):
                 view.release()
         size = self.end - self.start
@@ -276,9 +283,9 @@ class Memory:
         return [region for region in self.regions if region.is_watched]
 
     @property
-    def identity(self) -> set[Identity]:
-        """What a guest must bring to be taken for this one."""
-        return {region.identity for region in self.regions}
+    def identity(self) -> tuple[Identity, ...]:
+        """What a guest must bring, in any order, to be taken for this one."""
+        return tuple(region.identity for region in self.regions)
 
     def room(self, areas: Areas) -> Room:
         """The one Room that *areas* are.  Raises BadArea."""
@@ -315,7 +322,7 @@ class Memory:
                 for region in self.regions:
                     if region.start <= address and 0 <= length <= region.end - address:
                         at = address - region.start
-                        scattered.append(region.views[way][at : at + length])
+                        scattered.append((region._views or region.views)[way][at : at + length])
                         total += length
                         break
                 else:

@@ -15,7 +15,7 @@ class Waiter(Protocol):
     """The hold that a call belongs to."""
 
     plugged: Plugged
-    pending: set[Any]
+    pending: dict[Any, None]
 
     def settled(self, pending: Pending) -> None:
         """*pending* was answered."""
@@ -48,7 +48,7 @@ class Pending:
         self.waits = hold is not None and number in hold.plugged.waits
         if hold is not None:
             self.since = hold.plugged.clock.time()
-            hold.pending.add(self)
+            hold.pending[self] = None
 
     def then(self, answer: Callable[[int, object], None]) -> None:
         """Give (status, value) to *answer*: now, or when there is one.  Called once."""

@@ -10,6 +10,8 @@ from typing import Final
 
 from hcall.saved import Saved, check
 
+#: Of most vectors, and never added to: at rest nothing was raised.
+_NONE: Final[dict[int, int]] = {}
 LEAP: Final = 1 << 32  # more interrupts than come between two savings, and room for as many lives of a host
 
 
@@ -22,8 +24,7 @@ class Vectors:
         """*hint*(vector, count) tells the guest."""
         self._hint = hint
         self._base = 0  # what a vector that was never raised stands at
-        self._counts: dict[int, int] = {}
-        self._seen: dict[int, int] = {}
+        self._counts = self._seen = _NONE
         self._hinted = 0  # bit set: hints that are not acknowledged
         self.mask = 0  # bit set: vectors that count, but give no hints
 
@@ -33,12 +34,16 @@ class Vectors:
 
     def fire(self, vector: int) -> None:
         """Raise *vector*."""
+        if self._counts is _NONE:
+            self._counts = {}
         self._counts[vector] = self._counts.get(vector, self._base) + 1
         self._notify(vector)
 
     def acknowledge(self, vector: int, seen: int) -> None:
         """The guest has seen the count *seen*; beyond it there is another hint."""
         self._hinted &= ~(1 << vector)
+        if self._seen is _NONE:
+            self._seen = {}
         self._seen[vector] = max(0, min(seen, self.count(vector)))
         self._notify(vector)
 

@@ -34,14 +34,16 @@ T = TypeVar("T")
 
 def printable(name: str) -> str:
     """*name*, as it may go to terminals."""
+    if name.isprintable():
+        return name
     return "".join(letter if letter.isprintable() else "?" for letter in name)
 
 
 class Guest:
     """The owner of an account, whose lanes take turns."""
 
-    __slots__ = ("__weakref__", "_filters", "_porter", "_time", "_user", "_waiting", "_way_in", "account",
-                 "acknowledge", "complaints", "dispatch", "had", "hint", "identity", "lane", "name", "number",
+    __slots__ = ("__weakref__", "_clock", "_complaints", "_filters", "_porter", "_time", "_user", "_waiting",
+                 "_way_in", "account", "acknowledge", "dispatch", "had", "hint", "identity", "lane", "name", "number",
                  "opens", "peer", "purse", "rights", "sees", "token")  # fmt: skip
 
     def __init__(self, number: int, name: str, token: bytes, peer: Peer, session: HostSession, tree: Tree,
@@ -51,16 +53,16 @@ class Guest:
         self.number = number
         self.name = printable(name)
         self.purse, self._porter = purse, porter
-        self.token, self.peer, self._time = token, peer, clock.time
-        self.identity: set[Identity] = set()  # the memory of its HELLO
+        self.token, self.peer, self._clock, self._time = token, peer, clock, clock.time
+        self.identity: tuple[Identity, ...] = ()  # the memory of its HELLO
         self._have(rights)
-        self.complaints = Complaints(f"guest {self.name!r}", clock)
+        self._complaints: Complaints | None = None
         self.account = Account(tree, limits, self)
         self.acknowledge = self.account.acknowledge
         self.lane = SocketLane(session, self, clock.time)
         self._user, self.had = user, 0.0
         self._waiting: list[Works] = []  # lanes, say, with work for the guest's next turn: few, and seldom any
-        self._filters: list[Filter] = []
+        self._filters: tuple[Filter, ...] = ()
         self._way_in = Dispatcher(self.account).dispatch
         self.dispatch: Dispatch = self._way_in
         self.hint: Hint = self.lane.hint
@@ -85,7 +87,7 @@ class Guest:
         peer, rights = Peer(saved["uid"], tuple(saved["groups"])), Rights.restore(saved["rights"])
         guest = cls(saved["number"], saved["name"], saved["token"], peer, session, tree, limits, clock, user, purse,
                     rights, porter)  # fmt: skip
-        guest.identity = {tuple(each) for each in saved["identity"]}
+        guest.identity = tuple(map(tuple, saved["identity"]))
         guest.account.restore(saved["account"])
         return guest
 
@@ -103,6 +105,13 @@ class Guest:
         self.rights, self.sees, self.opens = rights, rights.sees, rights.opens
 
     @property
+    def complaints(self) -> Complaints:
+        """What went wrong for it that no device did: seldom anything."""
+        if self._complaints is None:
+            self._complaints = Complaints(f"guest {self.name!r}", self._clock)
+        return self._complaints
+
+    @property
     def uid(self) -> int:
         """Its user."""
         return self.peer.uid
@@ -111,16 +120,16 @@ class Guest:
 
     def put(self, new: Filter) -> Callable[[], None]:
         """Put *new* in front of all that is there; what takes it out again."""
-        self._filters.insert(0, new)
-        self._chain()
+        self._chain((new, *self._filters))
 
         def take_out() -> None:
-            self._filters.remove(new)
-            self._chain()
+            at = self._filters.index(new)
+            self._chain(self._filters[:at] + self._filters[at + 1 :])
 
         return take_out
 
-    def _chain(self) -> None:
+    def _chain(self, filters: tuple[Filter, ...]) -> None:
+        self._filters = filters
         self.dispatch = chain(self._filters, self._way_in)
         self.hint = chain_hints(self._filters[::-1], self.lane.hint)
 
@@ -220,7 +229,8 @@ class Guest:
             self.account.memory.close(self.purse.close)
             then()
 
-        self.complaints.settle(last=True)
+        if self._complaints is not None:
+            self._complaints.settle(last=True)
         self._waiting.clear()
         self.let_go(forget)
         self.lane.end(status, text)

@@ -157,7 +157,7 @@ class Guests:
         guest = self.by_token.get(hello.token)
         if guest is not None:
             brought = {region.identity for region in lent if isinstance(region, Region)}
-            if peer.uid != guest.uid or len(brought) != len(lent) or brought != guest.identity:
+            if peer.uid != guest.uid or len(brought) != len(lent) or brought != {*guest.identity}:
                 raise NotAllowed("this token is another guest's: its user and memory are not yours")
             self._obey(guest, peer)
             self._unwatch(guest)

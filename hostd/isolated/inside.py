@@ -96,7 +96,7 @@ class _Guest:
 
     def __init__(self, guest: int) -> None:
         self.guest = guest
-        self.pending: set[Any] = set()
+        self.pending: dict[Any, None] = {}
 
     def close(self, then: Callable[[], None] | None = None) -> None:
         """It is told elsewhere."""

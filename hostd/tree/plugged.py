@@ -55,7 +55,7 @@ class Signalled(Protocol):
 class Holder(Protocol):
     """One guest's hold on the device, from OPEN to CLOSE."""
 
-    pending: set[Any]  # of Waiting
+    pending: dict[Any, None]  # of Waiting
 
     @property
     def guest(self) -> int:

@@ -54,6 +54,7 @@ class Link(asyncio.Protocol):
             transport.close()
         else:  # a still newer link did
             transport.abort()
+        self._welcome = b""
 
     def data_received(self, data: bytes) -> None:
         if data:

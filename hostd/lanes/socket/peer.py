@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import errno
+import functools
 import socket
 import struct
 from typing import Final, NamedTuple
@@ -31,7 +32,13 @@ def peer(sock: socket.socket) -> Peer:
         if error.errno != errno.ERANGE:
             raise
         others = _many(sock)
-    return Peer(uid, tuple(dict.fromkeys((gid, *others))))
+    return _known(uid, tuple(dict.fromkeys((gid, *others))))
+
+
+@functools.lru_cache(64)
+def _known(uid: int, groups: tuple[int, ...]) -> Peer:
+    """One for all guests of a user."""
+    return Peer(uid, groups)
 
 
 def _many(sock: socket.socket) -> array.array[int]:

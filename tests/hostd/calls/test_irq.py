@@ -87,6 +87,18 @@ def test_vectors_do_not_concern_each_other() -> None:
     assert hints == [(1, 1), (31, 1)] and [vectors.count(n) for n in (0, 1, 2, 31)] == [1, 2, 0, 1]
 
 
+def test_nor_do_those_of_another_handle_which_was_never_raised() -> None:
+    hints: list[tuple[int, int]] = []
+    vectors, others = (Vectors(lambda *hint, hints=hints: hints.append(hint)) for _ in range(2))
+    vectors.fire(0)
+    vectors.acknowledge(0, 1)
+    vectors.fire(1)
+    assert hints == [(0, 1), (1, 1)] and (others.count(0), others.count(1)) == (0, 0)
+    others.relink()
+    others.fire(0)
+    assert hints == [(0, 1), (1, 1), (0, 1)]
+
+
 @pytest.mark.parametrize("seen", [0, 1, 2**64 - 1, -1, -(2**63)])
 @pytest.mark.spec("I-3")
 def test_acknowledging_what_was_never_raised_gives_no_hint(seen: int) -> None:

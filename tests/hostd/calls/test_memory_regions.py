@@ -181,7 +181,7 @@ def test_a_guest_is_known_by_place_size_and_file_of_its_memory(files: Files, mem
     add(memory, 0, PAGE, one)
     add(memory, 4 * PAGE, 2 * PAGE, other)
     stats = os.fstat(one), os.fstat(other)
-    assert memory.identity == {
+    assert {*memory.identity} == {
         (0, PAGE, 0, stats[0].st_dev, stats[0].st_ino),
         (4 * PAGE, 2 * PAGE, 0, stats[1].st_dev, stats[1].st_ino),
     }
@@ -227,7 +227,7 @@ def test_the_same_file_at_another_offset_is_another_memory(files: Files, memory:
     for offset in (0, PAGE):
         add(memory, 0, PAGE, fd, offset)
         identities.append(memory.identity)
-        assert memory.identity == {(0, PAGE, offset, info.st_dev, info.st_ino)}
+        assert memory.identity == ((0, PAGE, offset, info.st_dev, info.st_ino),)
         memory.remove(0)
     assert identities[0] != identities[1]
 
