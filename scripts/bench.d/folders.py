@@ -29,7 +29,7 @@ _FOLDERS: Final = 100
 _MAX_BYTES: Final = 8192  # of a file
 _OURS, _CP = "shared folder: copy", "cp -r: copy"
 KEYS: Final = {_OURS, _CP}
-ROWS: Final = (Row("5,000 small files copied out", (_OURS,), (_CP,), "s", None),)
+ROWS: Final = (Row("5,000 small files copied out", (_OURS,), (_CP,), "s", 2.2, 3),)
 GROUPS: Final = ((_OURS, _CP),)  # a turn is a whole copy
 
 
@@ -55,7 +55,7 @@ class _CopyMeter(Meter):
         shutil.rmtree(self._target)
 
 
-async def folder_meters(stack: contextlib.AsyncExitStack, core: int, own: int) -> dict[str, Meter]:
+async def folder_meters(stack: contextlib.AsyncExitStack, core: int, own: int, spin: bool) -> dict[str, Meter]:
     """Of a daemon on *core*; this process, and cp, are on the core *own*."""
     memory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir="/dev/shm")))
     source = memory / "source"
@@ -64,8 +64,8 @@ async def folder_meters(stack: contextlib.AsyncExitStack, core: int, own: int) -
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(os.urandom(random.randrange(_MAX_BYTES)))
     machine = '[devices.files]\nmodel = "folder"\npath = "source"\nread_only = true\n'
-    guests, _ = stack.enter_context(peers.daemon(core, memory, "folder", machine))
-    guest = await stack.enter_async_context(guestd.attach(guests))
+    guests, _ = stack.enter_context(peers.daemon(core, memory, "folder", machine, spin))
+    guest = await stack.enter_async_context(guestd.attach(guests, spin=spin))
     files = await guest.bind("files")
     assert isinstance(files, FolderDriver)
 

@@ -76,9 +76,9 @@ class FioMeter(Meter):
             self.values += peers.fio(self._uri, self._folder, runtime=runtime, **self._options)
 
 
-async def asyncio_meters(stack: contextlib.AsyncExitStack, path: Path) -> dict[str, Meter]:
+async def asyncio_meters(stack: contextlib.AsyncExitStack, path: Path, spin: bool) -> dict[str, Meter]:
     """Of the asyncio client, on the loop that runs."""
-    guest = await stack.enter_async_context(guestd.attach(path))
+    guest = await stack.enter_async_context(guestd.attach(path, spin=spin))
     rng, disk = cast(Any, await guest.bind("rng")), await guest.bind("disk")
 
     async def nop(n: int) -> None:
@@ -92,26 +92,26 @@ async def asyncio_meters(stack: contextlib.AsyncExitStack, path: Path) -> dict[s
     async def many(n: int) -> None:
         await asyncio.gather(*(getrandom(n // DEPTH) for _ in range(DEPTH)))
 
-    readers = [_reader(disk, buffer) for buffer in _buffers(guest, DEPTH)]
+    readers = [reader(disk, buffer) for buffer in buffers(guest, DEPTH)]
 
     async def read(n: int) -> None:
-        await asyncio.gather(*(reader(n // DEPTH) for reader in readers))
+        await asyncio.gather(*(each(n // DEPTH) for each in readers))
 
     async def bind(n: int) -> None:
         for _ in range(n):
             await other.bind("rng")
             await other.unbind("rng")
 
-    other = await stack.enter_async_context(guestd.attach(path))
+    other = await stack.enter_async_context(guestd.attach(path, spin=spin))
     return {
         "asyncio: bind": Meter(bind), "asyncio: nop": Meter(nop), "asyncio: rng": Meter(getrandom),
         "asyncio: rng 32": Meter(many, DEPTH), "asyncio: 4k 32": Meter(read, DEPTH),
     }  # fmt: skip
 
 
-def blocking_meters(stack: contextlib.AsyncExitStack, path: Path) -> dict[str, Meter]:
+def blocking_meters(stack: contextlib.AsyncExitStack, path: Path, spin: bool) -> dict[str, Meter]:
     """Of the blocking client."""
-    guest = stack.enter_context(guestd.attach_blocking(path))
+    guest = stack.enter_context(guestd.attach_blocking(path, spin=spin))
     rng, disk = cast(Any, guest.bind("rng")), guest["disk2"]
     driver = guest.bind("disk2")
 
@@ -132,10 +132,10 @@ def blocking_meters(stack: contextlib.AsyncExitStack, path: Path) -> dict[str, M
         for place in itertools.islice(at, n):
             disk.read_into(page, place)
 
-    readers = [_reader(driver, buffer) for buffer in _buffers(guest, DEPTH)]
+    readers = [reader(driver, buffer) for buffer in buffers(guest, DEPTH)]
 
     def read_many(n: int) -> None:
-        guest.gather(*(reader(n // DEPTH) for reader in readers))
+        guest.gather(*(each(n // DEPTH) for each in readers))
 
     chunk, chunks = guest.ram.alloc(CHUNK), itertools.cycle(range(0, peers.DISK_BYTES, CHUNK))
 
@@ -148,7 +148,7 @@ def blocking_meters(stack: contextlib.AsyncExitStack, path: Path) -> dict[str, M
             other.bind("rng")
             other.run(other.unbind("rng"))
 
-    other = stack.enter_context(guestd.attach_blocking(path))
+    other = stack.enter_context(guestd.attach_blocking(path, spin=spin))
     return {
         "blocking: bind": Meter(bind), "blocking: nop": Meter(nop), "blocking: rng 32": Meter(many, DEPTH),
         "blocking: 4k": Meter(read), "blocking: 4k 32": Meter(read_many, DEPTH),
@@ -161,11 +161,13 @@ def _places() -> Iterator[int]:
     return itertools.cycle([random.randrange(0, peers.DISK_BYTES, PAGE) for _ in range(4096)])
 
 
-def _buffers(guest: guestd.AsyncGuest | guestd.BlockingGuest, count: int) -> list[Buffer]:
+def buffers(guest: guestd.AsyncGuest | guestd.BlockingGuest, count: int) -> list[Buffer]:
+    """Of a page each."""
     return [guest.ram.alloc(PAGE) for _ in range(count)]
 
 
-def _reader(disk: Driver, buffer: Buffer) -> Callable[[int], Coroutine[Any, Any, None]]:
+def reader(disk: Driver, buffer: Buffer) -> Callable[[int], Coroutine[Any, Any, None]]:
+    """Reads so many pages into *buffer*."""
     at = _places()
 
     async def read(n: int) -> None:
@@ -251,18 +253,13 @@ def pingpong_meters(stack: contextlib.AsyncExitStack, program: Path, core: int, 
     return {"C ping-pong": Meter(rounds)}
 
 
-def nbdkit_meters(uri: str, folder: Path, own: int) -> dict[str, Meter]:
-    """Of nbdkit through fio."""
+def nbd_meters(who: str, uri: str, folder: Path, own: int) -> dict[str, Meter]:
+    """Of what *who* serves by NBD at *uri*, through fio: nbdkit's disks, or our export."""
 
     def fio(rw: str, bs: int, depth: int) -> FioMeter:
         return FioMeter(uri, folder, own, rw, bs, depth)
 
     return {
-        "nbdkit: 4k": fio("randread", PAGE, 1), "nbdkit: 4k 32": fio("randread", PAGE, DEPTH),
-        "nbdkit: 1M": fio("read", CHUNK, 1), "nbdkit at 4: 1M": fio("read", CHUNK, 4),
+        f"{who}: 4k": fio("randread", PAGE, 1), f"{who}: 4k 32": fio("randread", PAGE, DEPTH),
+        f"{who}: 1M": fio("read", CHUNK, 1), f"{who} at 4: 1M": fio("read", CHUNK, 4),
     }  # fmt: skip
-
-
-def export_meters(uri: str, folder: Path, own: int) -> dict[str, Meter]:
-    """Of our disk, exported by NBD, through fio."""
-    return {"export: 4k 32": FioMeter(uri, folder, own, "randread", PAGE, DEPTH)}

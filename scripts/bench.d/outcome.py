@@ -25,6 +25,8 @@ class Row(NamedTuple):
     peer: tuple[str, ...]
     unit: str
     target: float | None  # of the ratio, on one core; of ours if there is no peer
+    cross: float | None = None  # the same on two
+    note: str = ""  # what is to be known of it
 
     @property
     def better(self) -> str:
@@ -92,8 +94,8 @@ class Outcome(NamedTuple):
 
     @property
     def target(self) -> float | None:
-        """Two cores have none: to wake the other one costs more than all the rest."""
-        return self.row.target if self.regime != CROSS else None
+        """Of this regime."""
+        return self.row.target if self.regime != CROSS else self.row.cross
 
     @property
     def met(self) -> bool | None:
@@ -126,7 +128,8 @@ def show(outcomes: Sequence[Outcome], notes: Iterable[str], quick: bool) -> None
     """For people; plain where it is not a terminal."""
     console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
     for regime in dict.fromkeys(outcome.regime for outcome in outcomes):
-        table = Table(title=f"{regime}: best quartile (median)", title_justify="left", title_style="bold", box=None,
+        title = f"{regime}, spinning" if regime == CROSS else regime
+        table = Table(title=f"{title}: best quartile (median)", title_justify="left", title_style="bold", box=None,
                       padding=(0, 2, 0, 0), pad_edge=False)  # fmt: skip
         table.add_column("")
         for header in ("ours", "", "peer", "", "ratio", "target", "met"):
@@ -137,6 +140,9 @@ def show(outcomes: Sequence[Outcome], notes: Iterable[str], quick: bool) -> None
                 table.add_row(*_cells(outcome))
         console.print(table)
         console.print()
+    for row in dict.fromkeys(outcome.row for outcome in outcomes):
+        if row.note:
+            console.print(f"{row.names[0]}: {row.note}")
     for note in notes:
         console.print(f"[yellow]{note}[/]")
     judged = [outcome.met for outcome in outcomes if outcome.met is not None]

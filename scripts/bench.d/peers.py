@@ -39,6 +39,10 @@ read_only = true
 model = "block"
 path = "disk.img"
 read_only = true
+[devices.disk4]                # of the same image: the one that somebody else reads
+model = "block"
+path = "disk.img"
+read_only = true
 """
 _START_SECONDS: Final = 20
 _MALLOC: Final = {"MALLOC_TRIM_THRESHOLD_": str(1 << 30), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}  # its maximum
@@ -101,22 +105,22 @@ def _answers(process: subprocess.Popen[bytes], path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def host(core: int, folder: Path) -> Iterator[Path]:
+def host(core: int, folder: Path, spin: bool) -> Iterator[Path]:
     """The daemon that is measured beside the peers; its guest socket."""
     with (folder / "disk.img").open("wb") as image:
         for _ in range(0, DISK_BYTES, 1 << 20):
             image.write(os.urandom(1 << 20))
         image.flush()
         os.fsync(image.fileno())  # else the disk is written while we measure
-    with daemon(core, folder, "bench", MACHINE) as (guests, _):
+    with daemon(core, folder, "bench", MACHINE, spin) as (guests, _):
         yield guests
 
 
 @contextlib.contextmanager
-def daemon(core: int, folder: Path, name: str, machine: str) -> Iterator[tuple[Path, int]]:
+def daemon(core: int, folder: Path, name: str, machine: str, spin: bool = False) -> Iterator[tuple[Path, int]]:
     """A daemon as anybody would start it, of the text *machine*: its guest socket and its pid."""
     file, runtime = folder / f"{name}.toml", folder / name
-    file.write_text(machine)
+    file.write_text(f"{machine}[host]\nspin = {str(spin).lower()}\n")
     guests = runtime / "guest.sock"
     command = (sys.executable, "-P", "-m", "hostd", "serve", file, "--runtime-dir", runtime)
     with running(core, *command, listens=guests) as pid:
@@ -142,10 +146,20 @@ def nbdkit(core: int, folder: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def export(core: int, folder: Path, guests: Path) -> Iterator[str]:
+def nbdkit_python(core: int, folder: Path) -> Iterator[str]:
+    """nbdkit with a disk in Python; the address for fio."""
+    path = folder / "python.sock"
+    script = Path(__file__).with_name("ramdisk.py")
+    with running(core, "nbdkit", "--exit-with-parent", "-U", path, "python", script, listens=path):
+        yield f"nbd+unix:///?socket={path}"
+
+
+@contextlib.contextmanager
+def export(core: int, folder: Path, guests: Path, spin: bool) -> Iterator[str]:
     """A guest of the host at *guests* that exports its disk as `guestd export` does; the address for fio."""
     path = folder / "export.sock"
     command = (sys.executable, "-P", "-m", "guestd", "export", "disk3", f"nbd:unix:{path}", "--socket", guests)
+    command += ("--spin",) if spin else ()
     with running(core, *command, listens=path):
         yield f"nbd+unix:///?socket={path}"
 
@@ -172,7 +186,15 @@ def missing(*programs: str) -> str | None:
     return None
 
 
-class _Echo(asyncio.Protocol):
+def no_plugin() -> str | None:
+    """The same of what nbdkit needs for a plugin in Python."""
+    asked = subprocess.run(["nbdkit", "python", "--dump-plugin"], capture_output=True, check=False)
+    return "nbdkit's plugin for Python not installed" if asked.returncode else None
+
+
+class Echo(asyncio.Protocol):
+    """Gives back what comes."""
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._write = cast(asyncio.Transport, transport).write
 
@@ -181,7 +203,7 @@ class _Echo(asyncio.Protocol):
 
 
 async def _echo(path: str) -> None:
-    server = await asyncio.get_running_loop().create_unix_server(_Echo, path)
+    server = await asyncio.get_running_loop().create_unix_server(Echo, path)
     await server.serve_forever()
 
 

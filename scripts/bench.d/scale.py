@@ -42,7 +42,7 @@ RSS, CROWDED, EMPTY, RUSH = "crowd: RSS", "1,000 idle: nop", "no others: nop", "
 LARGE, SMALL = "1,000 devices: probe", "10 devices: probe"
 SLOWEST, FASTEST = "slowest: rng 32", "fastest: rng 32"
 ROWS: Final = (
-    Row("scale: daemon's RSS, each of 1,000 guests", (RSS,), (), "KiB", 12),
+    Row("scale: daemon's RSS, each of 1,000 guests", (RSS,), (), "KiB", 6),
     Row("scale: NOP round trip, 1,000 idle guests", (CROWDED,), (EMPTY,), "us", 1.1),
     Row("scale: probe of 1,000 devices, each", (LARGE,), (SMALL,), "us", 1.3),
     Row("scale: attach, probe, open, 1,000 at once", (RUSH,), (), "s", 5),
