@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
 
 from hcall.errors import BadArgument, NoMatch, NotAllowed
-from hcall.formats.folder import Access, Fetched, Flag, Kind
+from hcall.formats.folder import MAX_NAME, STORED, Access, Fetched, Flag, Kind, put_stored
 from hcall.wire import MAX_INLINE
 
 from ..driver import Buffer
-from ..drivers.folder import FolderDriver
+from ..drivers.folder import Folder, FolderDriver
 
 _DEPTH: Final = 16  # files under way at a time
 _CHUNK: Final = 256 * 1024  # bytes of guest memory for one of them
+_SMALL: Final = 64 * 1024  # bytes of a file that goes with others
 _SWEEPS: Final = 4  # folders under way at a time
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 _DATA: Final = int(Flag.DATA)
@@ -59,36 +60,17 @@ async def copy_out(shared: FolderDriver, path: str, target: Path, copied: Copied
 
 async def copy_in(shared: FolderDriver, source: Path, path: str, copied: Copied | None = None) -> Copied:
     """The same in the other direction; what was written is stable in the end.  Raises OSError, HcallError."""
-    copied = copied or Copied()
-    if is_folder(source):
-        await _make(shared, path)
-        files: list[str] = []
-        for below in _below(source, copied):
-            if below.endswith("/"):
-                await _make(shared, f"{path}/{below}")
-            else:
-                files.append(below)
-        await _at_once(lambda below: _file_in(shared, source / below, f"{path}/{below}", copied), files)
-    else:
-        await _file_in(shared, source, path, copied)
+    copied, spare = copied or Copied(), list[Buffer]()
+    try:
+        if is_folder(source):
+            await _In(shared, path, source, copied, spare).copy()
+        else:
+            await _file_in(shared, source, path, copied)
+    finally:
+        for buffer in spare:
+            buffer.free()
     await shared.sync()
     return copied
-
-
-def _below(source: Path, copied: Copied) -> Iterator[str]:
-    """All files and folders, a `/` behind these, below *source*; a folder before what is in it."""
-    folders = [""]
-    while folders:
-        above = folders.pop()
-        with os.scandir(source / above) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(f"{above}{entry.name}/")
-                    yield folders[-1]
-                elif entry.is_file(follow_symlinks=False):
-                    yield f"{above}{entry.name}"
-                else:
-                    copied.left_out.append(f"{above}{entry.name}")
 
 
 # This side: on the loop on purpose, see above; in functions of their own, as ASYNC240 is right everywhere else.
@@ -113,6 +95,20 @@ def _put(folder: int, file: Fetched) -> None:
         done = os.write(fd, file.data)
         while done < file.size:
             done += os.write(fd, file.data[done:])
+    finally:
+        os.close(fd)
+
+
+def _taken(path: Path, name: bytes, into: memoryview, at: int) -> int | None:
+    """How long the file at *path* is, which is at *at* then, to be stored; None for one that is not small."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        info = os.fstat(fd)
+        size, start = info.st_size, at + STORED + len(name)
+        if size > _SMALL or os.readv(fd, (into[start : start + size], bytearray(1))) != size:  # it may have grown
+            return None
+        put_stored(into, at, info.st_mode & 0o777, name, size)
+        return size
     finally:
         os.close(fd)
 
@@ -196,6 +192,73 @@ class _Out:
             os.close(here)
         copied.bytes += count
         copied.moved(count)
+
+
+class _In:
+    """A folder on its way in: its small files, many at once, then the others, each by itself."""
+
+    def __init__(self, shared: FolderDriver, path: str, source: Path, copied: Copied, spare: list[Buffer]) -> None:
+        self._shared, self._path, self._source, self._copied, self._spare = shared, path, source, copied, spare
+        self._files: list[str] = []  # as in `_Out`
+        self._folders = [""]
+
+    async def copy(self) -> None:
+        """All of it."""
+        while self._folders:
+            level, self._folders = self._folders, []
+            await _at_once(self._sweep, level, _SWEEPS)
+        await _at_once(self._file, self._files)
+
+    async def _file(self, below: str) -> None:
+        await _file_in(self._shared, self._source / below, f"{self._path}/{below}", self._copied)
+
+    async def _sweep(self, below: str) -> None:
+        await _make(self._shared, f"{self._path}/{below}")
+        names: list[str] = []
+        with os.scandir(self._source / below) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    self._folders.append(f"{below}{entry.name}/")
+                elif entry.is_file(follow_symlinks=False):
+                    names.append(entry.name)
+                else:
+                    self._copied.left_out.append(f"{below}{entry.name}")
+        if not names or not self._shared.stores:
+            self._files += (below + name for name in names)
+            return
+        folder = await self._shared.open_dir(f"{self._path}/{below}")
+        try:
+            buffer = self._spare.pop() if self._spare else self._shared.dev.ram.alloc(_CHUNK)
+            try:
+                await self._store(folder, below, names, buffer)
+            except BaseException:
+                buffer.free()  # a call may be under way that still uses it
+                raise
+            self._spare.append(buffer)
+        finally:
+            await folder.close()
+
+    async def _store(self, folder: Folder, below: str, names: list[str], buffer: Buffer) -> None:
+        """Those that are small, as many at once as *buffer* takes."""
+        end = files = count = 0
+
+        async def flush() -> None:
+            if end:
+                await folder.store(buffer.part(0, end))
+                self._copied.files += files
+                self._copied.bytes += count
+                self._copied.moved(count)
+
+        for name in names:
+            if buffer.size - end < STORED + MAX_NAME + _SMALL:
+                await flush()
+                end = files = count = 0
+            size = _taken(self._source / below / name, os.fsencode(name), buffer.view, end)
+            if size is None:
+                self._files.append(below + name)
+            else:
+                end, files, count = end + STORED + len(os.fsencode(name)) + size, files + 1, count + size
+        await flush()
 
 
 async def _file_out(shared: FolderDriver, path: str, target: Path, copied: Copied, spare: list[Buffer]) -> None:

@@ -61,6 +61,7 @@ class FolderDriver(Driver):
     _open_dir = Op[[int, bytes], int]("open_dir")
     _read_dir = Op[[Room, int, int], int]("read_dir")  # folder, cookie
     _fetch_dir = Op[[Room, int, int], int]("fetch_dir")  # folder, cookie
+    _store_dir = Op[[Data, int], int]("store_dir")  # folder
     _open_file = Op[[int, bytes, int, int], tuple[int, int, int]]("open_file")  # -> number, size, permissions
     _close_file = Op[[int], None]("close_file")
     _make_dir = Op[[int, bytes, int], None]("make_dir")
@@ -90,6 +91,11 @@ class FolderDriver(Driver):
     def read_only(self) -> bool:
         """Whether writes are refused."""
         return "RO" in self.dev.features
+
+    @property
+    def stores(self) -> bool:
+        """Whether the host takes many files at once, see `Folder.store`: an older one does not."""
+        return "store_dir" in self.dev.calls
 
     # By path.
 
@@ -128,7 +134,7 @@ class FolderDriver(Driver):
         return File(self, *await self._open(self._open_file, at, _bytes(path), int(access), mode))
 
     async def open_dir(self, path: AnyPath = "", at: int = ROOT) -> Folder:
-        """Open a folder, for all that is in it."""
+        """Open a folder, for all that is in it, and for many new files."""
         return Folder(self, await self._open(self._open_dir, at, _bytes(path)))
 
     async def read_bytes(self, path: AnyPath) -> bytes:
@@ -219,6 +225,10 @@ class FolderDriver(Driver):
         count = await self._fetch_dir(buffer, folder, cookie)
         return self._checked(lambda: list(unpack_fetched(buffer.view[:count])), cookie)
 
+    def store_files(self, folder: int, files: Buffer) -> Awaitable[int]:
+        """Make files in an open folder, some of them: how many bytes those are."""
+        return self._store_dir(files, folder)
+
     def _checked(self, unpacked: Callable[[], list[Line]], cookie: int) -> list[Line]:
         try:
             lines = unpacked()
@@ -247,6 +257,13 @@ class Folder:
         if entries:
             self._cookie, self._over = entries[-1].cookie, bool(entries[-1].flags & _LAST)
         return entries
+
+    async def store(self, files: Buffer) -> None:
+        """Make all *files*, `put_stored` and the bytes of each, or write them anew; those before an error are made."""
+        done = 0
+        while done < files.size:
+            taken = await self._driver.store_files(self.number, files.part(done, files.size - done))
+            done += moved(self._driver.dev, taken)
 
     async def close(self) -> None:
         """Give it back."""

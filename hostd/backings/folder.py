@@ -11,45 +11,24 @@ import fcntl
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
-from hcall.errors import BadArgument, BadHandle, Busy, HcallError, IoError, NoMatch, NoSpace, NotAllowed, StaleHandle
+from hcall.errors import BadArgument, BadHandle, Busy, HcallError, IoError, StaleHandle
 from hcall.formats.folder import MAX_PATH, ROOT, Access, Entry, Kind, shown
 from hcall.saved import Saved
 
 from .parts import beneath
 from .parts.beneath import knows_cached, reach
 from .parts.filesystem import LOCAL, TMPFS, filesystem
+from .parts.telling import told
 
 T = TypeVar("T")
 
 _, _, _CREATE, _EXCLUSIVE, _TRUNCATE = map(int, Access)  # to combine flags takes 10 times as long
 _MAX_NODES: Final = 1024  # of up to 4 KiB each
-_SAID: Final[dict[int | None, tuple[type[HcallError], str]]] = {
-    errno.ENOENT: (NoMatch, "is not there"),
-    errno.EEXIST: (NotAllowed, "is there already"),
-    errno.EBADF: (BadArgument, "was not opened for that"),
-    errno.EFBIG: (NoSpace, "would be too large for the host's filesystem"),
-    errno.ENOSPC: (NoSpace, "does not fit: the host's filesystem is full"),
-    errno.EDQUOT: (NoSpace, "does not fit: hostd has used up its quota"),
-    errno.ENXIO: (NotAllowed, "is neither file nor folder"),
-    errno.ENOTEMPTY: (NotAllowed, "is not empty"),
-    errno.ENOTDIR: (BadArgument, "is no folder, or leads through something that is none"),
-    errno.EISDIR: (BadArgument, "is a folder"),
-    errno.EINVAL: (BadArgument, "cannot be used so"),
-    errno.ENAMETOOLONG: (BadArgument, "has a name that is too long for the host"),
-    errno.ELOOP: (NotAllowed, "leads through a symbolic link, which is never followed"),
-    errno.EXDEV: (NotAllowed, "leads out of the shared folder, or to another filesystem"),
-    errno.EACCES: (NotAllowed, "is not for hostd: permission denied"),
-    errno.EPERM: (NotAllowed, "is not for hostd: not permitted"),
-    errno.EBUSY: (Busy, "is in use on the host"),
-    errno.ETXTBSY: (Busy, "is a program that runs on the host"),
-    errno.EMFILE: (Busy, "cannot be opened: the host has too many files open"),
-    errno.ENFILE: (Busy, "cannot be opened: the host has too many files open"),
-}
 
 
 class File:
@@ -80,8 +59,7 @@ class File:
         """Which file it is, below *root*, and how it is open; None for one that has no name any more."""
         with self as fd:
             name = _name(fd)
-            inside = name == root or name.startswith(f"{root.rstrip('/')}/")
-            if not inside or not os.fstat(fd).st_nlink:
+            if not _is_inside(name, root) or not os.fstat(fd).st_nlink:
                 return None
             flags = fcntl.fcntl(fd, fcntl.F_GETFL) & (os.O_ACCMODE | os.O_DIRECTORY | os.O_NONBLOCK)
             at = os.fsencode(name)[len(os.fsencode(root)) :].strip(b"/") or b"."
@@ -167,6 +145,12 @@ class Tree:
         """Raises IoError if the folder itself was removed."""
         if not os.fstat(self._root).st_nlink:
             raise IoError("the shared folder was removed on the host")
+
+    def check_inside(self, fd: int) -> None:
+        """Raises StaleHandle if the open folder *fd* is elsewhere by now, and what is in it out of reach."""
+        self.check()
+        if not _is_inside(_name(fd), _name(self._root)):
+            raise StaleHandle("the folder was moved away")
 
     def sync(self) -> None:
         """Until everything that was written to its filesystem is stable.  Raises OSError."""
@@ -261,11 +245,7 @@ class Tree:
                     if access & _EXCLUSIVE:
                         raise
         with self.found(at, path, cached) as fd:
-            beneath.check_kind(fd, Kind.FILE)
-            try:
-                file = os.open(beneath.itself(fd), flags)  # this very file: what has its name now does not matter
-            except BlockingIOError:  # F_SETLEASE, fcntl(2), which was asked for it now
-                raise Busy(f"{shown(path)} is leased to a program on the host") from None
+            file = beneath.reopen(fd, path, flags)
         if access & _TRUNCATE:
             try:
                 os.ftruncate(file, 0)
@@ -321,29 +301,13 @@ def _closing(fd: int) -> Iterator[int]:
         os.close(fd)
 
 
-def told(work: Callable[[], T], *paths: bytes) -> T:
-    """Do *work*; what goes wrong is said of *paths*.  Raises HcallError, or OSError.
-
-    An OSError is none of the guest's doing: where all calls end it becomes a status, and is logged.
-    """
-    try:
-        return work()
-    except OSError as error:
-        if error.errno not in _SAID:
-            raise
-        kind, said = _SAID[error.errno]
-        raise kind(f"{_either(paths)} {said}") from None
-    except OverflowError:
-        raise BadArgument(f"a number for {_either(paths)} is too large") from None
-
-
-def _either(paths: Sequence[bytes]) -> str:
-    return " or ".join(map(shown, filter(None, paths))) or "it"
-
-
 def _name(fd: int) -> str:
     """Where *fd* is found now."""
     return str(Path(beneath.itself(fd)).readlink())
+
+
+def _is_inside(name: str, root: str) -> bool:
+    return name == root or name.startswith(f"{root.rstrip('/')}/")
 
 
 def _identity(info: os.stat_result) -> tuple[int, int]:

@@ -17,11 +17,12 @@ from typing import TypeAlias, TypeVar
 
 from hcall.errors import BadArgument, Busy, HcallError, NoMatch, ReadOnly
 from hcall.formats.folder import MAX_ENTRY, MAX_FETCHED, Access, check_path, pack
-from hostd.backings.folder import File, Tree, missing, told
+from hostd.backings.folder import File, Tree, missing
 from hostd.backings.parts import beneath
 from hostd.backings.parts.beneath import CACHED
 from hostd.backings.parts.pieces import MOST, part
-from hostd.backings.parts.sweep import sweep
+from hostd.backings.parts.sweep import store, sweep
+from hostd.backings.parts.telling import told
 from hostd.device import Config, Data, Device, Feature, Later, Property, Room, Saved, State, Steps, call
 
 T = TypeVar("T")
@@ -251,6 +252,12 @@ class Folder(Device):
             return self.in_parts(self._fetch_dir(opened, into, cookie, CACHED))
         return self.offload(self._fetch_dir, opened, into, cookie, 0)
 
+    @call
+    def store_dir(self, data: Data, file: int) -> Later[int]:
+        """Make files in a folder, or write them anew; how many bytes of *data* those are that are written."""
+        self._check_writable()
+        return self.offload(self._store_dir, self._file(file), data)
+
     # Now, or in a worker thread.
 
     def _quickly(self, work: Callable[[int], T], path: bytes) -> T | Later[T]:
@@ -316,8 +323,16 @@ class Folder(Device):
         time = self.clock.time
         room = into[0] if len(into) == 1 else memoryview(bytearray(min(into.nbytes, _SWEPT)))
         with opened as fd, room[:_SWEPT] as swept:
+            self._tree.check_inside(fd)
             count = yield from sweep(fd, cookie, swept, cached, opened.listed, time, time() + _SWEEP_SECONDS)
             return count if len(into) == 1 else into.put(swept[:count])
+
+    def _store_dir(self, opened: File, data: Data) -> Steps[int]:
+        time = self.clock.time
+        with opened as fd, part(data) as pieces:
+            self._tree.check_inside(fd)
+            files = pieces[0] if len(pieces) == 1 else memoryview(b"".join(pieces))
+            return (yield from store(fd, files, time, time() + _SWEEP_SECONDS))
 
     # What is open.
 

@@ -46,3 +46,12 @@ async def fetched(files: FolderDriver, path: str = "", room: int = ROOM) -> dict
             found |= {entry.name: entry._replace(data=bytes(entry.data)) for entry in entries}
     await folder.close()
     return found
+
+
+def open_files() -> list[str]:
+    """What this process has open."""
+    found = []
+    for fd in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.append(str(fd.readlink()))
+    return found

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import uvloop
-from sharing import attached, serving, shared
+from sharing import attached, open_files, serving, shared
 
 import guestd
 from guestd.commands.trees import Copied, copy_in, copy_out
@@ -264,14 +264,6 @@ with guestd.attach_blocking(sys.argv[1]) as guest:
             assert content[:8] == b"answered" and not any(content[8:])
             await files.unlink("x")
     assert not [path for path in open_files() if "share/x" in path]
-
-
-def open_files() -> list[str]:
-    found = []
-    for fd in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            found.append(str(fd.readlink()))
-    return found
 
 
 @pytest.mark.parametrize("surprise", [False, True])

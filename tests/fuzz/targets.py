@@ -128,7 +128,15 @@ def _fetched(data: bytes) -> None:
             folder.check_name(entry.name)
 
 
-_FORMATS: Final = (_batches, _lines, _link, _options, _packets, _events, _system, _entries, _fetched)
+def _stored(data: bytes) -> None:
+    with contextlib.suppress(ValueError):
+        files = list(folder.unpack_stored(data))
+        assert folder.pack_stored(files) == data
+        for file in files:
+            folder.check_name(file.name)
+
+
+_FORMATS: Final = (_batches, _lines, _link, _options, _packets, _events, _system, _entries, _fetched, _stored)
 
 
 def formats(data: bytes) -> None:

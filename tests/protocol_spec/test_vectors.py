@@ -104,6 +104,10 @@ def as_fetched(given: bytes) -> list[Any]:
     return [(*entry[:7], entry.name.hex(" "), bytes(entry.data).hex(" ")) for entry in folder.unpack_fetched(given)]
 
 
+def as_stored(given: bytes) -> list[Any]:
+    return [(file.mode, file.name.hex(" "), bytes(file.data).hex(" ")) for file in folder.unpack_stored(given)]
+
+
 READERS: dict[str, Callable[[bytes], list[Any]]] = {
     "net": as_net,
     "hid": lambda given: [(packet.at, tuple(map(tuple, packet.events))) for packet in evdev.Packets().feed(given)],
@@ -111,6 +115,7 @@ READERS: dict[str, Callable[[bytes], list[Any]]] = {
     "sysman": as_sysman,
     "folder": lambda given: [(*entry[:3], entry.name.hex(" ")) for entry in folder.unpack(given)],
     "fetched": as_fetched,
+    "stored": as_stored,
     "ppp": as_ppp,
 }
 

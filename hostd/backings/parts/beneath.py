@@ -16,7 +16,8 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
-from hcall.formats.folder import Entry, Kind
+from hcall.errors import Busy
+from hcall.formats.folder import Entry, Kind, shown
 
 CACHED: Final = 32  # linux/openat2.h, as the next: raise BlockingIOError if it takes the disk
 _NO_XDEV, _NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH = 1, 2, 4, 8
@@ -50,6 +51,18 @@ def reach(base: int, path: bytes, cached: int = 0) -> int:
     """A descriptor of what is at *path* below *base*, of a link itself, too; it reads and writes nothing."""
     fd = _syscall(_OPENAT2, base, path, _REACH[cached], _HOW.size)
     return fd if fd >= 0 else _checked(fd)
+
+
+def reopen(node: int, path: bytes, flags: int) -> int:
+    """A descriptor of the very file that *node* is, opened: what has its name, *path*, by now does not matter.
+
+    Raises OSError, Busy.
+    """
+    check_kind(node, Kind.FILE)
+    try:
+        return os.open(itself(node), flags | os.O_CLOEXEC | os.O_NONBLOCK)
+    except BlockingIOError:  # F_SETLEASE, fcntl(2), which was asked for it now
+        raise Busy(f"{shown(path)} is leased to a program on the host") from None
 
 
 def knows_cached(fd: int) -> bool:

@@ -1,4 +1,4 @@
-"""A folder in one sweep: what is known of each entry, and the bytes of small files with it.
+"""A folder in one sweep: what is known of each entry, and the bytes of small files with it; and many files into one.
 
 Whatever is not at hand goes without, entry by entry: who wants it asks for it by itself, and is told what is wrong.
 """
@@ -8,11 +8,14 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from typing import Final, TypeAlias
 
-from hcall.formats.folder import FETCHED, Entry, Flag, Kind, put_fetched, put_flags
+from hcall.errors import BadArgument, HcallError
+from hcall.formats.folder import FETCHED, Entry, Flag, Kind, Stored, put_fetched, put_flags, stored_at
 
-from .beneath import itself, kind_of, reach
+from .beneath import itself, kind_of, openat2, reach, reopen
+from .telling import told
 
 #: As `listing`.
 Listing: TypeAlias = Callable[[int, int, int], Iterator[Entry]]
@@ -23,6 +26,7 @@ _STAT, _DATA, _LAST = map(int, Flag)
 _FILE: Final = int(Kind.FILE)
 _FORMAT, _PERMISSIONS = 0o170000, 0o7777  # inode(7)
 _REGULAR: Final = stat.S_IFREG
+_MAKE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NONBLOCK
 _OPEN: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
 
@@ -49,6 +53,52 @@ def sweep(
     if at:
         put_flags(into, start, flags | _LAST)
     return at
+
+
+def store(folder: int, data: memoryview, time: Callable[[], float], until: float) -> Generator[None, None, int]:
+    """Make the files that *data* has in *folder*, or write them anew; how many bytes those are that are written.
+
+    It ends at the *time* *until*, with a file at least, and before one that cannot be written.  Raises OSError or
+    HcallError if that is the very first.
+    """
+    at = 0
+    while at < len(data):
+        try:
+            file, end = _stored_at(data, at)
+            told(partial(_write, folder, file), file.name)
+        except (HcallError, OSError):
+            if at:
+                return at  # who comes with it again is told
+            raise
+        at = end
+        if time() > until:
+            return at
+        yield
+    return at
+
+
+def _stored_at(data: memoryview, at: int) -> tuple[Stored, int]:
+    try:
+        return stored_at(data, at)
+    except ValueError as error:
+        raise BadArgument(str(error)) from None
+
+
+def _write(folder: int, file: Stored) -> None:
+    try:
+        fd = openat2(folder, file.name, _MAKE, file.mode, 0)
+    except FileExistsError:
+        node = reach(folder, file.name)
+        try:
+            fd = reopen(node, file.name, os.O_WRONLY | os.O_TRUNC)
+        finally:
+            os.close(node)
+    try:
+        done = os.write(fd, file.data)
+        while done < len(file.data):
+            done += os.write(fd, file.data[done:])
+    finally:
+        os.close(fd)
 
 
 def _put(folder: int, entry: Entry, into: memoryview, at: int, cached: int) -> tuple[int, int] | None:

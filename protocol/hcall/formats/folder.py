@@ -17,6 +17,8 @@ MAX_PATH: Final = 4095  # bytes: PATH_MAX of linux/limits.h, without its NUL
 MAX_ENTRY: Final = 18 + MAX_NAME  # bytes
 FETCHED: Final = 37  # bytes of a fetched entry, without its name and those of the file
 MAX_FETCHED: Final = FETCHED + MAX_NAME
+STORED: Final = 7  # bytes of a file to be stored, without its name and its own
+_STORED: Final = struct.Struct("<HIB")  # permissions, size, length of the name
 _is_name: Final = re.compile(rb"(?!\.\.?\Z)[^/\0]{1,255}").fullmatch  # what `check_name` tells, in a third of the time
 _SHOWN: Final = 80  # characters
 _HEAD: Final = struct.Struct("<qQBB")  # cookie, id, kind, length of the name
@@ -89,6 +91,14 @@ class Fetched(NamedTuple):
     flags: int
     name: bytes
     data: bytes | memoryview = b""  # of the file, with DATA
+
+
+class Stored(NamedTuple):
+    """A file to be made in a folder, or written anew."""
+
+    mode: int  # permission bits
+    name: bytes
+    data: bytes | memoryview
 
 
 def check_name(name: bytes) -> None:
@@ -167,3 +177,43 @@ def unpack_fetched(data: bytes | memoryview) -> Iterator[Fetched]:
         if not _is_name(name):
             check_name(name)
         yield Fetched(cookie, number, size, mtime, mode, kind, flags, name, data[start:at])
+
+
+def put_stored(into: memoryview, at: int, mode: int, name: bytes, size: int) -> int:
+    """Put what stands before the *size* bytes of a file at *at*, where there is room; where they begin."""
+    start = at + STORED + len(name)
+    _STORED.pack_into(into, at, mode, size, len(name))
+    into[start - len(name) : start] = name
+    return start
+
+
+def pack_stored(files: Iterable[Stored]) -> bytes:
+    """As `store_dir` takes them."""
+    return b"".join(_STORED.pack(mode, len(data), len(name)) + name + data for mode, name, data in files)
+
+
+def stored_at(data: bytes | memoryview, at: int) -> tuple[Stored, int]:
+    """The file at *at*, with its part of *data*, and where it ends.  Raises ValueError for what is none.
+
+    Others may change *data* meanwhile, as for `unpack_fetched`.
+    """
+    if len(data) - at < STORED:
+        raise ValueError(f"{len(data) - at} bytes are no file to be stored")
+    mode, size, length = _STORED.unpack_from(data, at)
+    start = at + STORED + length
+    if mode > 0o777:
+        raise ValueError(f"permissions are 0 to 0o777, not {mode:#o}")
+    if start + size > len(data):
+        raise ValueError(f"of a file to be stored {start + size - len(data)} bytes are missing")
+    name = bytes(data[start - length : start])
+    if not _is_name(name):
+        check_name(name)
+    return Stored(mode, name, data[start : start + size]), start + size
+
+
+def unpack_stored(data: bytes | memoryview) -> Iterator[Stored]:
+    """All files in *data*.  Raises ValueError for anything else."""
+    at = 0
+    while at < len(data):
+        file, at = stored_at(data, at)
+        yield file

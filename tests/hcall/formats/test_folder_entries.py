@@ -15,15 +15,19 @@ from hcall.formats.folder import (
     Fetched,
     Flag,
     Kind,
+    Stored,
     check_name,
     check_path,
     pack,
     pack_fetched,
+    pack_stored,
     put_fetched,
     put_flags,
+    put_stored,
     shown,
     unpack,
     unpack_fetched,
+    unpack_stored,
 )
 
 NAME = st.binary(min_size=1, max_size=255).filter(lambda name: not {0, 47} & {*name} and name not in (b".", b".."))
@@ -87,6 +91,21 @@ def test_an_entry_that_is_put_is_as_one_that_is_packed(entry: Fetched) -> None:
     put_fetched(room, 1, entry.name, *entry[:7])
     put_flags(room, 1, Flag.LAST)
     assert bytes(room).strip(b"\0") == (b"\0" + pack_fetched([entry._replace(flags=Flag.LAST)])).strip(b"\0")
+
+
+@given(st.lists(st.builds(Stored, st.integers(0, 0o777), NAME, st.binary(max_size=300)), max_size=5))
+def test_what_is_to_be_stored_is_unpacked_and_never_cut(files: list[Stored]) -> None:
+    packed = pack_stored(files)
+    assert list(unpack_stored(packed)) == list(unpack_stored(memoryview(bytearray(packed)))) == files
+    room, at = memoryview(bytearray(len(packed))), 0
+    for mode, name, data in files:
+        start = put_stored(room, at, mode, name, len(data))
+        at = start + len(data)
+        room[start:at] = data
+    assert room == packed
+    for length in range(len(packed)):
+        with contextlib.suppress(ValueError):
+            assert pack_stored(unpack_stored(packed[:length])) == packed[:length]
 
 
 @given(st.lists(WHOLE, min_size=2, max_size=2))
