@@ -13,13 +13,12 @@ from typing import Any
 
 import pytest
 from moving import Hand, until
-from sharing import ROOM, fetched, serving, shared
+from sharing import ROOM, Ticking, fetched, serving, shared
 from slow_files import LOOKUP, OPEN, READ, SlowFiles, slow_files
 
 import guestd
 from guestd.commands.trees import copy_out
 from guestd.drivers.folder import FolderDriver
-from hcall.clock import ManualClock
 from hcall.errors import BadArgument, Reset
 from hcall.formats.folder import MAX_FETCHED, ROOT, Fetched, Flag, Kind, unpack_fetched
 from hostd.device import Later
@@ -136,16 +135,6 @@ async def test_nothing_is_an_end_too(folder: Path) -> None:
 
 
 # On time.
-
-
-class Ticking(ManualClock):
-    """Each look at it takes so long."""
-
-    tick = looked = 0.0
-
-    def time(self) -> float:
-        self.looked += self.tick
-        return super().time() + self.looked
 
 
 @pytest.fixture

@@ -11,14 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from moving import until
-from sharing import attached, open_files, serving, shared
+from moving import Hand, until
+from raw import memory_of
+from sharing import Ticking, attached, open_files, serving, shared
 from slow_files import CREATE, SlowFiles, slow_files
 
 from guestd.commands.trees import copy_in, copy_out
 from guestd.drivers.folder import FolderDriver
 from hcall.errors import BadArgument, HcallError, NoSpace, NotAllowed, ReadOnly, StaleHandle
-from hcall.formats.folder import Stored, pack_stored
+from hcall.formats.folder import ROOT, Stored, pack_stored
+from hostd.devices.folder import Folder
+from hostd.model.later import settled
 
 
 async def stored(files: FolderDriver, number: int, packed: bytes) -> int:
@@ -69,6 +72,7 @@ async def test_what_comes_before_an_error_is_made_and_the_error_is_told_of_the_f
     share.mkdir()
     (share / "folder").mkdir()
     os.mkfifo(share / "pipe")
+    pipe = os.open(share / "pipe", os.O_RDONLY | os.O_NONBLOCK)  # whoever writes need not wait for a reader
     (share / "link").symlink_to("../outside")
     good = pack_stored([Stored(0o644, b"good", b"content")])
     async with shared(folder) as files:
@@ -91,6 +95,8 @@ async def test_what_comes_before_an_error_is_made_and_the_error_is_told_of_the_f
         file = await files.open("good")
         with pytest.raises(BadArgument):
             await stored(files, file.number, good)
+    assert os.read(pipe, 1) == b""
+    os.close(pipe)
     assert {path.name for path in share.iterdir()} == {"good", "folder", "pipe", "link"}
     assert not (folder / "evil").exists() and not (folder / "outside").exists()
 
@@ -138,6 +144,19 @@ async def test_what_does_not_fit_is_told_and_what_came_before_is_there(folder: P
             signal.signal(signal.SIGXFSZ, before)
         made = [item.name for item in await files.listdir("in") if item.name != "4"]
         assert [(await files.stat(f"in/{name}")).size for name in made] == [1000] * len(made)
+
+
+async def test_one_call_ends_in_time(memory: Path) -> None:
+    clock = Ticking()
+    hand = Hand(lambda: Folder(path=memory), clock)
+    packed = [pack_stored([Stored(0o644, f"{n}".encode(), b"x")]) for n in range(100)]
+    number = hand.call("open_dir", ROOT, b"")
+    for tick, count in ((1.0, 1), (0.0, 100)):
+        clock.tick = tick
+        later = hand.call("store_dir", memory_of().data((b"".join(packed),)), number)
+        assert await settled(later) == sum(map(len, packed[:count]))
+        assert len(os.listdir(memory)) == count  # noqa: PTH208
+    hand.stop()
 
 
 @pytest.fixture
