@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 from hcall.errors import BadArgument, HcallError
 from hcall.formats.folder import FETCHED, Entry, Flag, Kind, Stored, put_fetched, put_flags, stored_at
 
-from .beneath import itself, kind_of, openat2, reach, reopen
+from .beneath import kind_of, openat2, reach, reopen
 from .telling import told
 
 #: As `listing`.
@@ -27,6 +27,7 @@ _FILE: Final = int(Kind.FILE)
 _FORMAT, _PERMISSIONS = 0o170000, 0o7777  # inode(7)
 _REGULAR: Final = stat.S_IFREG
 _MAKE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NONBLOCK
+_OWN: Final = "/proc/self/fd"
 _OPEN: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
 
@@ -40,16 +41,20 @@ def sweep(
     """
     at = flags = 0
     last = None
-    while cookie != last:
-        last = cookie
-        for entry in listed(folder, cookie, _LISTED):
-            put = _put(folder, entry, into, at, cached)
-            if put is None:
-                return at
-            start, (at, flags), cookie = at, put, entry.cookie
-            if time() > until:
-                return at
-            yield
+    own = told(partial(os.open, _OWN, os.O_PATH | os.O_CLOEXEC))  # in it a file is found in 3/4 of the time
+    try:
+        while cookie != last:
+            last = cookie
+            for entry in listed(folder, cookie, _LISTED):
+                put = _put(folder, entry, into, at, cached, own)
+                if put is None:
+                    return at
+                start, (at, flags), cookie = at, put, entry.cookie
+                if time() > until:
+                    return at
+                yield
+    finally:
+        os.close(own)
     if at:
         put_flags(into, start, flags | _LAST)
     return at
@@ -101,7 +106,7 @@ def _write(folder: int, file: Stored) -> None:
         os.close(fd)
 
 
-def _put(folder: int, entry: Entry, into: memoryview, at: int, cached: int) -> tuple[int, int] | None:
+def _put(folder: int, entry: Entry, into: memoryview, at: int, cached: int, own: int) -> tuple[int, int] | None:
     """Put *entry* at *at*: where it ends, and its flags; None if it has no room behind others."""
     cookie, number, kind, name = entry
     end = at + FETCHED + len(name)
@@ -119,7 +124,7 @@ def _put(folder: int, entry: Entry, into: memoryview, at: int, cached: int) -> t
             kind = _FILE
             if size <= _SMALL:
                 if end + size <= len(into):
-                    if not size or _is_read(node, into[end : end + size]):
+                    if not size or _is_read(node, into[end : end + size], own):
                         flags = _STAT | _DATA
                 elif at:
                     return None
@@ -131,10 +136,10 @@ def _put(folder: int, entry: Entry, into: memoryview, at: int, cached: int) -> t
     return (end + size if flags & _DATA else end), flags
 
 
-def _is_read(node: int, into: memoryview) -> bool:
+def _is_read(node: int, into: memoryview, own: int) -> bool:
     """Whether all of a file, which is as long as *into*, could be read: else it is another one now, or not for us."""
     try:
-        file = os.open(itself(node), _OPEN)
+        file = os.open(str(node), _OPEN, dir_fd=own)
         try:
             return os.preadv(file, (into, bytearray(1)), 0) == len(into)  # one more: it may have grown
         finally:
