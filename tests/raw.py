@@ -19,7 +19,7 @@ from hcall import numbers
 from hcall.clock import Clock, ManualClock
 from hcall.errors import BadArgument, Status
 from hcall.kernel.memfd import F_ADD_SEALS, SEALS
-from hcall.messages import CALL, END, FD_LANE, HELLO, IRQ, MAGIC, REPLY, WELCOME
+from hcall.messages import CALL, CALLS, END, FD_LANE, HELLO, IRQ, MAGIC, REPLIES, REPLY, WELCOME
 from hcall.wire import Decoder, encode
 from hostd.calls.limits import Limits
 from hostd.calls.memory import Lending, Memory, Region
@@ -131,6 +131,28 @@ class RawGuest:
         self.seq += 1
         return encode((CALL, slot, self.seq, number, handle, args, areas))
 
+    def next_bundle(self, number: int, handle: int, calls: Sequence[tuple[Any, Any]], slot: int = 0) -> bytes:
+        """The bytes of several more calls in one message: of each its arguments and its areas."""
+        self.seq += 1
+        args, areas = zip(*calls, strict=True)
+        return encode((CALLS, slot, self.seq, number, handle, args, areas))
+
+    async def replies(self, count: int) -> list[tuple[int | None, Any]]:
+        """(status, value) of *count* calls of a bundle, however many messages they come in; IRQs are kept."""
+        answers: dict[int, tuple[int | None, Any]] = {}
+        while len(answers) < count:
+            message = await self.receive()
+            assert message is not None, "the host hung up"
+            if message[0] == IRQ:
+                self.interrupts.append(message)
+                continue
+            kind, _, seq, first, statuses, values = message
+            assert kind == REPLIES and seq == self.seq, message
+            for at, value in enumerate(values, first):
+                assert at not in answers
+                answers[at] = (0 if statuses == 0 else statuses[at - first]), value
+        return [answers[at] for at in sorted(answers)]
+
     async def reply(self) -> tuple[int, Any]:
         """(status, value) of the next REPLY; IRQs before it are kept."""
         while True:
@@ -179,8 +201,9 @@ def connected(host: hostd.Host, sock: socket.socket | None = None) -> Iterator[R
 
 @contextlib.asynccontextmanager
 async def attached(
-    host: hostd.Host, regions: int = 0, token: bytes = b"", sock: socket.socket | None = None, name: str = "raw"
-) -> AsyncIterator[RawGuest]:
+    host: hostd.Host, regions: int = 0, token: bytes = b"", sock: socket.socket | None = None, name: str = "raw",
+    features: int = FD_LANE,
+) -> AsyncIterator[RawGuest]:  # fmt: skip
     """A guest with an fd lane and *regions* pages of memory from ADDRESS on; at the end the host has forgotten it."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     token = token or os.urandom(16)
@@ -189,7 +212,7 @@ async def attached(
         guest.fds, guest.lane = fds, ours
         with theirs:
             pages = tuple((ADDRESS + n * PAGE, PAGE) for n in range(regions))
-            data = hello(features=FD_LANE, name=name, token=token, regions=pages)
+            data = hello(features=features, name=name, token=token, regions=pages)
             await guest.greet(data, [*fds, theirs.fileno()])
         yield guest
     await until(host, lambda: token not in host.guests.by_token)

@@ -4,7 +4,8 @@ A call, from driver to answer:
 
     driver   awaits `dev.call(number, args, areas)`, which is the client's `call` for the handle of its device
     client   makes something to wait for (a Future, or a `Pending`), and hands it to the session as the call's waiter
-    session  puts the call into a free slot and its bytes into `out`; without a slot it queues (hcall.session)
+    session  puts the call into a free slot and its bytes into `out`; without a slot it queues (hcall.session); calls
+             that go out together are queued, too, and packed: those of one number and handle share a message
     client   writes `out`: asyncio at once if nothing is in flight, else once per turn; blocking with the next wait,
              and it reads while it cannot write
     client   hands what came to `session.receive`: (waiter, status, value) for each answer, and the interrupts

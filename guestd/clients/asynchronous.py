@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, TypeVar, Unpack, cast
 
 from hcall import numbers
 from hcall.clock import Clock, LoopClock
-from hcall.errors import HcallError, LinkLost, NoHost, StaleHandle, failure
+from hcall.errors import HcallError, LinkLost, NoHost, StaleHandle
 from hcall.kernel import processors
 from hcall.messages import Areas, Args
 from hcall.session.states import ENDED, READY, State
@@ -106,24 +106,34 @@ class AsyncGuest(Guest[Waiter]):
         if self._lost is not None:
             raise self._lost
         future = self._loop.create_future() if heard is None else cast(Waiter, heard)
-        self.session.call(handle, number, args, areas, future)
         if self._eager:
             self._eager = False
+            self.session.call(handle, number, args, areas, future)
             self._flush()
-        elif not self._flushing:
-            self._flushing = True
-            self._loop.call_soon(self._flush)
+            return future
+        self.session.queue(handle, number, args, areas, future)
+        if not self._flushing:
+            self._flushing = bool(self._loop.call_soon(self._flush))
         return future
+
+    def linger(self, handle: int, number: int, args: Args = (), areas: Areas = ()) -> Waiter | None:
+        """As in the base class."""
+        self._flush()
+        if not self.session.may_linger:
+            return None
+        self._eager = True
+        call = self.call(handle, number, args, areas)
+        self.session.linger()
+        return call
 
     def post(self, handle: int, number: int, args: Args = ()) -> late.Posted:
         """As in the base class."""
         if self._lost is not None:
             raise self._lost
         future = self._loop.create_future()
-        self.session.call(handle, number, args, (), future)
+        self.session.queue(handle, number, args, (), future)
         if not self._flushing:
-            self._flushing = True
-            self._loop.call_soon(self._flush)
+            self._flushing = bool(self._loop.call_soon(self._flush))
         return late.Posted(future)
 
     async def claim(
@@ -230,13 +240,7 @@ class AsyncGuest(Guest[Waiter]):
 
     def _received(self, data: bytes) -> None:
         answers, interrupts = self.session.receive(data)
-        for future, status, value in answers:
-            if future.done() and (future := late.waiter(future)).done():
-                continue
-            if status == 0:
-                future.set_result(value)
-            else:
-                future.set_exception(failure(status, value))
+        late.give(answers)
         if interrupts:
             self._raised(interrupts)
             self._wake(interrupts)
@@ -294,6 +298,8 @@ class AsyncGuest(Guest[Waiter]):
     def _flush(self) -> None:
         """Write what is to be written.  What the host does not read waits: 16 KiB for each slot at most, and an ACK."""
         self._flushing = False
+        if self.session.queued:
+            late.give(self.session.pack())
         out = self.session.out
         if out and self._link is not None:
             self._link.transport.write(out[0] if len(out) == 1 else b"".join(out))

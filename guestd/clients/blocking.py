@@ -29,7 +29,7 @@ from .guest import Guest
 from .options import Options
 from .plain.clock import blocking, pause
 from .plain.link import READ, BlockingLink
-from .plain.pending import Lingering, Pending, Unbounded
+from .plain.pending import Lingering, Pending, Unbounded, give
 from .plain.tasks import Awaited, Lock, TaskClock, Tasks
 from .reaching import DETACH_SECONDS, WELCOME_SECONDS, pauses, silent
 from .unbound import Returning
@@ -92,11 +92,16 @@ class BlockingGuest(Guest[Pending]):
             self._enter()
         if self._lost is not None:
             raise self._lost
+        task = self.tasks.current
+        at_once = task is None or task.is_alone or pending is not None
         if pending is None:
             pending = Pending(self)
         self._at = _AT_WORK
         try:
-            self.session.call(handle, number, args, areas, pending)
+            if at_once:
+                self.session.call(handle, number, args, areas, pending)
+            else:  # there may be more of the sort
+                self.session.queue(handle, number, args, areas, pending)
         except BadArgument:
             self._at = _IDLE
             raise
@@ -132,6 +137,11 @@ class BlockingGuest(Guest[Pending]):
 
     def linger(self, handle: int, number: int, args: Args = (), areas: Areas = ()) -> Awaitable[Any] | None:
         """As in the base class."""
+        if self._at:
+            self._enter()
+        self._at = _AT_WORK
+        give(self.session.pack())
+        self._at = _IDLE
         if not self.session.may_linger:
             return None
         call = self.call(handle, number, args, areas, Lingering(self))
@@ -233,6 +243,8 @@ class BlockingGuest(Guest[Pending]):
             self._reconnect()
             return True
         self._at = _AT_WORK
+        if self.session.queued:
+            give(self.session.pack())
         if out:
             link.send(out)
         armed = self.time.armed
@@ -269,23 +281,14 @@ class BlockingGuest(Guest[Pending]):
                 raise RuntimeError(_OTHER_THREAD)
             self._thread = thread
         if self._at == _AT_WORK:
-            for pending, status, value in self.session.mend():
-                self._answer(pending, status, value)
+            give(self.session.mend())
             self._hang_up()  # the next wait comes back
         self._at = _IDLE
 
     def _received(self, data: bytes) -> None:
         session = self.session
         answers, interrupts = session.receive(data)
-        for pending, status, value in answers:
-            pending.value, pending.status = value, status  # in this order: see `result`
-            task = pending.task
-            if task is not None:
-                if task.awaits is pending:
-                    task.awaits = None
-                    task.ready.append(task)
-                if pending.others:
-                    pending.wake()
+        give(answers)
         if interrupts:
             self._raised(interrupts)
             hinted, self._hinted = self._hinted, Awaited()
@@ -293,11 +296,6 @@ class BlockingGuest(Guest[Pending]):
         if session.broken is not None or session.state is ENDED:
             raise self._end(self._why_over())
         answers.clear()
-
-    def _answer(self, pending: Pending, status: int, value: object) -> None:
-        pending.value, pending.status = value, status
-        if pending.task is not None:
-            pending.wake()
 
     def _give_away(self) -> None:
         """What was claimed, and nobody waits for it any more, goes to those who get it then."""
@@ -363,8 +361,7 @@ class BlockingGuest(Guest[Pending]):
     def _end(self, error: LinkLost) -> LinkLost:
         if self._lost is None:
             self._lost = error
-            for pending in self.session.end():
-                self._answer(pending, error.status, str(error))
+            give((pending, error.status, str(error)) for pending in self.session.end())
             if self._link is not None:
                 self._link.close()
                 self._link = None

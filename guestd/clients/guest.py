@@ -14,7 +14,7 @@ from typing import Any, Final, Generic, TypeVar, Unpack
 
 from hcall import numbers, rendezvous
 from hcall.errors import BadHandle, HcallError, IoError, LinkLost, NoMatch, NotAllowed, StaleHandle
-from hcall.messages import FD_LANE, HELLO, MAGIC, TOKEN_BYTES, VERSION, Areas, Args, Hello
+from hcall.messages import FD_LANE, FEATURES, HELLO, MAGIC, TOKEN_BYTES, VERSION, Areas, Args, Hello
 from hcall.session.guest import GuestSession
 from hcall.session.states import Message
 from hcall.text import MAX_TEXT, suggest
@@ -81,11 +81,7 @@ class Guest(Generic[W]):
 
         None: as many wait as may, so that others go on; a call that does not wait will do.
         """
-        if not self.session.may_linger:
-            return None
-        call = self.call(handle, number, args, areas)
-        self.session.linger()
-        return call
+        raise NotImplementedError
 
     @staticmethod
     def is_answered(call: Awaitable[Any]) -> bool:
@@ -330,7 +326,7 @@ class Guest(Generic[W]):
     def _hello(self) -> tuple[Hello, list[int]]:
         """HELLO, and the descriptors that go with it: the same every time, so that a lost WELCOME does no harm."""
         first = self.ram.first
-        hello = Hello(HELLO, MAGIC, VERSION, VERSION, FD_LANE, self.name, self._token, ((first.start, first.size),))
+        hello = Hello(HELLO, MAGIC, VERSION, VERSION, FEATURES, self.name, self._token, ((first.start, first.size),))
         return hello, [first.fd, self._lane_of_host.fileno()]
 
     def _raised(self, interrupts: list[Message]) -> None:

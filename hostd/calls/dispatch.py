@@ -29,6 +29,10 @@ class Deferred(Protocol):
     def waits(self) -> bool:
         """Whether it waits for the world outside, and may be asked for again in another life of the host."""
 
+    @property
+    def size(self) -> int:
+        """Bytes of a message that it may take, about; MAX_MESSAGE if nobody knows."""
+
     def then(self, answer: Callable[[int, object], None], /) -> None:
         """Give (status, value) to *answer*: now, or when there is one.  Called once."""
 

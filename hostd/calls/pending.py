@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
+from hcall.wire import MAX_MESSAGE
+
+from ..model.areas import InlineRoom
 from ..model.blame import Misbehaved
 from ..model.later import Later
 from ..tree.plugged import Plugged
 from .outcome import Caller, failed, finished
+
+NUMBER: Final = 16  # bytes of a message that a number and a status take
+_NUMBERS: Final = (int, float, bool, type(None), None)
 
 
 class Waiter(Protocol):
@@ -49,6 +55,14 @@ class Pending:
         if hold is not None:
             self.since = hold.plugged.clock.time()
             hold.pending[self] = None
+
+    @property
+    def size(self) -> int:
+        """See `Deferred`."""
+        if self._room is not None:
+            return self._room.nbytes if type(self._room) is InlineRoom else NUMBER
+        is_number = self._hold is None or self._expected in _NUMBERS  # the core gives nothing longer late
+        return NUMBER if is_number else MAX_MESSAGE
 
     def then(self, answer: Callable[[int, object], None]) -> None:
         """Give (status, value) to *answer*: now, or when there is one.  Called once."""

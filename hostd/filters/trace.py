@@ -179,6 +179,11 @@ class _Late:
     def __init__(self, answer: Deferred, note: Callable[[int, object], None]) -> None:
         self._answer, self._note, self.waits = answer, note, answer.waits
 
+    @property
+    def size(self) -> int:
+        """See `Deferred`."""
+        return self._answer.size
+
     def then(self, answer: Callable[[int, object], None], /) -> None:
         """See `Deferred`."""
 

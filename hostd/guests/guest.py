@@ -207,9 +207,9 @@ class Guest:
 
     # Its life.
 
-    def resume(self) -> None:
-        """It came back on a new link; what it may have lost is given again."""
-        self.lane.resume()
+    def resume(self, features: int) -> None:
+        """It came back on a new link, with these *features*; what it may have lost is given again."""
+        self.lane.resume(features)
         self.account.relink()
 
     def let_go(self, then: Callable[[], None]) -> None:

@@ -163,7 +163,7 @@ class Guests:
             self._unwatch(guest)
             self._lend(guest, hello, lent)
             self._tell(Came.RESUMED, guest)
-            guest.resume()
+            guest.resume(session.features)
             return guest, True
         rights = self.policy.rights(peer, printable(hello.name))
         user, purse = self.turns.of(peer.uid), Purse(self.shares.of(peer.uid))

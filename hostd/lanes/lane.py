@@ -6,12 +6,15 @@ It owns slots and order, and knows no device.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from hcall.errors import Status
 
 from ..calls.dispatch import Dispatch
 from ..calls.memory import Lending
+
+#: The sentence of a call that an earlier life of the host began, and that must not be made again.
+REPLACED: Final = "the host was replaced while it was at this call"
 
 T = TypeVar("T")
 Ticket = TypeVar("Ticket", contravariant=True)

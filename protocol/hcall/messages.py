@@ -7,13 +7,15 @@ from typing import Final, NamedTuple, TypeAlias
 
 from .errors import ProtocolViolation, Status
 
-CALL, REPLY, IRQ, ACK, HELLO, WELCOME, END = range(7)
+CALL, REPLY, IRQ, ACK, HELLO, WELCOME, END, CALLS, REPLIES = range(9)
 
 # CALL   slot seq number handle args areas    an area is (address, length, direction) in guest memory, bytes for
 #                                             the device, or an int: room in the reply, the call's only area then
 # REPLY  slot seq status value                value is a sentence unless status is OK
 # IRQ    tag vector count                     a hint; tag is OPEN's cookie, or the handle; count the vector's count
 # ACK    handle vector seen                   no slot, no reply; a count beyond *seen* is hinted again
+# CALLS  slot seq number handle (args, ...) (areas, ...)    a bundle: several calls in one slot, with BUNDLES
+# REPLIES slot seq first statuses (value, ...)              of some of them, from *first* on; 0 is OK for all of these
 
 
 class Direction(enum.IntEnum):
@@ -33,7 +35,8 @@ MAX_SLOTS: Final = 4096
 MAX_EPOCH: Final = (1 << 15) - 1  # handles are epoch << 48 | counter, and fit a signed int, too
 TOKEN_BYTES: Final = 16
 FD_LANE: Final = 1 << 0  # feature bit: the last descriptor of HELLO is one end of a SOCK_SEQPACKET pair
-FEATURES: Final = FD_LANE
+BUNDLES: Final = 1 << 1  # feature bit: CALLS and REPLIES are used
+FEATURES: Final = FD_LANE | BUNDLES
 
 
 #: (guest-physical address, bytes) of a whole memfd, or of the part of one that begins at a third number.

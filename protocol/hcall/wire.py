@@ -25,7 +25,8 @@ _POOL_SIZE: Final = 8  # an Unpacker costs 51 KB and 1 us to make: a few serve a
 encode: Callable[[object], bytes] = msgpack.Packer(use_bin_type=True, autoreset=True).pack
 #: The same in a third of the time, for what is made of PLAIN and tuples: of other types it would carry too many.
 encode_plain: Callable[[object], bytes] = msgspec.msgpack.Encoder().encode
-PLAIN: Final = frozenset((type(None), bool, int, float, str, bytes))
+NUMBERS: Final = frozenset((type(None), bool, int, float))
+PLAIN: Final = NUMBERS | {str, bytes}
 _pool: list[msgpack.Unpacker] = []
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from raw import ADDRESS, PAGE, RawGuest, hello, memfd
 
-from hcall.messages import END, FD_LANE, REPLY, WELCOME
+from hcall.messages import BUNDLES, END, FD_LANE, REPLY, WELCOME
 from hcall.numbers import FIND, OPEN
 
 from .people import say
@@ -111,10 +111,10 @@ class Attacker(RawGuest):
                 os.posix_fallocate(self.memory, 0, pages * PAGE)
             fds.append(self.memory)
             fields["regions"] = ((ADDRESS, pages * PAGE),)
+        fields.setdefault("features", BUNDLES | (FD_LANE if lane else 0))
         if lane:
             self.lane_end, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             fds.append(theirs.fileno())
-            fields["features"] = FD_LANE
         try:
             await self.write(hello(**fields), fds)
         finally:

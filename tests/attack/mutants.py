@@ -58,6 +58,11 @@ MUTANTS: Final = (
         "acks of many sessions",
     ),
     Mutant(
+        "the calls of a bundle take no time of a turn", "hostd/lanes/socket/bundle.py",
+        "if now > until or lane.lends:", "if lane.lends:",
+        "bundles of many sessions",
+    ),
+    Mutant(
         "to close a handle looks at all others", "hostd/tree/plugged.py",
         "        del self.holds[hold]\n", "        self.holds = {each: None for each in self.holds if each != hold}\n",
         "many handles then gone", "is not given back",

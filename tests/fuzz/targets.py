@@ -15,13 +15,13 @@ from typing import Any, Final
 
 from hcall.errors import ProtocolViolation
 from hcall.formats import folder, frames, hdlc, input, ipv4, nbd, ppp, ppp_control, sysmgmt  # noqa: A004 - of devices
-from hcall.messages import CALL, HELLO, MAGIC, VERSION, WELCOME, Hello, Welcome
+from hcall.messages import CALL, CALLS, FEATURES, HELLO, MAGIC, VERSION, WELCOME, Hello, Welcome
 from hcall.session.guest import GuestSession
 from hcall.session.host import HostSession
 from hcall.wire import Decoder, encode, fits
 from hostd.backings.parts.beneath import reach
 
-_HERE: Final = Hello(HELLO, MAGIC, VERSION, VERSION, 0, "fuzz", bytes(16), ())
+_HERE: Final = Hello(HELLO, MAGIC, VERSION, VERSION, FEATURES, "fuzz", bytes(16), ())
 
 
 def wire(data: bytes) -> None:
@@ -50,14 +50,19 @@ def messages(data: bytes) -> None:
     host, guest = HostSession(4), GuestSession[str]()
     host.greet(encode(_HERE))
     guest.greet(_HERE)
-    guest.receive(encode(Welcome(WELCOME, VERSION, 0, 1, 4, False)))
-    guest.out.clear()
+    guest.receive(encode(Welcome(WELCOME, VERSION, FEATURES, 1, 4, False)))
     guest.call(9, 0x10010, (), (), "waiter")
+    for n in range(3):
+        guest.queue(9, 0x10010, (n,), (16,), str(n))
+    guest.pack()
+    guest.out.clear()
     for part in (data[: len(data) // 2], data[len(data) // 2 :]):
         if host.broken is None:
             for message in host.receive(part):
                 if message[0] == CALL:
                     host.reply(*message[1:3], 0, None)
+                elif message[0] == CALLS:
+                    host.reply_some(*message[1:3], len(message[5]), 0, [0], [None])
         if guest.broken is None:
             with contextlib.suppress(ProtocolViolation):
                 guest.receive(part)

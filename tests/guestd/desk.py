@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -72,6 +73,15 @@ class DeskDriver(Driver):
 
 
 DRIVERS: Final = [DeskDriver]
+
+
+async def take_all_slots(driver: DeskDriver) -> list[Any]:
+    """Calls that wait for the test, one in each slot: equal ones of one turn of the loop would share one."""
+    waiting = []
+    for _ in range(SLOTS):
+        waiting.append(driver.late().call)
+        await asyncio.sleep(0)
+    return waiting
 
 
 @contextlib.asynccontextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from desk import CLIENTS, DRIVERS, LIMIT, SLOTS, DeskDriver, attach, blocking, bound, desk, desks
+from desk import CLIENTS, DRIVERS, LIMIT, SLOTS, DeskDriver, attach, blocking, bound, desk, desks, take_all_slots
 from raw import attached, bystander, in_thread, run_on, settled, until
 
 import guestd
@@ -198,7 +198,7 @@ async def test_drivers_sleep_by_the_clock_that_was_given(host: hostd.Host) -> No
 async def test_a_call_that_nobody_waits_for_any_more_is_not_made_if_it_was_not_yet(host: hostd.Host) -> None:
     async with bystander(host) as other, attach(host) as guest:
         driver = await guest.bind("desk")
-        made, queued = [driver.late().call for _ in range(SLOTS)], [driver.ring().call for _ in range(20)]
+        made, queued = await take_all_slots(driver), [driver.ring().call for _ in range(20)]
         await settled(other)
         for each in [made[0], *queued[:-1]]:
             each.cancel()
@@ -293,7 +293,7 @@ async def test_what_was_bound_before_a_cancelled_bind_all_stays(host: hostd.Host
 async def test_a_bind_that_is_cancelled_while_it_waits_for_a_slot_is_not_made(host: hostd.Host) -> None:
     async with bystander(host) as other, attach(host) as guest:
         driver, found = await guest.bind("desk"), await guest.found("other")
-        waiting = [driver.late() for _ in range(SLOTS)]
+        waiting = await take_all_slots(driver)
         await settled(other)
         async with asyncio.timeout(2):  # it need not wait for an answer
             assert await cancelled(guest.bind_as(found, Driver), 1)
@@ -341,7 +341,7 @@ async def test_what_is_claimed_is_not_lost_with_the_task_and_comes_first(host: h
 async def test_who_gives_up_while_a_device_is_given_back_has_given_it_back(host: hostd.Host) -> None:
     async with bystander(host) as other, attach(host) as guest:
         driver = await guest.bind("desk")
-        waiting = [driver.late() for _ in range(SLOTS)]
+        waiting = await take_all_slots(driver)
         unbinding = asyncio.create_task(guest.unbind("desk"))  # CLOSE has to queue
         await settled(other)
         unbinding.cancel()

@@ -136,7 +136,10 @@ async def test_readers_that_give_up_while_others_go_on(host: hostd.Host) -> None
 async def test_a_read_that_waits_for_a_slot_and_is_given_up_is_not_made_or_not_lost(host: hostd.Host) -> None:
     async with line(host) as (device, driver):
         for steps in STEPS:
-            parked = [driver.dev.call(driver.number("park")) for _ in range(SLOTS)]
+            parked = []
+            for _ in range(SLOTS):  # in a slot each: equal calls of one turn of the loop would share one
+                parked.append(driver.dev.call(driver.number("park")))
+                await asyncio.sleep(0)
             device.send(b"first")
             assert await given_up(driver.read_some(), steps) is None
             again = asyncio.ensure_future(given_up(driver.read_some(), 2))

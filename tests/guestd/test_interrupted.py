@@ -6,7 +6,7 @@ import dis
 import itertools
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -20,13 +20,14 @@ import guestd
 import hostd
 from guestd.clients import blocking
 from guestd.driver import Driver, Op
+from hcall.session import bundles
 from hcall.session import guest as session
 from hostd.device import Device, call
 from hostd.machine.file import DeviceSpec
 
 # Where the handler raises.
-LINK: Final = (blocking.__file__, str(Path(blocking.__file__).with_name("plain")), session.__file__)
-GUEST: Final = (str(Path(blocking.__file__).parent), session.__file__)
+LINK: Final = (blocking.__file__, str(Path(blocking.__file__).with_name("plain")), session.__file__, bundles.__file__)
+GUEST: Final = (str(Path(blocking.__file__).parent), session.__file__, bundles.__file__)
 NOP: Final = dis.opmap["NOP"]
 
 
@@ -47,10 +48,15 @@ class Tally(Device):
         self.counts[key] += 1
         return self.counts[key]
 
+    @call
+    def knock(self, key: int) -> int:
+        return self.bump(key)
+
 
 class TallyDriver(Driver):
     compatible = ("test,tally",)
     bump = Op[[int], int]()
+    knock = Op[[int], int]()
 
 
 # Of a coroutine that was given away and not begun, of a socket that was made and not yet kept.
@@ -105,13 +111,14 @@ async def test_calls_have_their_effect_once_and_the_next_ones_are_made(host: hos
         with attach(host) as guest:
             driver: Any = guest.bind("tally")
 
-            async def bumps() -> None:
+            async def bumps(call: Callable[[int], Awaitable[int]]) -> None:
                 for key in itertools.islice(keys, 2):
-                    assert await driver.bump(key) == 1
+                    assert await call(key) == 1
                     made.add(key)
 
+            sorts = driver.bump, driver.bump, driver.knock  # two of them side by side are one message
             for steps in itertools.count(0, 5):
-                several = [bumps() for _ in range(SLOTS + 2)]
+                several = [bumps(call) for call in sorts * SLOTS]
                 stopped = interrupted(partial(guest.gather, *several), steps)
                 for each in several:
                     each.close()  # those that were not even begun

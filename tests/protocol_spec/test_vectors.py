@@ -24,7 +24,7 @@ from hcall.messages import HELLO, MAGIC, Hello
 from hcall.session.guest import GuestSession
 from hcall.wire import Decoder, encode
 
-EXCHANGES = ("hello", "session", "limits", "calls", "memory", "interrupts", "resume", "times")
+EXCHANGES = ("hello", "session", "limits", "calls", "memory", "interrupts", "resume", "bundles", "times")
 
 
 def vectors(*files: str) -> Any:

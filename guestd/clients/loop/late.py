@@ -7,9 +7,11 @@ takes the place of that one: the answer is there for whoever takes the call over
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from typing import Any, Final, TypeAlias
 from weakref import WeakKeyDictionary, WeakSet
+
+from hcall.errors import failure
 
 Waiter: TypeAlias = "asyncio.Future[Any]"
 
@@ -43,6 +45,17 @@ def take_over(call: Waiter) -> Waiter | None:
     if not call.cancelled():
         call.add_done_callback(_retrieved)
     return waiter(call)
+
+
+def give(answers: Iterable[tuple[Waiter, int, Any]]) -> None:
+    """Tell those who wait: of each answer the waiter, the status and the value."""
+    for call, status, value in answers:
+        if call.done() and (call := waiter(call)).done():
+            continue
+        if status == 0:
+            call.set_result(value)
+        else:
+            call.set_exception(failure(status, value))
 
 
 class Heard:

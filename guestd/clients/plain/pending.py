@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, Protocol
 
 from hcall.errors import LinkLost, failure
@@ -101,3 +101,16 @@ class Unbounded:
     def __await__(self) -> Generator[Awaited, None, None]:
         if self._pending.status < 0:
             yield self._pending
+
+
+def give(answers: Iterable[tuple[Pending, int, Any]]) -> None:
+    """Wake those who wait: of each answer the call, the status and the value."""
+    for pending, status, value in answers:
+        pending.value, pending.status = value, status  # in this order: see `result`
+        task = pending.task
+        if task is not None:
+            if task.awaits is pending:
+                task.awaits = None
+                task.ready.append(task)
+            if pending.others:
+                pending.wake()

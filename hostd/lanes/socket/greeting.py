@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from hcall.errors import BadArea, Busy, HcallError, ProtocolViolation, Status
 from hcall.kernel import descriptors
-from hcall.messages import FD_LANE, FEATURES, VERSION, WELCOME, Hello, Welcome, end
+from hcall.messages import FD_LANE, VERSION, WELCOME, Hello, Welcome, end
 from hcall.session.host import HostSession
 from hcall.wire import MAX_ITEMS, MAX_MESSAGE, encode
 
@@ -157,9 +157,8 @@ class Greeting:
             raise
         if lane is not None:
             guest.lane.take_fd_lane(lane)
-        welcome = Welcome(
-            WELCOME, VERSION, hello.features & FEATURES, self._guests.epoch, guest.lane.session.slots, resumed
-        )
+        session = guest.lane.session
+        welcome = Welcome(WELCOME, VERSION, session.features, self._guests.epoch, session.slots, resumed)
         link = Link(self._guests, guest, encode(welcome))
         guest.lane.attach(link)
         self._forget()

@@ -10,13 +10,15 @@ from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast
 
 from hcall.errors import BadArea, BadArgument, Status
 from hcall.kernel import descriptors
-from hcall.messages import end
+from hcall.messages import CALLS, end
 from hcall.session.host import HostSession
 from hcall.session.states import READY, Message, State
 
+from ...calls.dispatch import Deferred
 from ...calls.memory import Lending, Lent, lend
 from ...tree.long_calls import TURN_SECONDS
-from ..lane import Carried
+from ..lane import REPLACED, Carried
+from .bundle import Bundle
 from .porter import close
 
 _PASSED: Final = 64  # descriptors that are passed over before the call waits until they are closed
@@ -51,8 +53,9 @@ class Connection(Protocol):
 class SocketLane:
     """Takes a link's bytes, makes the calls in them when it is the guest's turn, and answers in one write."""
 
-    __slots__ = ("_at", "_batching", "_came", "_errands", "_fd_lane", "_guest", "_messages", "_stopped", "_time",
-                 "_under_way", "bytes", "detached", "ended", "lends", "link", "lost_at", "owes", "session")  # fmt: skip
+    __slots__ = ("_at", "_batching", "_bundle", "_came", "_errands", "_fd_lane", "_guest", "_messages", "_stopped",
+                 "_time", "_under_way", "bytes", "detached", "ended", "lends", "link", "lost_at", "owes",
+                 "session")  # fmt: skip
 
     handle = 0
 
@@ -70,6 +73,7 @@ class SocketLane:
         self._came = b""  # and is not decoded yet, from `_at` on: that is of the guest's turn, too
         self._at = 0
         self._messages: list[Message] = []  # that came, and wait for their turn: the next one is the last
+        self._bundle: Bundle | None = None  # of that next one, if it is one and was begun
         self.ended = 0.0
         self.bytes = 0  # that came, on all its links
         self.owes = False  # there was no time for all that came: the link is told when there was
@@ -117,12 +121,20 @@ class SocketLane:
                         break
                 message = messages.pop()
                 if len(message) == 7:
-                    _, slot, seq, number, handle, args, areas = message
+                    kind, slot, seq, number, handle, args, areas = message
+                    if kind == CALLS:
+                        self._bundle = self._bundle or Bundle(self, self._guest, message)
+                        left, now = self._bundle.work(now, until, time, dispatch)
+                        if left:
+                            messages.append(message)
+                        else:
+                            self._bundle = None
+                        continue
                     if begun and seq in begun and not self._guest.may_repeat(number, handle):
                         self.answer(
                             (slot, seq, number, handle),
                             Status.IO_ERROR,
-                            "the host was replaced while it was at this call",
+                            REPLACED,
                         )
                         continue
                     answer = dispatch(number, handle, args, areas)
@@ -130,11 +142,8 @@ class SocketLane:
                         status, value = answer
                         if not session.reply(slot, seq, status, value):
                             self._guest.misfit(number, handle, value)
-                    elif answer.waits:
-                        answer.then(partial(self.answer, (slot, seq, number, handle)))
                     else:
-                        self._under_way += 1
-                        answer.then(partial(self._late, (slot, seq, number, handle)))
+                        self.defer(answer, partial(self.answer, (slot, seq, number, handle)))
                 else:
                     _, handle, vector, seen = message
                     self._guest.acknowledge(handle, vector, seen)
@@ -189,12 +198,24 @@ class SocketLane:
             slot, seq, number, handle = ticket
             if not self.session.reply(slot, seq, status, value):
                 self._guest.misfit(number, handle, value)
-            if not self._batching:
-                self.flush()
+            self.said()
 
-    def _late(self, ticket: Ticket, status: int, value: object) -> None:
+    def said(self) -> None:
+        """See `Bundling`."""
+        if not self._batching:
+            self.flush()
+
+    def defer(self, answer: Deferred, give: Callable[[int, object], None]) -> None:
+        """See `Bundling`."""
+        if answer.waits:  # for the world outside, and `stop` does not wait for that
+            answer.then(give)
+        else:
+            self._under_way += 1
+            answer.then(partial(self._late, give))
+
+    def _late(self, give: Callable[[int, object], None], status: int, value: object) -> None:
         self._under_way -= 1
-        self.answer(ticket, status, value)
+        give(status, value)
         if self._stopped is not None:
             self._drained()
 
@@ -202,8 +223,7 @@ class SocketLane:
         """See `Lane`."""
         if self.session.state is READY:
             self.session.interrupt(tag, vector, count)
-            if not self._batching:
-                self.flush()
+            self.said()
 
     # Its links.
 
@@ -211,13 +231,13 @@ class SocketLane:
         """*link* carries the session from now on."""
         self.link, self.lost_at, self.owes = link, None, False
 
-    def resume(self) -> None:
-        """The guest came back: the old link, even if it looks alive, is cut."""
+    def resume(self, features: int) -> None:
+        """The guest came back, with these *features*: the old link, even if it looks alive, is cut."""
         old, self.link = self.link, None
         if old is not None:
             old.abort()
         self._forget()  # the guest says it again
-        self.session.resume()
+        self.session.resume(features)
 
     def lose(self, now: float) -> None:
         """The link broke."""
@@ -240,6 +260,8 @@ class SocketLane:
     def end(self, status: Status, text: str) -> None:
         """See `Lane`."""
         self._messages.clear()
+        if self._bundle is not None:
+            self._bundle.drop()
         self._forget()
         self.session.end(end(status, text))
         self.flush()

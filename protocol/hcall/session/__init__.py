@@ -12,5 +12,9 @@ reply, which the host forgets then.  The guest keeps a call, the host its reply,
 
 So a link may be cut anywhere, between any two bytes in either direction, and no call is made twice or left out (the
 scheme of NFSv4.1 sessions, RFC 8881, 2.10.6).  The host's slots may even go on in another process: `save`, `restore`.
+Calls of one number and handle may share a message, a slot and a seq: a bundle.  The host answers it in parts, as the
+calls in it are done, and keeps all parts for the slot; the guest keeps the bundle until the last is there, and passes
+over what a repeat brings twice.
+
 `states` has the one table of each end that says what may happen when.
 """

@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from typing import Any, Final, Generic, TypeVar
+from collections.abc import Callable, Iterable
+from itertools import islice
+from operator import itemgetter
+from typing import Any, Final, Generic, TypeVar, cast
 
 from ..errors import BadArgument, ProtocolViolation, Status
-from ..messages import ACK, CALL, END, IRQ, REPLY, WELCOME, Areas, Args, Direction, End, Hello, Welcome
+from ..messages import (
+    ACK,
+    BUNDLES,
+    CALL,
+    END,
+    IRQ,
+    REPLIES,
+    REPLY,
+    WELCOME,
+    Areas,
+    Args,
+    Direction,
+    End,
+    Hello,
+    Welcome,
+)  # fmt: skip
 from ..wire import MAX_MESSAGE, PLAIN, SMALL, encode, encode_plain, fits
+from .bundles import Bundle
 from .states import GUEST_MOVES, READY, Event, Message, Session, State
 
 W = TypeVar("W")  # what a guest's client keeps beside a call until the answer comes
@@ -27,11 +45,21 @@ def _possible(value: object, areas: Areas) -> bool:
     return not room or (type(value) is int and 0 <= value <= room)
 
 
+def _calls(bundles: Iterable[Bundle[W]]) -> list[tuple[W, Areas]]:
+    """Those of *bundles* that are not answered."""
+    return [
+        (waiter, areas)
+        for bundle in bundles
+        for waiter, areas in zip(bundle.waiters, bundle.areas, strict=True)
+        if waiter is not None
+    ]
+
+
 class GuestSession(Session, Generic[W]):
     """The guest's end: puts calls into slots and keeps each, with its waiter, until it is answered."""
 
-    __slots__ = ("_answers", "_backlog", "_epoch", "_free", "_given_up", "_lingering", "_new", "_sent", "_seq",
-                 "_slots", "features", "last", "moved")  # fmt: skip
+    __slots__ = ("_alone", "_answers", "_bundles", "_epoch", "_free", "_given_up", "_lingering", "_new", "_sent",
+                 "_seq", "_slots", "features", "last", "moved", "queued")  # fmt: skip
     MOVES = GUEST_MOVES
 
     def __init__(self, given_up: Callable[[W], bool] = lambda waiter: False) -> None:
@@ -47,14 +75,16 @@ class GuestSession(Session, Generic[W]):
         self._slots = 0
         self._free: list[int] = []
         self._sent: dict[int, tuple[int, bytes, W, Areas]] = {}  # by slot: seq, message, waiter, areas; in seq order
-        self._backlog: deque[tuple[int, int, Args, Areas, W]] = deque()
+        self._bundles: dict[int, tuple[int, bytes, Bundle[W]]] = {}  # by slot, none of those above
+        self.queued: deque[Bundle[W]] = deque()  # for `pack`
+        self._alone: set[int] = set()  # numbers whose answers are too long for a bundle
         self._answers: list[tuple[W, int, Any]] = []  # those of the last `receive`
         self._lingering: set[int] = set()  # slots of calls that wait for the world outside
 
     @property
     def busy(self) -> int:
         """How many calls wait for their answer."""
-        return len(self._sent)
+        return len(self._sent) + len(self._bundles)
 
     def greet(self, hello: Hello) -> bytes:
         """There is a link: the bytes of HELLO, to be sent with its descriptors before anything else."""
@@ -73,28 +103,97 @@ class GuestSession(Session, Generic[W]):
         The link has to be cut then.  What is unanswered is sent again on the next one, and has its effect once, so
         nothing is lost wherever it was.  Given are the answers that `receive` had taken, some perhaps once more.
         """
-        self._seq = max([self._seq, *(call[0] for call in self._sent.values())])
-        self._free = [slot for slot in range(self._slots)[::-1] if slot not in self._sent]
+        unanswered = self._unanswered()
+        self._seq = max([self._seq, *(call[0] for call in unanswered)])
+        self._free = [slot for slot in range(self._slots)[::-1] if slot not in self._sent and slot not in self._bundles]
+        sent = {id(waiter) for waiter, _ in self._sent_calls()}
+        sent_bundles = [entry[2] for entry in self._bundles.values()]
+        self.queued = deque(bundle for bundle in self.queued if bundle not in sent_bundles)
+        for bundle in self.queued:
+            bundle.mend()
+            bundle.keep(lambda waiter: id(waiter) not in sent)
         self._lingering &= self._sent.keys()
-        if self._backlog and any(call[2] is self._backlog[0][4] for call in self._sent.values()):
-            self._backlog.popleft()
         return self._answers
+
+    def _unanswered(self) -> list[tuple[Any, ...]]:
+        """The messages that are not wholly answered, in seq order: seq, message, ..."""
+        return sorted([*self._sent.values(), *self._bundles.values()], key=itemgetter(0))
+
+    def _sent_calls(self) -> list[tuple[W, Areas]]:
+        """What was sent and is not answered."""
+        calls = [(call[2], call[3]) for call in self._sent.values()]
+        return calls + _calls(entry[2] for entry in self._bundles.values())
 
     def end(self) -> list[W]:
         """Nothing more will be answered: the waiters of all calls."""
         if self.state is not State.ENDED:
             self.move(Event.END)
-        waiters = [call[2] for call in self._sent.values()] + [entry[4] for entry in self._backlog]
+        waiters = [waiter for waiter, _ in self._sent_calls() + _calls(self.queued)]
         self._sent.clear()
+        self._bundles.clear()
+        self.queued.clear()
         self._lingering.clear()
-        self._backlog.clear()
         return waiters
 
     def call(self, handle: int, number: int, args: Args, areas: Areas, waiter: W) -> None:
         """Send a call as soon as a slot is free.  Raises BadArgument for what the wire cannot carry."""
-        if not self._free:
-            self._backlog.append((handle, number, args, areas, waiter))
+        if self.queued or not self._free:
+            alone = Bundle(handle, number, args, areas, waiter, is_alone=True)
+            alone.has_waited = True
+            self.queued.append(alone)
+        else:
+            self._send(handle, number, args, areas, waiter)
+
+    def queue(self, handle: int, number: int, args: Args, areas: Areas, waiter: W) -> None:
+        """The same with the next `pack`, in one message with its like, if the host takes that.  Raises as `call`."""
+        queued = self.queued
+        if queued:
+            last = queued[-1]
+            if number == last.number and handle == last.handle and not last.is_alone:
+                last.add(args, areas, waiter)
+                return
+        elif not self.features & BUNDLES:
+            self.call(handle, number, args, areas, waiter)
             return
+        is_alone = not self.features & BUNDLES or number in self._alone
+        queued.append(Bundle(handle, number, args, areas, waiter, is_alone=is_alone))
+
+    def pack(self) -> list[tuple[W, int, Any]]:
+        """Send what is queued, as far as there are slots; the answers to what cannot be sent."""
+        refused: list[tuple[W, int, Any]] = []
+        while self.queued and self._free and self.state is READY:
+            bundle = self.queued[0]
+            if bundle.has_waited:
+                bundle.keep(lambda waiter: not self._given_up(waiter))
+            if len(bundle.waiters) > 1:
+                self._send_bundle(bundle)
+                continue
+            for waiter in bundle.waiters:
+                try:
+                    self._send(bundle.handle, bundle.number, bundle.args[0], bundle.areas[0], cast(W, waiter))
+                except BadArgument as error:
+                    refused.append((cast(W, waiter), Status.BAD_ARGUMENT, str(error)))
+            self.queued.popleft()  # last: see `mend`
+        for bundle in reversed(self.queued):
+            if bundle.has_waited:  # and all that are in front of it
+                break
+            bundle.has_waited = True
+        return refused
+
+    def _send_bundle(self, bundle: Bundle[W]) -> None:
+        """Send the first one of those that are queued, or have two halves in its place, if it cannot be sent."""
+        slot, seq = self._free[-1], self._seq + 1
+        data = bundle.encode(slot, seq)
+        if data is None:  # if one of them cannot be sent, that shows when it is alone
+            self.queued = deque([*bundle.halves(), *islice(self.queued, 1, None)])
+            return
+        self._bundles[slot] = seq, data, bundle  # first: see `mend`
+        self._free.pop()
+        self._seq = seq
+        self.out.append(data)
+        self.queued.popleft()
+
+    def _send(self, handle: int, number: int, args: Args, areas: Areas, waiter: W) -> None:
         slot = self._free.pop()
         seq = self._seq + 1
         try:
@@ -126,18 +225,16 @@ class GuestSession(Session, Generic[W]):
 
     def withdraw(self, waiter: W) -> bool:
         """Do not make the call of *waiter* if it still waits for a slot; whether no answer will come."""
-        for n, queued in enumerate(self._backlog):
-            if queued[4] is waiter:
-                del self._backlog[n]
-                break
-        return all(call[2] is not waiter for call in self._sent.values())
+        for bundle in self.queued:
+            bundle.keep(lambda each: each is not waiter)
+        return all(each is not waiter for each, _ in self._sent_calls())
 
     def uses(self, address: int, size: int) -> bool:
         """Whether a call that is not answered has an area within these bytes: the host may still fill them.
 
         Nobody has to be waiting for it any more: a task that is cancelled leaves its call behind.
         """
-        lists = [call[3] for call in self._sent.values()] + [entry[3] for entry in self._backlog]
+        lists = [areas for _, areas in self._sent_calls() + _calls(self.queued)]
         return any(
             type(area) is tuple and area[0] < address + size and address < area[0] + area[1]
             for areas in lists
@@ -180,6 +277,9 @@ class GuestSession(Session, Generic[W]):
                 self.broken = ProtocolViolation("an answer to no call")
                 return answers, interrupts
             try:
+                if type(message) is tuple and len(message) == 6 and ready and message[0] == REPLIES:
+                    self._take(message, answers)
+                    continue
                 if self._other(message):
                     interrupts.append(message)  # type: ignore[arg-type]  # a tuple, as was just seen
             except ProtocolViolation as violation:
@@ -187,15 +287,24 @@ class GuestSession(Session, Generic[W]):
                 return answers, interrupts
             ready = self.state is READY
         self.broken = self._decoder.broken
-        while self._backlog and free:
-            queued = self._backlog[0]
-            try:
-                if not self._given_up(queued[4]):
-                    self.call(*queued)
-            except BadArgument as error:
-                answers.append((queued[4], Status.BAD_ARGUMENT, str(error)))
-            self._backlog.popleft()  # last: see `mend`
+        if self.queued:
+            answers += self.pack()
         return answers, interrupts
+
+    def _take(self, message: tuple[Any, ...], answers: list[tuple[W, int, Any]]) -> None:
+        """Take REPLIES.  Raises ProtocolViolation."""
+        kind, slot, seq, first, statuses, values = message
+        entry = self._bundles.get(slot) if int is type(kind) is type(slot) is type(seq) else None
+        if entry is None or entry[0] != seq:
+            raise ProtocolViolation("an answer to no call")
+        bundle = entry[2]
+        not_made = bundle.take(first, statuses, values, answers)  # first: see `mend`
+        if not_made:
+            self._alone.add(bundle.number)
+            self.queued.extendleft(not_made[::-1])
+        if bundle.forget(first, len(values)):
+            del self._bundles[slot]
+            self._free.append(slot)
 
     def _other(self, message: object) -> bool:
         """Take a message that is no REPLY; whether it is an IRQ.  Raises ProtocolViolation."""
@@ -221,5 +330,7 @@ class GuestSession(Session, Generic[W]):
             raise ProtocolViolation("the host no longer knows this session")
         else:
             self.moved = welcome.epoch != self._epoch
+        if self._bundles and not welcome.features & BUNDLES:
+            raise ProtocolViolation("the host no longer takes what it has confirmed")
         self._epoch, self.features = welcome.epoch, welcome.features
-        self.out += [call[1] for call in self._sent.values()]
+        self.out += [call[1] for call in self._unanswered()]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from raw import hello
+from raw import ADDRESS, PAGE, hello
 
-from hcall.messages import ACK
+from hcall.messages import ACK, REPLIES
 from hcall.wire import encode
 
-from ..enemy import Attacker, Enemy, Refused
+from ..enemy import SLOTS, Attacker, Enemy, Fault, Refused
 from ..room import attack
 
 _ACKS = encode((ACK, 0, 0, 0)) * 4096
@@ -39,6 +39,30 @@ async def acks_of_one_session(enemy: Enemy) -> None:
 async def acks_of_many_sessions(enemy: Enemy) -> None:
     """Nothing but ACKs, by many sessions of one process."""
     await _acknowledge(enemy, enemy.some(12, 250))
+
+
+@attack()
+async def bundles_of_many_sessions(enemy: Enemy) -> None:
+    """Bundles of 64 reads of a page each, by many sessions of one process: 4,096 calls of each under way at once."""
+    guests = await enemy.crowd(enemy.some(4, 60), pages=1)
+    area = ((ADDRESS, PAGE, 1),)
+
+    async def flood(guest: Attacker) -> None:
+        handle, calls = await guest.open("/rng")
+        while not enemy.over:
+            bundles = [guest.next_bundle(calls["read"], handle, [((0,), area)] * 64, slot) for slot in range(SLOTS)]
+            await guest.write(b"".join(bundles))
+            left = SLOTS * 64
+            while left:
+                message = await guest.message()
+                if message[0] != REPLIES:
+                    raise Fault(f"no answers: {message}")
+                left -= len(message[5])
+            enemy.seen["calls"] += SLOTS * 64
+
+    await asyncio.gather(*map(flood, guests))
+    for guest in guests:
+        guest.close()
 
 
 @attack()

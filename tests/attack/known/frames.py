@@ -16,7 +16,7 @@ from raw import ADDRESS, PAGE
 import hostd
 from hcall import numbers
 from hcall.errors import Status
-from hcall.messages import ACK, CALL, IRQ, REPLY
+from hcall.messages import ACK, CALL, CALLS, IRQ, REPLIES, REPLY
 from hostd.model.areas import Room
 
 from ..enemy import SLOTS, Attacker, Enemy, Fault, Refused
@@ -128,7 +128,7 @@ class Victim:
                 self._handles.append(handle)
 
     def frame(self, slot: int) -> list[Any]:
-        """A call that has the right form, whatever it says."""
+        """A call, or several, of the right form, whatever they say."""
         chance, fuzz = self._enemy.chance, self._fuzz
         self._guest.seq += 1
         if self._open and chance.random() < 0.75:
@@ -140,10 +140,15 @@ class Victim:
             shape = Shape((), _CORE[number])
         if chance.random() < 0.03:
             number = chance.choice([0, 1, number + 1, number ^ (1 << 16), (1 << 64) - 1, 1 << 31])
-        args = [fuzz.value(kind) for kind in shape.kinds]
-        if chance.random() < 0.05:
-            args.append(fuzz.value(int))
-        return [CALL, slot, self._guest.seq, number, handle, args, fuzz.areas(shape.areas)]
+
+        def args() -> list[Any]:
+            return [fuzz.value(kind) for kind in shape.kinds] + [fuzz.value(int)] * (chance.random() < 0.05)
+
+        if chance.random() < 0.3:
+            count = chance.choice([1, 2, 3, 20])
+            several = [args() for _ in range(count)], [fuzz.areas(shape.areas) for _ in range(count)]
+            return [CALLS, slot, self._guest.seq, number, handle, *several]
+        return [CALL, slot, self._guest.seq, number, handle, args(), fuzz.areas(shape.areas)]
 
     async def round(self) -> None:
         """Some calls at once, each of which is answered, unless one is more than a message may be, which ends all."""
@@ -151,6 +156,7 @@ class Victim:
         frames = [self.frame(slot) for slot in range(chance.randrange(1, SLOTS))]
         self._enemy.seen["frames"] += len(frames)
         waiting = {frame[2]: frame for frame in frames}
+        left = {frame[2]: set(range(len(frame[5]))) for frame in frames if frame[0] == CALLS}
         await self._guest.write(b"".join(map(_pack, frames)))
         while waiting:
             try:
@@ -159,12 +165,24 @@ class Victim:
                 raise Fault(f"not answered: {list(waiting.values())}") from None
             if message[0] == IRQ:
                 continue
-            if message[0] != REPLY or message[2] not in waiting:
+            frame = waiting.get(message[2], [None])
+            if (frame[0], message[0]) not in ((CALL, REPLY), (CALLS, REPLIES)):
                 raise Fault(f"an answer that nobody asked for: {message}")
-            frame = waiting.pop(message[2])
-            self._enemy.seen["answers"] += 1
-            if message[3] == Status.INTERNAL:
+            if frame[0] == CALLS:
+                _, _, seq, first, statuses, values = message
+                answered = set(range(first, first + len(values)))
+                if not answered or not answered <= left[seq] or (statuses and len(statuses) != len(values)):
+                    raise Fault(f"an answer to a call that does not wait: {message}")
+                left[seq] -= answered
+                self._enemy.seen["answers"] += len(answered)
+                internal = statuses != 0 and Status.INTERNAL in statuses
+            else:
+                self._enemy.seen["answers"] += 1
+                internal = message[3] == Status.INTERNAL
+            if internal:
                 raise Fault(f"INTERNAL: {frame}: {message}")
+            if not left.get(message[2]):
+                del waiting[message[2]]
 
     async def spoil(self) -> None:
         """Bytes of messages that are changed, lost, doubled or cut off, or messages of a wrong form; then hang up."""
@@ -194,7 +212,7 @@ class Victim:
                 await self._guest.write(bytes(data[: chance.choice([len(data), chance.randrange(len(data) + 1)])]))
         with contextlib.suppress(Refused, OSError):
             self._guest.sock.shutdown(socket.SHUT_WR)
-            while (await self._guest.message())[0] in (REPLY, IRQ):
+            while (await self._guest.message())[0] in (REPLY, REPLIES, IRQ):
                 pass
 
 

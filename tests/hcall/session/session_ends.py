@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from hcall.errors import Status
-from hcall.messages import CALL, HELLO, MAGIC, VERSION, WELCOME, Hello, Welcome, end
+from hcall.messages import BUNDLES, CALL, HELLO, MAGIC, VERSION, WELCOME, Hello, Welcome, end
 from hcall.session.guest import GuestSession
 from hcall.session.host import HostSession
 from hcall.wire import Decoder, encode
@@ -17,6 +17,7 @@ from hcall.wire import Decoder, encode
 Guest: TypeAlias = GuestSession[str]
 Session: TypeAlias = HostSession | Guest
 HELLO_HERE = Hello(HELLO, MAGIC, VERSION, VERSION, 0, "test", bytes(16), ())
+HELLO_WITH_BUNDLES = HELLO_HERE._replace(features=BUNDLES)
 LAST_WORD = end(Status.RESET, "over")
 
 
@@ -24,20 +25,20 @@ def call(slot: object, seq: object, *, number: object = 0x10010, handle: object 
     return (CALL, slot, seq, number, handle, (), ())
 
 
-def welcome(slots: int = 4, resumed: bool = False) -> bytes:
-    return encode(Welcome(WELCOME, VERSION, 0, 1, slots, resumed))
+def welcome(slots: int = 4, resumed: bool = False, features: int = 0) -> bytes:
+    return encode(Welcome(WELCOME, VERSION, features, 1, slots, resumed))
 
 
-def ready_host(slots: int = 4) -> HostSession:
+def ready_host(slots: int = 4, hello: Hello = HELLO_HERE) -> HostSession:
     host = HostSession(slots)
-    assert host.greet(encode(HELLO_HERE)) == HELLO_HERE
+    assert host.greet(encode(hello)) == hello
     return host
 
 
-def ready_guest(slots: int = 4) -> Guest:
+def ready_guest(slots: int = 4, hello: Hello = HELLO_HERE) -> Guest:
     guest = Guest()
-    guest.greet(HELLO_HERE)
-    guest.receive(welcome(slots))
+    guest.greet(hello)
+    guest.receive(welcome(slots, features=hello.features))
     return guest
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from session_ends import HELLO_HERE, LAST_WORD, call, ready_guest, ready_host, welcome
+from session_ends import HELLO_HERE, HELLO_WITH_BUNDLES, LAST_WORD, call, ready_guest, ready_host, welcome
 
 from hcall.errors import ProtocolViolation
-from hcall.messages import ACK, CALL, END, IRQ, MAX_SLOTS, REPLY, VERSION, WELCOME, Hello
+from hcall.messages import ACK, CALL, CALLS, END, IRQ, MAX_SLOTS, REPLIES, REPLY, VERSION, WELCOME, Hello
 from hcall.session.host import HostSession
 from hcall.session.states import State
 from hcall.wire import Decoder, encode
@@ -27,6 +27,8 @@ small = st.integers(0, 4)
 near = st.one_of(
     st.tuples(st.just(CALL), small, small, edges, edges, lists, lists),
     st.tuples(st.just(REPLY), small, small, small, anything),
+    st.tuples(st.just(CALLS), small, small, edges, edges, st.lists(lists, max_size=3), st.lists(lists, max_size=3)),
+    st.tuples(st.just(REPLIES), small, small, small, small | st.lists(small | st.none(), max_size=3), lists),
     st.tuples(st.sampled_from([ACK, IRQ]), edges, small, edges),
     st.tuples(st.just(WELCOME), small, edges, edges, edges, st.booleans()),
     st.tuples(st.just(END), edges, st.text(max_size=5), edges, edges),
@@ -57,7 +59,14 @@ def rubbish(draw: st.DrawFn) -> bytes:
 def is_call(message: Any) -> bool:
     kind, slot, seq, number, handle, args, areas = message
     numbers = (kind, slot, seq, number, handle)
-    return kind == CALL and {*map(type, numbers)} == {int} and type(args) is type(areas) is tuple and handle in I64
+    if kind == CALLS:
+        assert len(args) == len(areas) > 0 and {*map(type, args + areas)} == {tuple}
+    return (
+        kind in (CALL, CALLS)
+        and {*map(type, numbers)} == {int}
+        and type(args) is type(areas) is tuple
+        and handle in I64
+    )
 
 
 def is_ack(message: Any) -> bool:
@@ -77,11 +86,11 @@ parts = st.sampled_from([1, 2, 7, 1 << 20])
 @example(encode((ACK, 1, 0, -1)), 1)
 @pytest.mark.spec("E-3", "E-7")
 def test_a_host_takes_calls_and_acks_and_nothing_else(data: bytes, part: int) -> None:
-    host, taken = ready_host(), 0
+    host, taken = ready_host(hello=HELLO_WITH_BUNDLES), 0
     for at in range(0, len(data), part):
         for message in host.receive(data[at : at + part]):
             assert is_ack(message) or (len(message) == 7 and is_call(message))
-            taken += len(message) == 7
+            taken += 0 if len(message) != 7 else len(message[5]) if message[0] == CALLS else 1
         if host.broken is not None:
             assert isinstance(host.broken, ProtocolViolation) and str(host.broken)
             break
@@ -92,9 +101,11 @@ def test_a_host_takes_calls_and_acks_and_nothing_else(data: bytes, part: int) ->
 @given(st.lists(almost(), max_size=4).map(ends) | rubbish(), parts)
 @pytest.mark.spec("E-8", "K-1")
 def test_a_guest_takes_what_a_host_may_say_and_nothing_else(data: bytes, part: int) -> None:
-    guest = ready_guest()
-    for n in range(2):
-        guest.call(9, 0x10010, (n,), (), f"call {n}")
+    guest = ready_guest(hello=HELLO_WITH_BUNDLES)
+    guest.call(9, 0x10010, (0,), (), "call 0")
+    for n in range(1, 4):
+        guest.queue(9, 0x10010, (n,), (), f"call {n}")
+    guest.pack()
     answered = []
     for at in range(0, len(data), part):
         answers, interrupts = guest.receive(data[at : at + part])
@@ -104,8 +115,9 @@ def test_a_guest_takes_what_a_host_may_say_and_nothing_else(data: bytes, part: i
         if guest.broken is not None:
             assert isinstance(guest.broken, ProtocolViolation) and str(guest.broken)
             break
-    assert len({*answered}) == len(answered) == 2 - guest.busy
     assert (guest.state is State.ENDED) == (guest.last is not None)
+    assert len({*answered}) == len(answered)
+    assert sorted([*answered, *guest.end()]) == [f"call {n}" for n in range(4)]  # each is answered, or waits on
 
 
 @settings(max_examples=400)

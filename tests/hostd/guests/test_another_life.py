@@ -181,6 +181,27 @@ async def test_a_call_without_an_answer_is_made_again_or_fails(lives: Lives) -> 
         assert await look == 7
 
 
+async def test_of_a_bundle_those_without_an_answer_are_made_again_or_fail(lives: Lives) -> None:
+    async with lives.guest() as guest:
+        counter: Any = await guest.bind("counter")
+        first = asyncio.ensure_future(guest.nop())  # what follows shares messages
+        looks, acts = ([asyncio.ensure_future(call()) for _ in range(3)] for call in (counter.look, counter.act))
+        await first
+        await guest.nop()
+        assert len(lives.counter.waiting) == 6
+        for n in (1, 4):
+            lives.counter.waiting[n].done(n)
+        assert (await looks[1], await acts[1]) == (1, 4)
+        await lives.go_on(drain=False)
+        for n in (0, 2):
+            with pytest.raises(IoError, match="the host was replaced"):
+                await acts[n]
+        assert len(lives.counter.waiting) == 2
+        for n, again in enumerate(lives.counter.waiting):
+            again.done(7 + n)
+        assert [await looks[n] for n in (0, 2)] == [7, 8]
+
+
 async def test_memory_is_brought_again_what_was_added_too(lives: Lives) -> None:
     async with lives.guest() as guest:
         counter: Any = await guest.bind("counter")

@@ -17,7 +17,7 @@ from hcall import numbers
 from hcall.clock import ManualClock
 from hcall.errors import Status
 from hcall.kernel.memfd import F_GET_SEALS, F_SEAL_GROW, F_SEAL_SEAL, SEALS
-from hcall.messages import END, FD_LANE, WELCOME
+from hcall.messages import BUNDLES, END, FD_LANE, WELCOME
 from hcall.wire import encode
 
 F_SEAL_WRITE = 8  # linux/fcntl.h
@@ -264,7 +264,7 @@ async def test_the_version_and_the_features_are_what_both_know(host: hostd.Host)
     ends = [end.detach() for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)]
     with connected(host) as guest, lent(*ends) as fds:
         data = hello(lowest=0, highest=7, features=2**64 - 1)
-        assert await guest.greet(data, fds[:1]) == (WELCOME, 1, FD_LANE, host.epoch, 64, False)
+        assert await guest.greet(data, fds[:1]) == (WELCOME, 1, FD_LANE | BUNDLES, host.epoch, 64, False)
         await guest.core(numbers.DETACH)
     await until(host, lambda: not host.guests.by_token)
 
