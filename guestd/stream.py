@@ -6,7 +6,6 @@ is written once, as far as it got, and a message whole.
 
 from __future__ import annotations
 
-import weakref
 from collections import deque
 from collections.abc import Coroutine
 from typing import Any, Final
@@ -17,6 +16,7 @@ from hcall.wire import MAX_INLINE
 
 from .declared.ops import as_bytes
 from .declared.receiving import Receiving
+from .declared.sending import Sending
 from .driver import Buffer, BusDevice, Driver, Op, Signal, Taking, moved
 
 __all__ = ["Op", "Signal", "StreamDriver"]
@@ -48,14 +48,14 @@ class StreamDriver(Driver):
 
     def __init__(self, dev: BusDevice) -> None:
         super().__init__(dev)
-        self.__reading = Receiving(dev)
+        kind = type(self)  # one that reads or writes in a way of its own does not wait in that of the device
+        self.__reading = Receiving(dev, kind.read is StreamDriver.read and kind.read_into is StreamDriver.read_into)
+        self.__sending = Sending(dev, kind.write is StreamDriver.write and kind.write_from is StreamDriver.write_from)
         self.__messages: deque[_Outgoing] = deque()
         self.__writing: Taking[None] = Taking(dev)  # the first of them
         self.__is_at_it = False  # somebody is
         self.__writers = 0  # that wait for tx_ready
         self.__tx = False  # TX may be enabled
-        self.__spare: list[Buffer] = []  # one at most: to allocate it takes longer than to fill it
-        weakref.finalize(self, _free, self.__spare).atexit = False
 
     async def probe(self) -> None:
         """Receive interrupts only."""
@@ -140,9 +140,10 @@ class StreamDriver(Driver):
     # Writing.
 
     def write_all(self, data: bytes, at: int = 0) -> Coroutine[Any, Any, None]:
-        """Write all of *data*, waiting for room; much of it goes through guest memory.
+        """Write all of *data*, waiting for room in guest memory, from where the device takes it, in order and each byte
+        once, whoever is cancelled.
 
-        Whoever is cancelled has written it as far as it got: in the order of the bytes, and each once.
+        Up to 512 KiB are on their way, so that an error of theirs is raised by a later write, or by `settle`.
         """
         return self.__send(_Outgoing(data), None)  # a coroutine within another costs 0.2 us
 
@@ -150,21 +151,24 @@ class StreamDriver(Driver):
         """As `write_all`."""
         await self.write_all(data)
 
-    async def write_message(self, data: bytes) -> None:
+    async def write_message(self, data: bytes, wait: bool = True) -> None:
         """Write all of *data*, and nothing else in between, even if whoever waits for it is cancelled.
 
         What he has left goes on with the next write, or `settle`.  If somebody else writes one already, he writes this
-        one as well, and it is not waited for.
+        one as well, and it is not waited for.  Without *wait* it may be on its way still, as with `write_all`.
         """
         self.__messages.append(_Outgoing(data))
         await self.__send_messages()
+        if wait and self.__sending.left:
+            await self.__sending.all()
 
     async def settle(self) -> None:
         """Until the device has passed on all that was written; what waits in it is lost when it is closed.
 
-        Errors: IoError if the other end went before.
+        Errors: IoError if the other end went before, and what went wrong with what was written.
         """
         await self.__send_messages()
+        await self.__sending.all()
         while True:
             try:
                 return await super().settle()
@@ -190,11 +194,27 @@ class StreamDriver(Driver):
         them."""
         if calls is None and self.__messages:
             await self.__send_messages()
+        data, sending = out.data, self.__sending
+        size = len(data)
+        sending.look()
+        while not (calls is not None and calls.left):
+            out.done = sending.put(data, out.done)
+            if out.done == size or not sending.left:
+                break
+            await sending.one()
+        if out.done < size:
+            await self.__send_now(out, calls)
+        if self.__tx and not self.__writers:  # else another writer still waits for it
+            await self.set_param(Param.INTERRUPT_MASK, _QUIET)
+            self.__tx = False
+
+    async def __send_now(self, out: _Outgoing, calls: Taking[None] | None) -> None:
+        """The same without a write that waits."""
         data = out.data
         size = len(data)
         start = end = 0  # in the buffer is what lies from start to end
         waiting = False
-        buffer = self.__take_buffer() if size - out.done > MAX_INLINE else None
+        buffer = self.__buffer() if size - out.done > MAX_INLINE else None
         try:
             while out.done < size:
                 try:
@@ -227,10 +247,7 @@ class StreamDriver(Driver):
             if waiting:
                 self.__writers -= 1
             if buffer is not None:
-                self.__give_back(buffer, out.done == size)
-        if self.__tx and not self.__writers:  # else another writer still waits for it
-            await self.set_param(Param.INTERRUPT_MASK, _QUIET)
-            self.__tx = False
+                buffer.free()  # what a call under way still uses is nobody else's
 
     # What they stand on.
 
@@ -238,23 +255,9 @@ class StreamDriver(Driver):
         """The next read gets *data* first."""
         self.__reading.kept = bytes(data) + self.__reading.kept
 
-    def __take_buffer(self) -> Buffer | None:
+    def __buffer(self) -> Buffer | None:
         """Guest memory for one transfer; None if there is none."""
-        if self.__spare:
-            return self.__spare.pop()
         try:
             return self.dev.ram.alloc(_CHUNK)
         except MemoryError:
             return None
-
-    def __give_back(self, buffer: Buffer, done: bool) -> None:
-        """Keep one for the next transfer, if no call is under way that still uses it."""
-        if done and not self.__spare:
-            self.__spare.append(buffer)
-        else:
-            buffer.free()
-
-
-def _free(buffers: list[Buffer]) -> None:
-    for buffer in buffers:
-        buffer.free()

@@ -39,8 +39,11 @@ class Caller(Protocol):
     def linger(self, handle: int, number: int, args: Args = (), areas: Areas = ()) -> Awaitable[Any] | None:
         """Make a call that may wait for the world outside; None: too many do."""
 
-    def is_answered(self, call: Awaitable[Any]) -> bool:
-        """Whether *call* has its answer."""
+    def push(self) -> None:
+        """Calls that were made go out."""
+
+    def answered(self, call: Awaitable[Any]) -> tuple[Any] | None:
+        """What *call* was answered with, or the error of its status; None: not yet."""
 
     def take_over(self, call: Awaitable[Any]) -> Awaitable[Any] | None:
         """*call*, which somebody has given up, to be waited for again; None: it is not made."""
@@ -78,7 +81,8 @@ class OpenDevice:
         self.leaving = False  # was asked for before its driver was bound
         self.call = partial(guest.call, self.handle)  # (number, args, areas); raises the HcallError of its status
         self.linger = partial(guest.linger, self.handle)  # the same, or None: see BusDevice
-        self.take_over, self.is_answered, self.lock = guest.take_over, guest.is_answered, guest.lock
+        self.push = guest.push
+        self.take_over, self.answered, self.lock = guest.take_over, guest.answered, guest.lock
         self.counts = dict.fromkeys(self.vectors.values(), 0)  # by vector: as hinted or polled
         self.seen = dict(self.counts)  # by vector: as the driver has seen it
 

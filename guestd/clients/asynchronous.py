@@ -28,6 +28,7 @@ from .loop import late
 from .loop.bindings import Bindings
 from .loop.claims import Claims
 from .loop.clock import DriverClock
+from .loop.link import Link
 from .options import Options
 from .reaching import DETACH_SECONDS, WELCOME_SECONDS, pauses, silent
 from .unbound import Unbound
@@ -46,7 +47,7 @@ class AsyncGuest(Guest[Waiter]):
         super().__init__(path, **options)
         self._loop, self._thread = asyncio.get_running_loop(), get_ident()
         self.clock = DriverClock(clock or LoopClock(self._loop))
-        self._link: _Link | None = None
+        self._link: Link | None = None
         spin = processors.spin(self.clock.time) if options.get("spin") else None
         self._awake = Awake(spin, self._loop.call_soon) if spin is not None else None
         self._eager = True  # nothing is in flight: a call is written at once, there is no batch to wait for
@@ -117,14 +118,20 @@ class AsyncGuest(Guest[Waiter]):
         return future
 
     def linger(self, handle: int, number: int, args: Args = (), areas: Areas = ()) -> Waiter | None:
-        """As in the base class."""
-        self._flush()
+        """As in the base class; several in a row travel together."""
+        if self._thread != get_ident() or self._lost is not None:
+            return self.call(handle, number, args, areas)  # which says so
+        if self.session.queued:
+            self._flush()
         if not self.session.may_linger:
             return None
-        self._eager = True
-        call = self.call(handle, number, args, areas)
+        future = self._loop.create_future()
+        self.session.call(handle, number, args, areas, future)
         self.session.linger()
-        return call
+        self._eager = False
+        if not self._flushing:
+            self._flushing = bool(self._loop.call_soon(self._flush))
+        return future
 
     def post(self, handle: int, number: int, args: Args = ()) -> late.Posted:
         """As in the base class."""
@@ -163,9 +170,12 @@ class AsyncGuest(Guest[Waiter]):
         return late.drop(waiter)
 
     @staticmethod
-    def is_answered(call: Awaitable[Any]) -> bool:
+    def answered(call: Awaitable[Any]) -> tuple[Any] | None:
         """As in the base class."""
-        return late.waiter(cast(Waiter, call)).done()
+        future = cast(Waiter, call)
+        if future.cancelled():
+            future = late.waiter(future)
+        return (future.exception() or future.result(),) if future.done() else None
 
     @staticmethod
     def take_over(call: Awaitable[Any]) -> Awaitable[Any] | None:
@@ -226,14 +236,15 @@ class AsyncGuest(Guest[Waiter]):
             hello, fds = self._hello()
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it refused before: that is to be read
                 socket.send_fds(sock, [self.session.greet(hello)], fds)
-            await self._loop.create_unix_connection(lambda: _Link(self), sock=sock)
+            link = Link(self._received, self._connected, self._disconnected)
+            await self._loop.create_unix_connection(lambda: link, sock=sock)
         except BaseException:
             sock.close()
             if self.session.state is State.GREETING:
                 self.session.lose()
             raise
 
-    def _connected(self, link: _Link) -> None:
+    def _connected(self, link: Link) -> None:
         self._link = link
         if self._lost is not None:
             link.transport.abort()
@@ -305,7 +316,7 @@ class AsyncGuest(Guest[Waiter]):
             self._link.transport.write(out[0] if len(out) == 1 else b"".join(out))
             out.clear()
 
-    def _disconnected(self, link: _Link, error: Exception | None) -> None:
+    def _disconnected(self, link: Link, error: Exception | None) -> None:
         if link is not self._link:
             return
         self._link = None
@@ -364,22 +375,6 @@ class AsyncGuest(Guest[Waiter]):
     def _sockets(self) -> list[int]:
         link, self._link = self._link, None
         return [link.transport.get_extra_info("socket").fileno()] if link is not None else []
-
-
-class _Link(asyncio.Protocol):
-    """One connection to the host."""
-
-    def __init__(self, guest: AsyncGuest) -> None:
-        self._guest = guest
-        self.data_received = guest._received  # type: ignore[method-assign]  # one call less for each read
-        self.transport: asyncio.Transport
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by class
-        self._guest._connected(self)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._guest._disconnected(self, error)
 
 
 @contextlib.asynccontextmanager

@@ -41,10 +41,7 @@ _OTHER_THREAD: Final = "this guest is in use by another thread: attach one for e
 
 
 class BlockingGuest(Guest[Pending]):
-    """A guest in a plain program; `guest[name]` is a driver whose calls return when they are done.
-
-    It serves one thread at a time.
-    """
+    """A guest in one thread of a plain program; `guest[name]` is a driver whose calls return when they are done."""
 
     clock: TaskClock
 
@@ -139,18 +136,24 @@ class BlockingGuest(Guest[Pending]):
         """As in the base class."""
         if self._at:
             self._enter()
-        self._at = _AT_WORK
-        give(self.session.pack())
-        self._at = _IDLE
+        if self.session.queued:
+            self._at = _AT_WORK
+            give(self.session.pack())
+            self._at = _IDLE
         if not self.session.may_linger:
             return None
         call = self.call(handle, number, args, areas, Lingering(self))
         self.session.linger()
-        if (link := self._link) is not None and not link.rest:
-            self._at = _AT_WORK
-            link.send(self.session.out)
-            self._at = _IDLE
         return call
+
+    def push(self) -> None:
+        """As in the base class."""
+        if self._at:
+            self._enter()
+        if self._link is not None and self.session.out:
+            self._at = _AT_WORK
+            self._link.send(self.session.out)
+            self._at = _IDLE
 
     @staticmethod
     def take_over(call: Awaitable[Any]) -> Awaitable[Any]:
@@ -184,11 +187,7 @@ class BlockingGuest(Guest[Pending]):
         Calls of different coroutines travel together, and one that sleeps, or waits for an interrupt, lets the others
         go on.  If one raises, the others still run to their end; then the first error is raised.
         """
-        tasks = self.tasks.run_all(work)
-        for task in tasks:
-            if task.error is not None:
-                raise task.error
-        return [task.value for task in tasks]
+        return self.tasks.gather(work)
 
     def bind(self, path: str) -> Driver:
         """The driver of the device at *path*, bound to it if it is not yet.  Errors: NoMatch, Busy, the driver's."""

@@ -77,16 +77,20 @@ class Guest(Generic[W]):
         raise NotImplementedError
 
     def linger(self, handle: int, number: int, args: Args = (), areas: Areas = ()) -> Awaitable[Any] | None:
-        """As `call`, for one whose answer may take as long as the world outside; it goes out at once.
+        """As `call`, for one whose answer may take as long as the world outside.
 
         None: as many wait as may, so that others go on; a call that does not wait will do.
         """
         raise NotImplementedError
 
+    def push(self) -> None:
+        """Calls that were made, and nobody waits for, go out soon."""
+
     @staticmethod
-    def is_answered(call: Awaitable[Any]) -> bool:
-        """Whether *call* has its answer, so that to await it does not wait."""
-        return bool(call.done())  # type: ignore[attr-defined]  # what both clients make has it
+    def answered(call: Awaitable[Any]) -> tuple[Any] | None:
+        """What *call* was answered with, or the error of its status; None: not yet."""
+        answer: tuple[Any] | None = call.answer  # type: ignore[attr-defined]  # a call of the plain client has it
+        return answer
 
     @staticmethod
     def take_over(call: Awaitable[Any]) -> Awaitable[Any] | None:

@@ -43,13 +43,16 @@ class BusDevice(Protocol):
         """Make a call.  Raises the HcallError of its status."""
 
     def linger(self, number: int, args: Args = (), areas: Areas = ()) -> Awaitable[Any] | None:
-        """Make a call whose answer may take as long as the world outside; it goes out at once.
+        """Make a call whose answer may take as long as the world outside.
 
         None: too many such calls wait; one that does not wait will do.
         """
 
-    def is_answered(self, call: Awaitable[Any]) -> bool:
-        """Whether *call* has its answer, so that to await it does not wait."""
+    def push(self) -> None:
+        """Calls that were made, and nobody waits for, go out soon."""
+
+    def answered(self, call: Awaitable[Any]) -> tuple[Any] | None:
+        """What *call* was answered with, or the error of its status; None: not yet."""
 
     def take_over(self, call: Awaitable[Any]) -> Awaitable[Any] | None:
         """*call*, which somebody has given up, to be waited for again; None: it is not made."""

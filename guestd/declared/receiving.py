@@ -35,9 +35,10 @@ class Receiving(Reading):
     A read that does not wait is made only while none waits: so all those that are left of it are older than that one.
     """
 
-    def __init__(self, dev: BusDevice) -> None:
+    def __init__(self, dev: BusDevice, waits: bool) -> None:
+        """*waits*: its reads may be those that wait, if the device has them."""
         super().__init__(dev)
-        self._waits = dev.calls.get("wait_read")
+        self._waits = dev.calls.get("wait_read") if waits else None
         self._turn = dev.lock()  # to wait
         self._posted: _Posted | None = None
         self._view, self._at, self._end = memoryview(b""), 0, 0  # what has come, after what is kept
@@ -133,7 +134,7 @@ class Receiving(Reading):
         await self._dev.call(self._number or number_of(self._dev, "read"), (0,), (0,))
         if posted is None or posted is not self._posted:
             return True  # somebody else took it up
-        if not self._dev.is_answered(posted.call):
+        if self._dev.answered(posted.call) is None:
             raise WouldBlock("nothing has come: wait for rx_ready")
         return await self._take_up() > 0
 

@@ -98,7 +98,7 @@ class PppDriver(StreamDriver):
         try:
             while True:
                 frames, self._peer.out = self._peer.out, []
-                await self.write_message(b"".join(frames))  # and what somebody who gave up has left
+                await self.write_message(b"".join(frames), wait=False)  # and what somebody who gave up has left
                 if not self._peer.out:
                     break
         finally:

@@ -130,7 +130,8 @@ async def test_a_break_interrupts_what_runs_in_the_foreground(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("wait", "says"), [(lambda driver: driver.write_all(b"more"), ""), (ConsoleDriver.settle, ": 65536 bytes have not")]
+    ("wait", "says"),
+    [(lambda driver: driver.write_all(bytes(9 << 16)), ""), (ConsoleDriver.settle, ": 65536 bytes have not")],
 )
 async def test_who_waits_for_a_command_that_does_not_read_is_told_when_it_ends(
     tmp_path: Path, wait: Callable[[ConsoleDriver], Awaitable[None]], says: str

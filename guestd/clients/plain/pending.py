@@ -39,9 +39,12 @@ class Pending(Awaited):
         self.status = -1  # none yet
         self.value: Any = None
 
-    def done(self) -> bool:
-        """Whether it is answered."""
-        return self.status >= 0
+    @property
+    def answer(self) -> tuple[Any] | None:
+        """Its value, or the error of its status; None: not yet."""
+        if self.status < 0:
+            return None
+        return (failure(self.status, self.value) if self.status else self.value,)
 
     def result(self, timeout: float | None = None) -> Any:
         """Its value, waited for if need be.

@@ -128,6 +128,14 @@ class Tasks:
             finally:
                 self.current = outer
 
+    def gather(self, work: Iterable[Awaitable[T]]) -> list[T]:
+        """What all of *work* comes to, in its order.  Raises the first error when all have ended."""
+        tasks = self.run_all(work)
+        for task in tasks:
+            if task.error is not None:
+                raise task.error
+        return [task.value for task in tasks]
+
     def run_all(self, work: Iterable[Awaitable[Any]]) -> list[OneOfMany]:
         """Run all of *work* to its end.
 

@@ -217,7 +217,7 @@ class GuestSession(Session, Generic[W]):
     @property
     def may_linger(self) -> bool:
         """Whether a call may wait for the world outside: half of the slots are for others, which go on meanwhile."""
-        return bool(self._free) and 2 * len(self._lingering) + 2 <= self._slots
+        return bool(self._free) and not self.queued and 2 * len(self._lingering) + 2 <= self._slots
 
     def linger(self) -> None:
         """The call that was made last is one that waits."""
