@@ -27,6 +27,7 @@ from ..stream import StreamDriver
 
 _LEAVE = b"\x1d"  # Ctrl-], as telnet has it
 _END_OF_INPUT = b"\x04"
+_CHUNK = 64 * 1024  # bytes
 _LINGER_SECONDS = 1.0  # for what still comes after the end of piped input
 _HAPPENED = {numbers.ADDED: "plugged", numbers.LEAVING: "given back, to be unplugged", numbers.REMOVED: "unplugged"}
 
@@ -168,7 +169,7 @@ class _Interaction:
         await self._driver.settle()
 
     async def _show(self) -> None:
-        while data := await self._driver.read_some():
+        while data := await self._driver.read_some(_CHUNK):
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
 

@@ -2,13 +2,13 @@
 
 import secrets
 from collections import deque
+from collections.abc import Callable
 
-from guestd.driver import MAX_INLINE
 from guestd.stream import Signal, StreamDriver
-from hcall.errors import BadArgument, IoError, NotAllowed, WouldBlock
+from hcall.errors import BadArgument, IoError, NotAllowed
 from hcall.formats.ppp import Peer
 
-_PAUSE = 0.05  # seconds between two looks while a timer runs
+_PAUSE = 0.05  # seconds between two looks whether there is room
 _WAITING = 64  # frames of other callers, while one is being written
 
 
@@ -27,6 +27,7 @@ class PppDriver(StreamDriver):
         self._peer = Peer(self.clock.time, mru=self.max_packet_size, entropy=secrets.token_bytes)
         self._packets: deque[bytes] = deque()
         self._writing = False
+        self._turn = self.dev.lock()
 
     @property
     def mtu(self) -> int:
@@ -40,7 +41,7 @@ class PppDriver(StreamDriver):
         while not self._peer.is_open:
             if self._peer.failed:
                 raise IoError(f"{self.dev.name}: no link: the other end does not answer, or agrees to nothing")
-            await self._step()
+            await self._step(lambda: self._peer.is_open or self._peer.failed)
         return str(self._peer.ipcp.local), str(self._peer.ipcp.remote)
 
     async def down(self) -> None:
@@ -49,7 +50,7 @@ class PppDriver(StreamDriver):
             self._peer.close()
             await self._flush()
             while self._peer.phase == "terminate":
-                await self._step()
+                await self._step(lambda: self._peer.phase != "terminate")
         self._packets.clear()
 
     async def send(self, packet: bytes) -> None:
@@ -64,28 +65,28 @@ class PppDriver(StreamDriver):
         """The next IP packet, waited for.  Errors: NotAllowed while the link is down, or when it goes down."""
         while not self._packets:
             self._check()
-            await self._step()
+            await self._step(lambda: bool(self._packets))
         return self._packets.popleft()
 
     def _check(self) -> None:
         if not self._peer.is_open and (self._peer.failed or self._peer.phase == "terminate"):
             raise NotAllowed(f"{self.dev.name}: the link is down: up comes first")
 
-    async def _step(self) -> None:
-        """Take what came, and answer it; wait if it was nothing."""
-        try:
-            data = await self.read(MAX_INLINE)
-        except WouldBlock:
-            due = self._peer.deadline
-            if due is None:
-                await self.rx_ready.wait()
+    async def _step(self, done: Callable[[], bool]) -> None:
+        """Wait for what comes, and answer it; one caller for all, who are *done* perhaps when it is their turn."""
+        async with self._turn:
+            if done():
                 return
-            await self.clock.sleep(max(0.0, min(_PAUSE, due - self.clock.time())))
-            self._peer.tick()
-        else:
-            if not data:
-                raise IoError(f"{self.dev.name}: what stands behind the link is gone")
-            self._packets += self._peer.receive(data)
+            due = self._peer.deadline
+            try:
+                async with self.clock.timeout(None if due is None else max(0.0, due - self.clock.time())):
+                    data = await self.read_some()
+            except TimeoutError:
+                self._peer.tick()
+            else:
+                if not data:
+                    raise IoError(f"{self.dev.name}: what stands behind the link is gone")
+                self._packets += self._peer.receive(data)
         await self._flush()
 
     async def _flush(self) -> None:

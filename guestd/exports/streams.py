@@ -41,6 +41,7 @@ class Line:
 
     def __init__(self, incoming: int, outgoing: int) -> None:
         self._incoming, self._outgoing = incoming, outgoing
+        self._never_waits = not any(map(os.get_blocking, (incoming, outgoing)))
         self._loop = asyncio.get_running_loop()
         self._waiting: set[asyncio.Future[None]] = set()
         self.closed: asyncio.Future[None] = self._loop.create_future()
@@ -48,6 +49,9 @@ class Line:
 
     async def read(self) -> bytes:
         """What has come; nothing at the end.  Raises OSError."""
+        if self._never_waits and not self.closed.done():
+            with contextlib.suppress(BlockingIOError):
+                return os.read(self._incoming, _CHUNK)
         while True:
             await self._ready(self._incoming, self._loop.add_reader, self._loop.remove_reader)
             with contextlib.suppress(BlockingIOError):
@@ -55,6 +59,9 @@ class Line:
 
     async def write(self, data: bytes) -> int:
         """Send some of *data*; how much.  Raises OSError."""
+        if self._never_waits and not self.gone:
+            with contextlib.suppress(BlockingIOError):
+                return os.write(self._outgoing, data)
         while True:
             await self._ready(self._outgoing, self._loop.add_writer, self._loop.remove_writer)
             if self.gone:
@@ -185,7 +192,7 @@ class _StreamExport(Export, Generic[T]):
                     await self._moved.wait()
 
     async def _show(self) -> None:
-        while data := await self._driver.read_some():
+        while data := await self._driver.read_some(_CHUNK):
             while data:
                 while (line := self._line) is None:  # it may come and go before we wake
                     await self._there.wait()

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from raw import run_on
 
 import guestd
 import hostd
+from guestd.clients.guest import Guest
 from guestd.drivers.ppp import PppDriver
 from hcall.clock import Clock, ManualClock
 from hcall.errors import BadArgument, IoError, NotAllowed, WouldBlock
@@ -69,6 +71,35 @@ async def test_a_guest_gets_an_address_and_pings_the_host(tmp_path: Path) -> Non
         await driver.down()
         await driver.link_down.wait()
         assert await driver.dev.property("addresses") == ()
+
+
+@pytest.mark.parametrize("client", ["asyncio", "blocking"])
+async def test_what_comes_is_heard_while_a_timer_runs(tmp_path: Path, client: str) -> None:
+    async def scenario(guest: Guest[Any]) -> list[bytes]:
+        line = await guest.bind_path("ppp")
+        assert isinstance(line, PppDriver)
+        await line.up()
+        answers = []
+        for n in range(3):
+            await line.send(ping(n))
+            answers.append(await line.receive())
+        await line.down()
+        return answers
+
+    async with served(tmp_path) as host:  # and the guest's clock stands still
+        answers = await run_on(client, host, scenario, clock=ManualClock(), drivers=[PppDriver])
+        assert len(answers) == 3
+
+
+async def test_two_who_receive_get_a_packet_each(tmp_path: Path) -> None:
+    async with served(tmp_path) as host, bound(host, clock=ManualClock()) as (_, driver):
+        await driver.up()
+        receiving = [asyncio.create_task(driver.receive()) for _ in range(3)]
+        await driver.dev.property("state")
+        for n in range(3):
+            await driver.send(ping(n))
+        numbers = [int.from_bytes(packet[-7:-5], "big") for packet in await asyncio.gather(*receiving)]
+        assert sorted(numbers) == [0, 1, 2]
 
 
 async def test_the_same_driver_on_the_blocking_client(tmp_path: Path) -> None:
