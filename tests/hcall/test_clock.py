@@ -173,3 +173,20 @@ async def test_the_clock_of_a_loop_goes_on_within_a_callback_and_keeps_its_word(
     clock.call_later(0.01, woken.set)
     await woken.wait()
     assert clock.time() > due - 0.001  # a millisecond: uvloop counts no finer
+
+
+async def test_no_delay_is_the_next_round_of_the_loop_however_long_this_one_took() -> None:
+    clock, rounds, called = LoopClock(), list[float](), asyncio.Event()
+    until = clock.time() + 0.002
+
+    def round_of_the_loop() -> None:
+        rounds.append(clock.time())
+        if not called.is_set():
+            asyncio.get_running_loop().call_soon(round_of_the_loop)
+
+    while clock.time() < until:  # a timer would count from when the round began
+        pass
+    clock.call_later(0, called.set)
+    round_of_the_loop()
+    await called.wait()
+    assert len(rounds) <= 2
