@@ -59,7 +59,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "the calls of a bundle take no time of a turn", "hostd/lanes/socket/bundle.py",
-        "if now > until or lane.lends:", "if lane.lends:",
+        "            if now > until:", "            if now > until + 1:",
         "bundles of many sessions",
     ),
     Mutant(

@@ -117,8 +117,8 @@ async def test_calls_have_their_effect_once_and_the_next_ones_are_made(host: hos
                     made.add(key)
 
             sorts = driver.bump, driver.bump, driver.knock  # two of them side by side are one message
-            for steps in itertools.count(0, 5):
-                several = [bumps(call) for call in sorts * SLOTS]
+            for steps in itertools.count(0, 11):
+                several = [bumps(call) for call in sorts * 3]  # six messages
                 stopped = interrupted(partial(guest.gather, *several), steps)
                 for each in several:
                     each.close()  # those that were not even begun

@@ -115,9 +115,9 @@ class SocketLane:
                     continue
                 if message is not None:
                     before, now = now, time()
-                    if now - before > TURN_SECONDS:
-                        self._long(message, now - before)
                     if now > until:
+                        if now - before > TURN_SECONDS:
+                            self._long(message, now - before)
                         break
                 message = messages.pop()
                 if len(message) == 7:
@@ -129,6 +129,9 @@ class SocketLane:
                             messages.append(message)
                         else:
                             self._bundle = None
+                        message = None
+                        if left or now > until:
+                            break
                         continue
                     if begun and seq in begun and not self._guest.may_repeat(number, handle):
                         self.answer(

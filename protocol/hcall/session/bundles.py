@@ -16,7 +16,7 @@ from ..text import MAX_TEXT
 from ..wire import MAX_INLINE, MAX_ITEMS, MAX_MESSAGE, NUMBERS, encode_plain
 
 W = TypeVar("W")
-_TO_GUEST: Final = int(Direction.TO_GUEST)
+_TO_GUEST, _TO_DEVICE = int(Direction.TO_GUEST), int(Direction.TO_DEVICE)
 _STATUS: Final = 16  # bytes: of an answer, beside its value
 _SHORT: Final = MAX_TEXT // 4  # letters, or bytes, of an argument that need no closer look
 
@@ -38,14 +38,8 @@ class Bundle(Generic[W]):
         self._rooms: list[int] | None = None
         self._counts: tuple[int, ...] | None = None
 
-    def add(self, args: Args, areas: Areas, waiter: W) -> None:
-        """One more call."""
-        self.args.append(args)
-        self.areas.append(areas)
-        self.waiters.append(waiter)  # last: see `mend`
-
     def mend(self) -> None:
-        """Make good an `add` that was left half done."""
+        """Make good a call that was left half added."""
         del self.args[len(self.waiters) :], self.areas[len(self.waiters) :]
 
     def keep(self, wanted: Callable[[W], bool]) -> None:
@@ -84,12 +78,14 @@ class Bundle(Generic[W]):
             answers = sum(areas) + _STATUS * len(areas)
             return bool(min(areas) >= 0 and max(areas) <= MAX_INLINE and answers <= MAX_MESSAGE)
         if kinds == {tuple}:
-            if {*map(len, areas)} != {3} or {*map(type, chain.from_iterable(areas))} != {int}:
+            if {*map(len, areas)} != {3}:
                 return False
-            _, sizes, ways = zip(*areas, strict=True)
-            if _TO_GUEST in ways:
+            addresses, sizes, ways = zip(*areas, strict=True)
+            if ways.count(_TO_GUEST) == len(ways):
                 self._counts = sizes
-            return len(frozenset(ways)) == 1
+            elif ways.count(_TO_DEVICE) < len(ways):
+                return False
+            return {*map(type, addresses), *map(type, sizes), *map(type, ways)} == {int}
         return kinds == {bytes} and all(len(area) <= MAX_INLINE for area in areas)
 
     def _possible(self, values: tuple[Any, ...], first: int) -> bool:

@@ -150,7 +150,9 @@ class GuestSession(Session, Generic[W]):
         if queued:
             last = queued[-1]
             if number == last.number and handle == last.handle and not last.is_alone:
-                last.add(args, areas, waiter)
+                last.args.append(args)
+                last.areas.append(areas)
+                last.waiters.append(waiter)  # last: see `mend`
                 return
         elif not self.features & BUNDLES:
             self.call(handle, number, args, areas, waiter)
