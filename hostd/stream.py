@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, ClassVar, Final, TypeAlias, TypeVar
 
-from hcall.errors import BadArgument, IoError, WouldBlock
+from hcall.errors import BadArea, BadArgument, IoError, WouldBlock
 from hcall.formats.vuart import DISCONNECT, RX, TX, Param
 
 from .device import Data, Device, Irq, Later, Room, Saved, State, call
@@ -23,6 +23,7 @@ __all__ = ["Stream"]
 BUFFER: Final = 64 * 1024  # bytes each way
 MOST: Final = 256 * 1024  # bytes of calls that waited, in one turn: it takes 0.1 ms to copy them
 
+_PIECES: Final = 16  # of guest memory that a call waits with: to end many at once is a turn's work
 A = TypeVar("A", Room, Data)
 _Waiting: TypeAlias = OrderedDict[Later[int], A]  # what a call waits with, by its answer
 
@@ -341,7 +342,9 @@ class Stream(
 
 
 def _wait(waiting: _Waiting[A], area: A) -> Later[int]:
-    """An answer to a call with this *area*, behind all that are *waiting*."""
+    """An answer to a call with this *area*, behind all that are *waiting*.  Errors: BadArea."""
+    if len(area) > _PIECES:
+        raise BadArea(f"a call waits with {_PIECES} pieces of memory at most, not {len(area)}")
     later: Later[int] = Later()
     waiting[later] = area
     later.runs(partial(_give_up, waiting, later))

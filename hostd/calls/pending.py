@@ -70,12 +70,14 @@ class Pending:
         self.later.then(self._settle)
 
     def _settle(self, outcome: object) -> None:
-        try:
-            if isinstance(outcome, BaseException):
-                raise outcome
-            answer = finished(outcome, self._room, self._data, self._expected)
-        except BaseException as error:  # an Overrun, if the model is what gives the answer
-            answer = failed(error, self._room, self._data, self._caller, self._number)
+        answer: tuple[int, object]
+        if isinstance(outcome, BaseException):  # to raise it here would make a circle, with all areas in it
+            answer = failed(outcome, self._room, self._data, self._caller, self._number)
+        else:
+            try:
+                answer = finished(outcome, self._room, self._data, self._expected)
+            except BaseException as error:  # an Overrun, if the model is what gives the answer
+                answer = failed(error, self._room, self._data, self._caller, self._number)
         self._answer(*answer)
         if self._hold is not None:
             self._hold.settled(self)

@@ -73,8 +73,9 @@ class Later(Generic[T]):
         if self._running is _finished:
             outcome = Reset("the device was reset")
         self._outcome = (outcome,)
-        if self._sink is not None:
-            self._sink(outcome)
+        sink, self._sink, self._running = self._sink, None, None  # they know this one: a circle would stay for long
+        if sink is not None:
+            sink(outcome)
 
 
 async def settled(later: Later[Any]) -> object:

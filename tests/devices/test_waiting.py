@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import random
 import socket
@@ -14,7 +15,7 @@ from typing import Any, TypeAlias
 import msgpack
 import pytest
 from moving import until
-from raw import RawGuest, attached, run_on
+from raw import ADDRESS, RawGuest, attached, run_on
 
 import guestd
 import hostd
@@ -24,6 +25,7 @@ from hcall import numbers
 from hcall.clock import ManualClock
 from hcall.errors import HcallError, Status, WouldBlock
 from hostd import Machine
+from hostd.calls.pending import Pending
 
 RX_BYTES = 4  # a parameter
 BUFFER = 65536  # bytes of each buffer of a stream
@@ -324,3 +326,26 @@ async def test_who_reads_when_the_device_goes_is_told(tmp_path: Path) -> None:
         fresh = guest.ram.first.size
         del driver, readers, reader
         guest.ram.alloc(fresh).free()  # all memory is back
+
+
+@pytest.mark.parametrize("name", ["wait_read", "wait_write"])
+async def test_nothing_is_left_of_what_waited_for_the_garbage(tmp_path: Path, name: str) -> None:
+    async with served(tmp_path) as host, attached(host, regions=8) as guest:
+
+        async def round_of() -> None:
+            handle, calls = await guest.open("/a")
+            area = (ADDRESS, 8 * 4096, int(name == "wait_read"))
+            for slot in range(1, 30):
+                guest.send(guest.next_call(calls[name], handle, (), (area,), slot))
+            guest.send(guest.next_call(numbers.CLOSE, handle))
+            statuses = [(await guest.reply())[0] for _ in range(30)]
+            assert statuses.count(Status.RESET) > 10
+
+        await round_of()
+        gc.collect()
+        gc.disable()
+        try:
+            await round_of()
+            assert not [each for each in gc.get_objects() if type(each) is Pending]
+        finally:
+            gc.enable()

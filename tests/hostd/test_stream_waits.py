@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from itertools import pairwise
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from pipe import RX, SIZE, Answer, Guest, Pipe
 from raw import memory_of
 
-from hcall.errors import IoError, Reset, WouldBlock
+from hcall.errors import BadArea, IoError, Reset, WouldBlock
 from hcall.formats.vuart import Param
 from hostd.device import Data, Later, Room
 from hostd.stream import MOST, Stream, first
@@ -316,6 +317,15 @@ def test_all_that_was_taken_is_passed_on_in_order_and_once(steps: list[tuple[str
             assert all(now is not None or later is None for now, later in pairwise(taken))
             expected += b"".join(data for answer, data in before if answer.outcome is not None)
     assert guest.pipe.taken == expected
+
+
+@pytest.mark.spec("STR-7")
+def test_what_waits_is_in_no_more_pieces_than_a_turn_ends(guest: Guest) -> None:
+    guest.waits_with(b"a")
+    for count in (16, 17):
+        data = memory_of().data((bytes(SIZE // 16),) * count)
+        with contextlib.nullcontext() if count == 16 else pytest.raises(BadArea, match="16 pieces"):
+            assert isinstance(guest.pipe.wait_write(data), Later)
 
 
 def test_a_write_that_waits_keeps_none_of_the_host_memory(guest: Guest) -> None:

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 
 from raw import ADDRESS, PAGE
 
+from hcall.errors import Status
 from hcall.formats import sysmgmt
 from hcall.messages import REPLY
 from hcall.numbers import CLOSE, FIND, GETPROP, NOP
@@ -239,3 +240,21 @@ async def scattered_reads(enemy: Enemy) -> None:
             sent = [guest.next_call(calls["read"], handle, (0,), areas, slot) for slot in range(8)]
             for status, _ in await guest.answers(sent):
                 enemy.seen["reads"] += not status
+
+
+@attack()
+async def calls_that_wait_and_are_given_up(enemy: Enemy) -> None:
+    """Reads and writes that wait in every slot, in as many parts as they may have, of a port that is closed again."""
+    pages = 16 << 4  # 1 MiB
+    async with _guest(enemy, pages) as guest:
+        while not enemy.over:
+            handle, calls = await guest.open("/tty")
+            part = pages * PAGE // 16
+            sent = []
+            for slot in range(1, 63):
+                name, way = ("wait_read", 1) if slot % 2 else ("wait_write", 0)
+                areas = tuple((ADDRESS + n * part, part, way) for n in range(16))
+                sent.append(guest.next_call(calls[name], handle, (), areas, slot))
+            sent.append(guest.next_call(CLOSE, handle, (), (), 0))
+            answers = await guest.answers(sent)
+            enemy.seen["waited"] += sum(status == Status.RESET for status, _ in answers)
