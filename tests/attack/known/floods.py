@@ -44,7 +44,7 @@ async def acks_of_many_sessions(enemy: Enemy) -> None:
 @attack()
 async def bundles_of_many_sessions(enemy: Enemy) -> None:
     """Bundles of 64 reads of a page each, by many sessions of one process: 4,096 calls of each under way at once."""
-    guests = await enemy.crowd(enemy.some(4, 60), pages=1)
+    guests = await enemy.crowd(enemy.some(4, 60), pages=1, lane=True)
     area = ((ADDRESS, PAGE, 1),)
 
     async def flood(guest: Attacker) -> None:

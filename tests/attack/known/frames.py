@@ -24,6 +24,7 @@ from ..room import attack
 from ..stage import EVERYTHING, QUIET
 
 _PAGES: Final = 64
+_WAITING: Final = ("wait_read", "wait_write")
 _CORE: Final[dict[int, tuple[type, ...]]] = {
     numbers.NOP: (), numbers.FIRST: (), numbers.CHILD: (), numbers.NEXT: (), numbers.PARENT: (), numbers.FIND: (str,),
     numbers.INFO: (), numbers.GETPROP: (str,), numbers.NEXTPROP: (str,), numbers.CHANGES: (int,), numbers.OPEN: (int,),
@@ -127,13 +128,13 @@ class Victim:
                 self._open.append((handle, path, calls))
                 self._handles.append(handle)
 
-    def frame(self, slot: int) -> list[Any]:
-        """A call, or several, of the right form, whatever they say."""
+    def frame(self, slot: int, may_wait: bool = False) -> list[Any]:
+        """A call, or several, of the right form, whatever they say; *may_wait*: for the world outside, too."""
         chance, fuzz = self._enemy.chance, self._fuzz
         self._guest.seq += 1
         if self._open and chance.random() < 0.75:
             handle, path, calls = chance.choice(self._open)
-            name = chance.choice(list(calls))
+            name = chance.choice([name for name in calls if may_wait or name not in _WAITING])
             shape, number = SHAPES[path].get(name, Shape((), ())), calls[name]
         else:
             handle, number = chance.choice(self._handles), chance.choice(list(_CORE))
@@ -187,7 +188,7 @@ class Victim:
     async def spoil(self) -> None:
         """Bytes of messages that are changed, lost, doubled or cut off, or messages of a wrong form; then hang up."""
         chance = self._enemy.chance
-        frames = [self.frame(slot) for slot in range(6)]
+        frames = [self.frame(slot, may_wait=True) for slot in range(6)]
         wrong = chance.choice(frames)
         at = chance.randrange(7)
         match chance.randrange(5):
