@@ -89,16 +89,15 @@ class BlockingGuest(Guest[Pending]):
             self._enter()
         if self._lost is not None:
             raise self._lost
-        task = self.tasks.current
-        at_once = task is None or task.is_alone or pending is not None
+        call: Callable[..., None] = self.session.call
         if pending is None:
             pending = Pending(self)
+            task = self.tasks.current
+            if task is not None and not task.is_alone:  # there may be more of the sort
+                call = self.session.queue
         self._at = _AT_WORK
         try:
-            if at_once:
-                self.session.call(handle, number, args, areas, pending)
-            else:  # there may be more of the sort
-                self.session.queue(handle, number, args, areas, pending)
+            call(handle, number, args, areas, pending)
         except BadArgument:
             self._at = _IDLE
             raise
@@ -235,15 +234,16 @@ class BlockingGuest(Guest[Pending]):
         """
         if self._at or self._thread != get_ident():
             self._enter()
-        link, out = self._link, self.session.out
+        session = self.session
+        link, out = self._link, session.out
         if link is None:
             if self._lost is not None:
                 raise self._lost
             self._reconnect()
             return True
         self._at = _AT_WORK
-        if self.session.queued:
-            give(self.session.pack())
+        if session.queued:
+            give(session.pack())
         if out:
             link.send(out)
         armed = self.time.armed

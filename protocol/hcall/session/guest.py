@@ -135,14 +135,35 @@ class GuestSession(Session, Generic[W]):
         self._lingering.clear()
         return waiters
 
-    def call(self, handle: int, number: int, args: Args, areas: Areas, waiter: W) -> None:
-        """Send a call as soon as a slot is free.  Raises BadArgument for what the wire cannot carry."""
-        if self.queued or not self._free:
+    def call(self, handle: int, number: int, args: Args, areas: Areas, waiter: W, *, is_next: bool = False) -> None:
+        """Send a call as soon as a slot is free.  Raises BadArgument for what the wire cannot carry.
+
+        *is_next*: it is the first of those that are queued, and there is a slot.
+        """
+        if (self.queued or not self._free) and not is_next:
             alone = Bundle(handle, number, args, areas, waiter, is_alone=True)
             alone.has_waited = True
             self.queued.append(alone)
-        else:
-            self._send(handle, number, args, areas, waiter)
+            return
+        slot = self._free.pop()
+        seq = self._seq + 1
+        try:
+            call = (CALL, slot, seq, number, handle, args, areas)
+            if (args and (len(args) > 1 or type(args[0]) not in PLAIN)) or (
+                areas and (len(areas) > 1 or type(areas[0]) is not int)
+            ):
+                data = encode(call)
+            else:  # most often
+                data = encode_plain(call)
+            if len(data) > SMALL and (len(data) > MAX_MESSAGE or not fits(args) or not fits(areas)):
+                raise ValueError("longer than a message may be")
+        except (TypeError, ValueError, OverflowError) as error:
+            self._free.append(slot)
+            raise BadArgument(f"this call cannot be sent: {error}") from None
+        self._sent[slot] = (seq, data, waiter, areas)  # first: see `mend`
+        self._seq = seq
+        if self.state is READY:  # else WELCOME sends it, with all that are unanswered
+            self.out.append(data)
 
     def queue(self, handle: int, number: int, args: Args, areas: Areas, waiter: W) -> None:
         """The same with the next `pack`, in one message with its like, if the host takes that.  Raises as `call`."""
@@ -172,7 +193,9 @@ class GuestSession(Session, Generic[W]):
                 continue
             for waiter in bundle.waiters:
                 try:
-                    self._send(bundle.handle, bundle.number, bundle.args[0], bundle.areas[0], cast(W, waiter))
+                    self.call(
+                        bundle.handle, bundle.number, bundle.args[0], bundle.areas[0], cast(W, waiter), is_next=True
+                    )
                 except BadArgument as error:
                     refused.append((cast(W, waiter), Status.BAD_ARGUMENT, str(error)))
             self.queued.popleft()  # last: see `mend`
@@ -194,27 +217,6 @@ class GuestSession(Session, Generic[W]):
         self._seq = seq
         self.out.append(data)
         self.queued.popleft()
-
-    def _send(self, handle: int, number: int, args: Args, areas: Areas, waiter: W) -> None:
-        slot = self._free.pop()
-        seq = self._seq + 1
-        try:
-            call = (CALL, slot, seq, number, handle, args, areas)
-            if (args and (len(args) > 1 or type(args[0]) not in PLAIN)) or (
-                areas and (len(areas) > 1 or type(areas[0]) is not int)
-            ):
-                data = encode(call)
-            else:  # most often
-                data = encode_plain(call)
-            if len(data) > SMALL and (len(data) > MAX_MESSAGE or not fits(args) or not fits(areas)):
-                raise ValueError("longer than a message may be")
-        except (TypeError, ValueError, OverflowError) as error:
-            self._free.append(slot)
-            raise BadArgument(f"this call cannot be sent: {error}") from None
-        self._sent[slot] = (seq, data, waiter, areas)  # first: see `mend`
-        self._seq = seq
-        if self.state is READY:  # else WELCOME sends it, with all that are unanswered
-            self.out.append(data)
 
     @property
     def may_linger(self) -> bool:

@@ -46,7 +46,7 @@ _NO_PARTS: Final[dict[int, _Part]] = {}
 class HostSession(Session):
     """The host's end: hands out each new call once, and answers a repeated one from its slot."""
 
-    __slots__ = ("_last", "_left", "_linked", "_parts", "_repeated", "_replies", "_seqs", "begun", "calls", "features",
+    __slots__ = ("_last", "_left", "_linked", "_more", "_parts", "_repeated", "_replies", "_seqs", "begun", "features",
                  "slots")  # fmt: skip
     MOVES = HOST_MOVES
 
@@ -54,7 +54,7 @@ class HostSession(Session):
         super().__init__(state)
         self.slots = slots  # messages with calls, at once
         self.features = 0  # those that WELCOME confirms
-        self.calls = 0  # that the guest has made
+        self._more = 0  # calls than messages with calls
         self._last = 0  # seq of the lane's newest call
         self._linked = 0  # what it was when this link began
         self._repeated: set[int] = _NONE  # slots whose call of before came again on this link
@@ -68,7 +68,7 @@ class HostSession(Session):
     def save(self) -> Saved:
         """What `restore` makes the session of again, in another life of the host."""
         parts = [[slot, [*part.left], part.data] for slot, part in self._parts.items()]
-        return {"version": 2, "slots": self.slots, "last": self._last, "calls": self.calls, "seqs": [*self._seqs],
+        return {"version": 2, "slots": self.slots, "last": self._last, "more": self._more, "seqs": [*self._seqs],
                 "replies": [*self._replies], "parts": parts}  # fmt: skip
 
     @classmethod
@@ -81,11 +81,16 @@ class HostSession(Session):
         check(saved, 2)
         session = cls(saved["slots"], State.LOST)
         session._last, session._seqs, session._replies = saved["last"], [*saved["seqs"]], [*saved["replies"]]
-        session.calls = saved["calls"]
+        session._more = saved["more"]
         session._parts = {slot: _Part(left, data) for slot, left, data in saved["parts"]} or _NO_PARTS
         session._left = {slot for slot, reply in enumerate(session._replies) if reply is None}
         session.begun = frozenset(session._seqs[slot] for slot in session._left)
         return session
+
+    @property
+    def calls(self) -> int:
+        """How many calls the guest has made."""
+        return self._last + self._more
 
     def greet(self, data: bytes) -> Hello | None:
         """The guest's HELLO, once it is complete.  Raises ProtocolViolation."""
@@ -130,17 +135,13 @@ class HostSession(Session):
             if type(message) is tuple and len(message) == 7:
                 kind, slot, seq, number, handle, args, areas = message
                 if not (
-                    (kind == CALL or (kind == CALLS and self.features & BUNDLES))
+                    kind == CALL
                     and int is type(kind) is type(slot) is type(seq) is type(number) is type(handle)
                     and tuple is type(args) is type(areas)
                 ):
-                    self.broken = ProtocolViolation("CALL is [0, slot, seq, number, handle, args, areas]")
-                    return fresh
-                if kind == CALLS and not _is_bundle(args, areas):
-                    self.broken = ProtocolViolation(
-                        "CALLS is [7, slot, seq, number, handle, [args, ...], [areas, ...]]"
-                    )
-                    return fresh
+                    self.broken = self._wrong(message)
+                    if self.broken is not None:
+                        return fresh
                 if seq == last + 1:
                     if 0 <= slot < len(seqs):
                         if replies[slot] is None:
@@ -155,7 +156,8 @@ class HostSession(Session):
                         self.broken = ProtocolViolation(f"slot {slot} is out of range or out of turn")
                         return fresh
                     self._last = last = seq
-                    self.calls += 1 if kind == CALL else len(args)
+                    if kind == CALLS:
+                        self._more += len(args) - 1
                     fresh.append(message)
                 elif not self._repeat(slot, seq):
                     self.broken = ProtocolViolation(f"seq {seq} in slot {slot} after seq {last}")
@@ -170,6 +172,15 @@ class HostSession(Session):
                 return fresh
         self.broken = decoder.broken
         return fresh
+
+    def _wrong(self, message: Message) -> ProtocolViolation | None:
+        """What is wrong with *message*, which is of seven elements and no good CALL; nothing, if it is a good CALLS."""
+        kind, *numbers, args, areas = message
+        if type(kind) is not int or kind != CALLS or not self.features & BUNDLES:
+            return ProtocolViolation("CALL is [0, slot, seq, number, handle, args, areas]")
+        if {*map(type, numbers)} == {int} and type(args) is type(areas) is tuple and _is_bundle(args, areas):
+            return None
+        return ProtocolViolation("CALLS is [7, slot, seq, number, handle, [args, ...], [areas, ...]]")
 
     def _repeat(self, slot: int, seq: int) -> bool:
         """Take a call that comes again.  Once on each link: a flood of repeats would be a flood of replies."""
