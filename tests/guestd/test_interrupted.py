@@ -23,6 +23,7 @@ from guestd.driver import Driver, Op
 from hcall.session import bundles
 from hcall.session import guest as session
 from hostd.device import Device, call
+from hostd.guests.turns import TURN
 from hostd.machine.file import DeviceSpec
 
 # Where the handler raises.
@@ -102,8 +103,12 @@ def attach(host: hostd.Host) -> Any:
     return guestd.attach_blocking(host.socket, drivers=[TallyDriver], memory=4096)
 
 
-async def test_calls_have_their_effect_once_and_the_next_ones_are_made(host: hostd.Host) -> None:
+@pytest.mark.parametrize("turn", [TURN, -1.0], ids=["answered at once", "answered one by one"])
+async def test_calls_have_their_effect_once_and_the_next_ones_are_made(
+    host: hostd.Host, monkeypatch: pytest.MonkeyPatch, turn: float
+) -> None:
     """More than there are slots, so that some wait; those whose answer was given have certainly been made."""
+    monkeypatch.setattr("hostd.guests.guest.TURN", turn)
     keys = itertools.count()
     made: set[int] = set()
 
@@ -117,7 +122,7 @@ async def test_calls_have_their_effect_once_and_the_next_ones_are_made(host: hos
                     made.add(key)
 
             sorts = driver.bump, driver.bump, driver.knock  # two of them side by side are one message
-            for steps in itertools.count(0, 11):
+            for steps in itertools.count(0, 17):
                 several = [bumps(call) for call in sorts * 3]  # six messages
                 stopped = interrupted(partial(guest.gather, *several), steps)
                 for each in several:

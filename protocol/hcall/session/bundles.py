@@ -42,6 +42,11 @@ class Bundle(Generic[W]):
         """Make good a call that was left half added."""
         del self.args[len(self.waiters) :], self.areas[len(self.waiters) :]
 
+    @property
+    def left(self) -> bool:
+        """Whether one is not answered."""
+        return any(waiter is not None for waiter in self.waiters)
+
     def keep(self, wanted: Callable[[W], bool]) -> None:
         """Forget the calls that nobody has *wanted*; none is sent yet."""
         calls = zip(self.args, self.areas, self.waiters, strict=True)
@@ -134,7 +139,7 @@ class Bundle(Generic[W]):
         if count == len(self.waiters):
             return True
         self.waiters[first : first + count] = [None] * count
-        return all(waiter is None for waiter in self.waiters)
+        return not self.left
 
 
 def _is_short(arg: object) -> bool:

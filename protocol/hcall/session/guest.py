@@ -103,6 +103,7 @@ class GuestSession(Session, Generic[W]):
         The link has to be cut then.  What is unanswered is sent again on the next one, and has its effect once, so
         nothing is lost wherever it was.  Given are the answers that `receive` had taken, some perhaps once more.
         """
+        self._bundles = {slot: entry for slot, entry in self._bundles.items() if entry[2].left}
         unanswered = self._unanswered()
         self._seq = max([self._seq, *(call[0] for call in unanswered)])
         self._free = [slot for slot in range(self._slots)[::-1] if slot not in self._sent and slot not in self._bundles]
