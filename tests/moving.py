@@ -85,7 +85,7 @@ class Hand:
 
     def call(self, name: str, *args: Any) -> Any:
         """By the table of hypercalls, as a guest's call goes."""
-        return self.site.table(self.device.offered)[self.site.calls[name]][0](*args)
+        return self.site.tables.method(self.site.calls[name])(*args)
 
     def read(self, count: int = 4096, at: int = 0) -> bytes:
         room = InlineRoom(count)

@@ -92,6 +92,10 @@ class BlockingGuest(Guest[Pending]):
         call: Callable[..., None] = self.session.call
         if pending is None:
             pending = Pending(self)
+            joins = self.session.joins
+            if joins is not None and joins.number == number and joins.handle == handle:  # as in `queue`
+                joins.calls.append((args, areas, pending))
+                return pending
             task = self.tasks.current
             if task is not None and not task.is_alone:  # there may be more of the sort
                 call = self.session.queue

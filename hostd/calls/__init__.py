@@ -1,9 +1,9 @@
 """A body becomes a call, and an answer: what every lane brings its guest's bodies to.  Knows no lane and no socket.
 
 `Dispatcher.dispatch(number, handle, args, areas)` is the one way in, the filters in front of it (`filters`) look the
-same from outside.  It checks the handle, the number against the hold's table, the arguments, the areas (`memory`),
-and calls the model, or for class 0 a function of `core` with the guest's `Account`.  What comes back or is raised
-becomes (status, value) in `outcome`, and nowhere else.
+same from outside.  It checks the handle, and the number against the hold's table; the entry there (`tree.entries`)
+checks the arguments, the areas (`memory`), and calls the model.  For class 0 a function of `core` is called with the
+guest's `Account`.  What comes back or is raised becomes (status, value) in `tree.outcome`, and nowhere else.
 
 A deferred answer: a model returns a `Later`, and dispatch a `Pending`, which keeps the areas of the call and stands
 in the hold's `pending`.  The lane says `then(answer)` to it.  The first outcome counts: the model's, 60 s (`Host`

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from hcall.errors import HcallError, IoError, NoSuchCall, NotAllowed, StaleHandle
 from hcall.features import DeviceStatus, Negotiation
@@ -46,7 +46,7 @@ class Hold:
         self.pending: dict[Pending, None] = {}
         self._after: tuple[Callable[[], None], ...] = ()
         self.vectors = Vectors(partial(keeper.hint, cookie or handle))
-        self.table = plugged.table(None)  # by hypercall number: what may be called as things stand
+        self.table = plugged.tables.of(None)  # by hypercall number: what may be called as things stand
         plugged.holds[self] = None
 
     @property
@@ -76,7 +76,7 @@ class Hold:
         self.negotiation.restore(saved["negotiation"])
         self.vectors.restore(saved["vectors"])
         if self.negotiation.live:
-            self.table = self.plugged.table(self.negotiation.accepted)
+            self.table = self.plugged.tables.of(self.negotiation.accepted)
             self.plugged.live[self.vectors] = None
 
     def missing(self, number: int) -> HcallError:
@@ -125,6 +125,10 @@ class Hold:
 
         return self._end_calls(closed)
 
+    def wait(self, number: int, later: Later[Any], room: Any, data: Any, expected: Any) -> Pending:
+        """See `Opened`."""
+        return Pending(self, number, later, room, data, expected, self)
+
     def settled(self, pending: Pending) -> None:
         """*pending* was answered."""
         self.pending.pop(pending, None)
@@ -141,7 +145,7 @@ class Hold:
 
     def _set_up(self) -> None:
         """DRIVER_OK: calls may be made, and interrupts come."""
-        self.table = self.plugged.table(self.negotiation.accepted)
+        self.table = self.plugged.tables.of(self.negotiation.accepted)
         self.plugged.live[self.vectors] = None
         try:
             self.plugged.ready()
@@ -170,7 +174,7 @@ class Hold:
         return later
 
     def _silence(self) -> None:
-        self.table = self.plugged.table(None)
+        self.table = self.plugged.tables.of(None)
         self.plugged.live.pop(self.vectors, None)
 
     def _reset(self) -> int:

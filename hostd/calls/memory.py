@@ -289,10 +289,12 @@ class Memory:
 
     def room(self, areas: Areas) -> Room:
         """The one Room that *areas* are.  Raises BadArea."""
-        if len(areas) == 1 and type(areas[0]) is int:
-            if 0 <= areas[0] <= MAX_INLINE:
-                return InlineRoom(areas[0])
-            raise BadArea(f"a reply has room for {MAX_INLINE} bytes, not {areas[0]}")
+        if len(areas) == 1:
+            room = areas[0]
+            if type(room) is int:
+                if 0 <= room <= MAX_INLINE:
+                    return InlineRoom(room)
+                raise BadArea(f"a reply has room for {MAX_INLINE} bytes, not {room}")
         return cast(Room, self._scattered(areas, TO_GUEST))
 
     def data(self, areas: Areas) -> Data:

@@ -10,8 +10,8 @@ from hcall.wire import MAX_MESSAGE
 from ..model.areas import InlineRoom
 from ..model.blame import Misbehaved
 from ..model.later import Later
+from ..tree.outcome import Caller, failed, finished
 from ..tree.plugged import Plugged
-from .outcome import Caller, failed, finished
 
 NUMBER: Final = 16  # bytes of a message that a number and a status take
 _NUMBERS: Final = (int, float, bool, type(None), None)

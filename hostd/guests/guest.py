@@ -15,7 +15,7 @@ from hcall.session.host import HostSession
 from hcall.session.states import State
 
 from ..calls.account import Account
-from ..calls.dispatch import Dispatch, Dispatcher
+from ..calls.dispatch import Answer, Bodies, Dispatch, Dispatcher, each
 from ..calls.filters import Filter, Hint, chain, chain_hints
 from ..calls.limits import Limits
 from ..calls.memory import Identity, Lending, Region
@@ -42,8 +42,8 @@ def printable(name: str) -> str:
 class Guest:
     """The owner of an account, whose lanes take turns."""
 
-    __slots__ = ("__weakref__", "_clock", "_complaints", "_filters", "_porter", "_time", "_user", "_waiting",
-                 "_way_in", "account", "acknowledge", "dispatch", "had", "hint", "identity", "lane", "name", "number",
+    __slots__ = ("__weakref__", "_clock", "_complaints", "_dispatcher", "_filters", "_porter", "_time", "_user",
+                 "_waiting", "account", "acknowledge", "dispatch", "had", "hint", "identity", "lane", "name", "number",
                  "opens", "peer", "purse", "rights", "sees", "token")  # fmt: skip
 
     def __init__(self, number: int, name: str, token: bytes, peer: Peer, session: HostSession, tree: Tree,
@@ -63,8 +63,8 @@ class Guest:
         self._user, self.had = user, 0.0
         self._waiting: list[Works] = []  # lanes, say, with work for the guest's next turn: few, and seldom any
         self._filters: tuple[Filter, ...] = ()
-        self._way_in = Dispatcher(self.account).dispatch
-        self.dispatch: Dispatch = self._way_in
+        self._dispatcher = Dispatcher(self.account)
+        self.dispatch: Dispatch = self._dispatcher.dispatch
         self.hint: Hint = self.lane.hint
 
     # What outlives the daemon.
@@ -130,8 +130,14 @@ class Guest:
 
     def _chain(self, filters: tuple[Filter, ...]) -> None:
         self._filters = filters
-        self.dispatch = chain(self._filters, self._way_in)
+        self.dispatch = chain(self._filters, self._dispatcher.dispatch)
         self.hint = chain_hints(self._filters[::-1], self.lane.hint)
+
+    def each(self, number: int, handle: int, bodies: Bodies) -> Iterator[Answer]:
+        """See `calls.dispatch.each`."""
+        if self._filters:
+            return each(self.dispatch, number, handle, bodies)
+        return self._dispatcher.each(number, handle, bodies)
 
     # Turns.
 
@@ -145,7 +151,8 @@ class Guest:
                 # As `User.charge`, which each call would pay for.
                 used, least = lane.ended - now, now - TURN
                 user.used += used
-                user.free = (user.free if user.free > least else least) + used * (2 + len(user.others))
+                free = user.free
+                user.free = (free if free > least else least) + used * (2 + len(user.others))
                 if not left:
                     return
             if not waiting:  # else it has come to wait meanwhile

@@ -148,8 +148,7 @@ class Calls:
                 areas.append(self._memory.room(room))
             if data is not None:
                 areas.append(self._memory.data(data))
-            method = self._plugged.table(~0)[call][0]
-            outcome = method(*areas, *args)
+            outcome = self._plugged.tables.method(call)(*areas, *args)
         except BaseException as error:
             outcome = error
         self._answer_later(number, outcome, areas)

@@ -5,12 +5,12 @@ It owns slots and order, and knows no device.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol, TypeVar
 
 from hcall.errors import Status
 
-from ..calls.dispatch import Dispatch
+from ..calls.dispatch import Answer, Bodies, Dispatch
 from ..calls.memory import Lending
 
 #: The sentence of a call that an earlier life of the host began, and that must not be made again.
@@ -51,6 +51,9 @@ class Carried(Protocol):
 
     name: str
     dispatch: Dispatch  # looked up for each turn: filters come and go
+
+    def each(self, number: int, handle: int, bodies: Bodies) -> Iterator[Answer]:
+        """See `calls.dispatch.each`."""
 
     def due(self, lane: Lane[Any]) -> None:
         """Calls of *lane* wait for their turn."""

@@ -95,13 +95,15 @@ class InlineRoom(Room):
     def put(self, data: Buffer) -> int:
         if type(data) is not bytes:
             data = bytes(_flat(data)[: self.nbytes])
-        elif len(data) > self.nbytes:
-            data = data[: self.nbytes]
+        count = len(data)
+        if count > self.nbytes:
+            count = self.nbytes
+            data = data[:count]
         if self._data is None:
             self._data = data
         else:
-            self[0][: len(data)] = data
-        return len(data)
+            self[0][:count] = data
+        return count
 
     def __len__(self) -> int:
         return 1

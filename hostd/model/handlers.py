@@ -11,7 +11,7 @@ import operator
 import types
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple
 
 from hcall.numbers import FIRST_CALL, VERBS
 from hostd.model.areas import Data, Room
@@ -33,10 +33,6 @@ _WRAPPED: Final[dict[type, str]] = {
     staticmethod: "__func__", classmethod: "__func__", property: "fget", functools.cached_property: "func",
     functools.partialmethod: "func",
 }  # fmt: skip
-
-
-#: A call as dispatch makes it: method, argument types, which areas it takes, the answer's type.
-Entry: TypeAlias = tuple[Callable[..., Any], tuple[type, ...], int, Any]
 
 
 class Handler(NamedTuple):

@@ -14,6 +14,6 @@ The life of a device, from plug to gone:
 6. `Tree.remove` (REMOVED), then `Plugged.retire`: every hold is closed, its calls are answered RESET.  `stop`
    follows when no worker thread has its hands on the device any more: at once, most often.
 
-Whatever the model raises in all this ends in `Plugged.invoke`, is told once in the log (`complaints`), and fails the
-device or the one who asked.
+Whatever the model raises in all this ends in `Plugged.invoke`, or for a guest's call in its `Entry`, which makes an
+answer of it (`outcome`); it is told once in the log (`complaints`), and fails the device or the one who asked.
 """

@@ -6,12 +6,10 @@ Whatever a model does in a hook, an action or a callback ends here; what it does
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
-import operator
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 from hcall import numbers
@@ -19,22 +17,20 @@ from hcall.clock import Clock, Timer
 from hcall.errors import HcallError, Internal
 from hcall.saved import Saved
 
-from ..device import Data, Device, Room
+from ..device import Device
 from ..model.blame import Misbehaved, blame
-from ..model.handlers import Entry, Handler
+from ..model.handlers import Handler
 from ..model.later import Later
 from ..model.mistakes import unfit
 from ..model.site import Ender
 from . import behind
 from .complaints import Complaints
 from .long_calls import LongCalls
+from .tables import Tables
 from .turns import Turns
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-NO_AREA, ROOM, DATA, BOTH = range(4)
-_TABLES: Final = 8  # that are kept: a guest can accept one set of features after the other
-_AREAS: Final[dict[tuple[type, ...], int]] = {(): NO_AREA, (Room,): ROOM, (Data,): DATA, (Room, Data): BOTH}
 
 
 class Waiting(Protocol):
@@ -90,12 +86,12 @@ class Plugged:
         self.holds: dict[Holder, None] = {}  # in their order; a list would make the end of many quadratic
         self.live: dict[Signalled, None] = {}  # of holds whose driver has set the device up
         self.failed = False  # the device is of no use until a reset of it succeeds
-        self.used = False  # since the last reset: see Site, and `_noting`
+        self.used = False  # since the last reset: see Site, and `Tables`
         self.complaints, self.long_calls = Complaints(path, clock), LongCalls()
         self.gone = self.stopped = False
         self._acting: set[Later[Any]] = set()  # actions that are answered later
         self.when_free: list[Callable[[], None]] = []  # called once, when the last hold is given back
-        self._tables: dict[int | None, dict[int, Entry]] = {}  # by accepted features that matter, the last few
+        self.tables = Tables(self)
         device.stand(self)
 
     # What the model knows of it.
@@ -175,7 +171,7 @@ class Plugged:
         if self._works(self.device.renew, used, what="reset()"):
             self.failed = self.used = False
             if used:
-                self._fill()
+                self.tables.fill()
 
     def tick(self) -> None:
         """Let the model look at what it can only find out by looking."""
@@ -211,8 +207,7 @@ class Plugged:
         """As `retire`: all handles are stale at once, and what comes after that is a step for each."""
         self.gone = True
         self.live.clear()
-        for table in self._tables.values():
-            table.clear()
+        self.tables.clear()
         return self._retire()
 
     def _retire(self) -> Iterator[None]:
@@ -332,53 +327,6 @@ class Plugged:
     def waits(self) -> frozenset[int]:
         """The numbers of its calls that wait for the world outside: no time is set for their answers."""
         return frozenset(self.number(handler) for handler in self.device.declares.handlers if handler.waits)
-
-    def table(self, accepted: int | None) -> dict[int, Entry]:
-        """What a guest with these *accepted* features may call; None: before it has negotiated."""
-        if accepted is not None:
-            accepted &= self._needed
-        table = self._tables.get(accepted)
-        if table is None:
-            table = {
-                (number := self.number(handler)): self._entries[number][self.used]
-                for handler in self.device.declares.handlers
-                if (handler.early if accepted is None else handler.needs & accepted == handler.needs)
-            }
-            if len(self._tables) == _TABLES:
-                del self._tables[next(iter(self._tables))]
-            self._tables[accepted] = table
-        return table
-
-    @cached_property
-    def _needed(self) -> int:
-        """The features that some call needs: no other makes a table."""
-        return functools.reduce(operator.or_, (each.needs for each in self.device.declares.handlers), 0)
-
-    @cached_property
-    def _entries(self) -> dict[int, tuple[Entry, Entry]]:
-        """Of all handlers, by hypercall number: what dispatch needs, before the first use and after it."""
-        entries = {}
-        for each in self.device.declares.handlers:
-            method = getattr(self.device, each.name)
-            rest = each.kinds, _AREAS[each.areas], each.answer
-            entries[self.number(each)] = (method if each.again else self._noting(method), *rest), (method, *rest)
-        return entries
-
-    def _noting(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        """*method*, which is the first use of the device by a guest: no other call has to note that, and pay for it."""
-
-        @functools.wraps(method)
-        def noted(*args: Any) -> Any:
-            self.used = True
-            self._fill()
-            return method(*args)
-
-        return noted
-
-    def _fill(self) -> None:
-        """All tables are as they should be now."""
-        for table in self._tables.values():
-            table.update({number: self._entries[number][self.used] for number in table})
 
 
 class _ModelClock:

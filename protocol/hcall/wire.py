@@ -71,6 +71,9 @@ def fits(value: object) -> bool:
             if isinstance(each, str):
                 if len(each) > MAX_TEXT // 4 and len(each.encode()) > MAX_TEXT:
                     return False
+            elif type(each) is bytes:
+                if len(each) > MAX_INLINE:
+                    return False
             elif isinstance(each, bytes | bytearray | memoryview):
                 if memoryview(each).nbytes > MAX_INLINE:
                     return False

@@ -130,8 +130,8 @@ MUTANTS: Final = (
         "find of wrong names",
     ),
     Mutant(
-        "nobody looks what sort an argument is", "hostd/calls/dispatch.py",
-        "if len(args) != len(kinds) or (*map(type, fitting),) != kinds:", "if len(args) != len(kinds):",
+        "nobody looks what sort an argument is", "hostd/tree/entries.py",
+        "if len(args) != len(kinds) or (*map(type, fits),) != kinds:", "if len(args) != len(kinds):",
         "mutated frames", "INTERNAL",
     ),
     Mutant(

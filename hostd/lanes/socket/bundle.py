@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import chain
+from itertools import repeat
 from operator import length_hint
-from typing import Any, Final, Protocol, cast
+from typing import Any, Protocol, cast
 
 from hcall.errors import Status
 from hcall.messages import Areas, Args
 from hcall.session.host import HostSession
 from hcall.session.states import Message, State
-from hcall.wire import MAX_MESSAGE, NUMBERS, PLAIN
+from hcall.wire import MAX_MESSAGE, NUMBERS, encode
 
-from ...calls.dispatch import Deferred, Dispatch, WireOrReady
+from ...calls.dispatch import Answer, Deferred
 from ...tree.long_calls import TURN_SECONDS
 from ..lane import REPLACED, Carried
-
-_NOT_MADE: Final = (None, None)
-_NO_TYPES: Final[frozenset[type]] = frozenset()
 
 
 class Bundling(Protocol):
@@ -43,7 +40,7 @@ class Bundle:
     """
 
     __slots__ = ("_areas", "_args", "_guest", "_handle", "_is_again", "_lane", "_number", "_places", "_room", "_seq",
-                 "_short", "_slot")  # fmt: skip
+                 "_slot", "_unanswered")  # fmt: skip
 
     def __init__(self, lane: Bundling, guest: Carried, message: Message) -> None:
         self._args: tuple[Args, ...]
@@ -51,83 +48,82 @@ class Bundle:
         _, self._slot, self._seq, self._number, self._handle, self._args, self._areas = message
         self._lane, self._guest = lane, guest
         self._is_again = self._seq in lane.session.begun
-        self._places = iter(lane.session.unanswered(self._slot, len(self._args)))  # of the calls to be made
+        self._unanswered = lane.session.unanswered(self._slot, len(self._args))
+        self._places = iter(self._unanswered)  # of the calls to be made
         self._room = MAX_MESSAGE  # for answers
-        #: Answers of these types need no look: they are short, or all of them fit; the next place is the one behind.
-        self._short = _NO_TYPES if self._is_again else PLAIN if _are_short(self._areas) else NUMBERS
 
-    def work(self, now: float, until: float, time: Callable[[], float], dispatch: Dispatch) -> tuple[bool, float]:
+    def work(self, now: float, until: float, time: Callable[[], float]) -> tuple[bool, float]:
         """Make calls as long as there is time, and one at least; whether some are left, and what time it is."""
-        lane, number, handle, args, areas = self._lane, self._number, self._handle, self._args, self._areas
-        if self._is_again and not self._guest.may_repeat(number, handle):
-            dispatch = _refuse
-        short = self._short
-        answers: list[tuple[int | None, Any]] = []  # of the calls up to *at*
-        at = 0
-        for at in self._places:
-            if self._room <= 0:
-                answers.append(_NOT_MADE)
-                continue
-            answer = dispatch(number, handle, args[at], areas[at])
+        statuses: list[int | None] = []  # those of the calls up to *at*, and their values
+        values: list[Any] = []
+        room, at = self._room, 0
+        for answer, at in zip(self._answers(), self._places, strict=False):
             if type(answer) is tuple:
-                answers.append(answer)
-                if type(answer[1]) not in short:
-                    self._look(at, answers)
+                status, value = answer
+                statuses.append(status)
+                values.append(value)
+                if type(value) is bytes:  # most often
+                    room -= len(value)
+                elif type(value) is not int:
+                    room -= _size(value)
+                if self._is_again:  # the next one may be at any place
+                    self._tell(at, statuses, values)
             else:
-                self._tell(at - len(answers), answers)
-                self._defer(at, cast(Deferred, answer))
-                if lane.lends:
+                self._tell(at - len(values), statuses, values)
+                room -= answer.size  # type: ignore[union-attr]
+                self._lane.defer(cast(Deferred, answer), partial(self._settle, at))
+                if self._lane.lends:
                     break
+            if room <= 0:
+                break
             before, now = now, time()
             if now > until:
                 if now - before > TURN_SECONDS:
-                    self._guest.overran(number, handle, now - before)
+                    self._guest.overran(self._number, self._handle, now - before)
                 break
-        self._tell(at + 1 - len(answers), answers)
+        self._room = room
+        self._tell(at + 1 - len(values), statuses, values)
+        if room <= 0:
+            for at in self._places:
+                self._tell(at, [None], [None])
         return length_hint(self._places) > 0, now
 
-    def _look(self, at: int, answers: list[tuple[int | None, Any]]) -> None:
-        """The last of *answers*, of the call at *at*, may be long, or the next one may be of another place."""
-        value = answers[-1][1]
-        if type(value) is bytes or type(value) is str:
-            self._room -= len(value)
-        elif type(value) not in NUMBERS:
-            self._room -= self._tell(at + 1 - len(answers), answers)
-        if self._is_again:
-            self._tell(at + 1 - len(answers), answers)
-
-    def _defer(self, at: int, answer: Deferred) -> None:
-        self._room -= answer.size
-        self._lane.defer(answer, partial(self._settle, at))
+    def _answers(self) -> Iterator[Answer]:
+        """Those of the calls to be made, each of which is made when it is asked for."""
+        if self._is_again and not self._guest.may_repeat(self._number, self._handle):
+            return repeat((Status.IO_ERROR, REPLACED))
+        places = self._unanswered[len(self._unanswered) - length_hint(self._places) :]
+        if len(places) == len(self._args):
+            bodies = zip(self._args, self._areas, strict=False)
+        else:
+            bodies = zip([self._args[at] for at in places], [self._areas[at] for at in places], strict=False)
+        return self._guest.each(self._number, self._handle, bodies)
 
     def drop(self) -> None:
         """The rest is not wanted any more."""
         for _ in self._places:
             pass
 
-    def _tell(self, first: int, answers: list[tuple[int | None, Any]]) -> int:
-        """Give the answers from *first* on, which are taken out of the list; the bytes that takes."""
+    def _tell(self, first: int, statuses: list[int | None], values: list[Any]) -> None:
+        """Give the answers from *first* on, which are taken out of the lists."""
         session = self._lane.session
-        if not answers or session.state is State.ENDED:
-            return 0
-        statuses, values = zip(*answers, strict=True)
-        answers.clear()
-        size, misfits = session.reply_some(self._slot, self._seq, len(self._args), first, statuses, values)
-        for at in misfits:
-            self._guest.misfit(self._number, self._handle, values[at - first])
-        return size
+        if values and session.state is not State.ENDED:
+            misfits = session.reply_some(self._slot, self._seq, len(self._args), first, statuses, values)
+            for at in misfits:
+                self._guest.misfit(self._number, self._handle, values[at - first])
+        statuses.clear()
+        values.clear()
 
     def _settle(self, at: int, status: int, value: object) -> None:
-        self._tell(at, [(status, value)])
+        self._tell(at, [status], [value])
         self._lane.said()
 
 
-def _are_short(areas: tuple[Areas, ...]) -> bool:
-    """Whether calls with these *areas* are answered by bytes, and all of these fit a message."""
-    rooms: list[Any] = [*chain.from_iterable(areas)]
-    return {*map(type, rooms)} == {int} and len(rooms) == len(areas) and min(rooms) >= 0 and sum(rooms) <= MAX_MESSAGE
-
-
-def _refuse(number: int, handle: int, args: Args, areas: WireOrReady, /) -> tuple[int, object]:
-    """In the place of a dispatch."""
-    return Status.IO_ERROR, REPLACED
+def _size(value: object) -> int:
+    """Bytes of a message that it takes, about."""
+    if type(value) is str:
+        return len(value)
+    try:
+        return 0 if type(value) in NUMBERS else len(encode(value))
+    except (TypeError, ValueError, OverflowError):  # its guest is told in its place
+        return 0

@@ -98,7 +98,7 @@ class SocketLane:
     def work(self, now: float, until: float) -> bool:
         """See `Lane`."""
         session, dispatch, messages, time = self.session, self._guest.dispatch, self._messages, self._time
-        begun, message = session.begun, None
+        message = None
         self._batching = True
         try:
             while not self.lends:
@@ -111,8 +111,10 @@ class SocketLane:
                     else:
                         self._came = b""
                         messages += session.receive(came)
-                        messages.reverse()
-                    continue
+                        if len(messages) > 1:
+                            messages.reverse()
+                    if not messages:
+                        continue
                 if message is not None:
                     before, now = now, time()
                     if now > until:
@@ -124,7 +126,7 @@ class SocketLane:
                     kind, slot, seq, number, handle, args, areas = message
                     if kind == CALLS:
                         self._bundle = self._bundle or Bundle(self, self._guest, message)
-                        left, now = self._bundle.work(now, until, time, dispatch)
+                        left, now = self._bundle.work(now, until, time)
                         if left:
                             messages.append(message)
                         else:
@@ -133,7 +135,7 @@ class SocketLane:
                         if left or now > until:
                             break
                         continue
-                    if begun and seq in begun and not self._guest.may_repeat(number, handle):
+                    if session.begun and seq in session.begun and not self._guest.may_repeat(number, handle):
                         self.answer(
                             (slot, seq, number, handle),
                             Status.IO_ERROR,
@@ -152,10 +154,10 @@ class SocketLane:
                     self._guest.acknowledge(handle, vector, seen)
         finally:
             self._batching = False
-        if session.out:
-            self.flush()
+        if session.out and self.link is not None:
+            self.link.write(session.out)
         self.ended = ended = time()
-        if ended - now > TURN_SECONDS and message is not None:
+        if ended > until and message is not None and ended - now > TURN_SECONDS:
             self._long(message, ended - now)
         if messages or self._came:
             return not self.lends

@@ -18,89 +18,101 @@ from ..wire import MAX_INLINE, MAX_ITEMS, MAX_MESSAGE, NUMBERS, encode_plain
 W = TypeVar("W")
 _TO_GUEST, _TO_DEVICE = int(Direction.TO_GUEST), int(Direction.TO_DEVICE)
 _STATUS: Final = 16  # bytes: of an answer, beside its value
+_OK: Final = repeat(0)
+_BYTES: Final = frozenset((bytes,))
 _SHORT: Final = MAX_TEXT // 4  # letters, or bytes, of an argument that need no closer look
 
 
 class Bundle(Generic[W]):
     """Calls of one number and handle, in the order in which they were made, each until it is answered."""
 
-    __slots__ = ("_counts", "_rooms", "areas", "args", "handle", "has_waited", "is_alone", "number", "waiters")
+    __slots__ = ("_counts", "_rooms", "_waiters", "calls", "handle", "has_waited", "is_alone", "number")
 
     def __init__(
-        self, handle: int, number: int, args: Args, areas: Areas, waiter: W, *, is_alone: bool = False
+        self, handle: int, number: int, calls: list[tuple[Args, Areas, W] | None], *, is_alone: bool = False
     ) -> None:
-        """*is_alone*: no other is to join this call."""
+        """*is_alone*: no other is to join these *calls*."""
         self.handle, self.number, self.is_alone = handle, number, is_alone
-        self.args, self.areas = [args], [areas]
-        self.waiters: list[W | None] = [waiter]  # None: it is answered
+        self.calls = calls  # None: it is answered
         self.has_waited = False  # there was no slot for it: its calls may be given up by now
+        self._waiters: tuple[W, ...] | None = None  # of the message, as long as none is answered
         # The most that each may be answered, if all are answered bytes, or all a count.
         self._rooms: list[int] | None = None
         self._counts: tuple[int, ...] | None = None
 
-    def mend(self) -> None:
-        """Make good a call that was left half added."""
-        del self.args[len(self.waiters) :], self.areas[len(self.waiters) :]
-
     @property
-    def left(self) -> bool:
-        """Whether one is not answered."""
-        return any(waiter is not None for waiter in self.waiters)
+    def left(self) -> list[tuple[Args, Areas, W]]:
+        """Those that are not answered."""
+        return [call for call in self.calls if call is not None]
 
     def keep(self, wanted: Callable[[W], bool]) -> None:
         """Forget the calls that nobody has *wanted*; none is sent yet."""
-        calls = zip(self.args, self.areas, self.waiters, strict=True)
-        kept = [call for call in calls if wanted(cast(W, call[2]))]
-        self.args, self.areas = [call[0] for call in kept], [call[1] for call in kept]
-        self.waiters = [call[2] for call in kept]
+        self.calls = [call for call in self.left if wanted(call[2])]
 
     def halves(self) -> Iterator[Bundle[W]]:
         """The same calls in two bundles, since they cannot go in one."""
-        half = len(self.waiters) // 2
-        for part in slice(half), slice(half, None):
-            bundle: Bundle[W] = Bundle(self.handle, self.number, (), (), cast(W, None))
-            bundle.args, bundle.areas, bundle.waiters = self.args[part], self.areas[part], self.waiters[part]
-            yield bundle
+        half = len(self.calls) // 2
+        for part in self.calls[:half], self.calls[half:]:
+            yield Bundle(self.handle, self.number, part)
 
     def encode(self, slot: int, seq: int) -> bytes | None:
         """The message of all calls.  None: they, or their answers, are too long, or not plain enough to be sure."""
-        args, areas = [*chain.from_iterable(self.args)], [*chain.from_iterable(self.areas)]
-        if len(self.waiters) > MAX_ITEMS or not (NUMBERS.issuperset(map(type, args)) or all(map(_is_short, args))):
-            return None
-        if areas and ({*map(len, self.areas)} != {1} or not self._has_bounds(areas)):
+        all_args, all_areas, self._waiters = zip(*self.calls)  # noqa: B905  # none is answered
+        args, areas = [*chain.from_iterable(all_args)], [*chain.from_iterable(all_areas)]
+        if len(self.calls) > MAX_ITEMS or not (NUMBERS.issuperset(map(type, args)) or all(map(_is_short, args))):
             return None
         try:
-            data = encode_plain((CALLS, slot, seq, self.number, self.handle, self.args, self.areas))
-        except (ValueError, OverflowError):
+            if areas:
+                if len(areas) != len(all_areas):
+                    return None
+                if type(areas[0]) is int:
+                    self._rooms = areas
+                    if sum(areas) + _STATUS * len(areas) > MAX_MESSAGE:
+                        return None
+                elif not self._are_alike(areas):
+                    return None
+            data = encode_plain((CALLS, slot, seq, self.number, self.handle, all_args, all_areas))
+        except (TypeError, ValueError, OverflowError):
             return None
         return data if len(data) <= MAX_MESSAGE else None
 
-    def _has_bounds(self, areas: list[Any]) -> bool:
-        """Note how much each of the calls may be answered, by its area; whether they are alike."""
-        kinds = {*map(type, areas)}
-        if kinds == {int}:
-            self._rooms = areas
-            answers = sum(areas) + _STATUS * len(areas)
-            return bool(min(areas) >= 0 and max(areas) <= MAX_INLINE and answers <= MAX_MESSAGE)
-        if kinds == {tuple}:
-            if {*map(len, areas)} != {3}:
-                return False
+    def _are_alike(self, areas: list[Any]) -> bool:
+        """Whether *areas*, one for each call, are all of guest memory, in one direction, or all data.
+
+        Raises TypeError or ValueError for what no area is.  What is none otherwise, the host answers so.
+        """
+        if type(areas[0]) is tuple:
             addresses, sizes, ways = zip(*areas, strict=True)
+            sum(addresses, sum(sizes))  # raises for what is no number
             if ways.count(_TO_GUEST) == len(ways):
                 self._counts = sizes
-            elif ways.count(_TO_DEVICE) < len(ways):
+            return self._counts is not None or ways.count(_TO_DEVICE) == len(ways)
+        return {*map(type, areas)} == {bytes} and max(map(len, areas)) <= MAX_INLINE
+
+    def take_all(self, values: tuple[Any, ...], answers: list[tuple[W, int, Any]]) -> bool:
+        """Add *values*, which are those of all calls, to *answers*; no: something is special about them."""
+        waiters, rooms = self._waiters, self._rooms
+        if waiters is None or len(values) != len(waiters):
+            return False
+        if rooms is not None:
+            if {*map(type, values)} != _BYTES or not all(map(le, map(len, values), rooms)):
                 return False
-            return {*map(type, addresses), *map(type, sizes), *map(type, ways)} == {int}
-        return kinds == {bytes} and all(len(area) <= MAX_INLINE for area in areas)
+        elif not self._possible(values, 0):
+            return False
+        answers += zip(waiters, _OK, values)  # noqa: B905
+        return True
 
     def _possible(self, values: tuple[Any, ...], first: int) -> bool:
         """Whether the device can have filled the areas of the calls from *first* on with what it claims."""
-        if self._rooms is not None:
-            rooms = self._rooms[first : first + len(values)]
-            return {*map(type, values)} == {bytes} and all(map(le, map(len, values), rooms))
-        if self._counts is not None:
-            counts = self._counts[first : first + len(values)]
-            return {*map(type, values)} == {int} and min(values) >= 0 and all(map(le, values, counts))
+        try:
+            if self._rooms is not None:
+                rooms = self._rooms[first : first + len(values)]
+                return {*map(type, values)} == _BYTES and all(map(le, map(len, values), rooms))
+            if self._counts is not None:
+                counts = self._counts[first : first + len(values)]
+                return {*map(type, values)} == {int} and min(values) >= 0 and all(map(le, values, counts))
+        except TypeError:  # an area was none
+            return False
         return True
 
     def take(
@@ -110,35 +122,35 @@ class Bundle(Generic[W]):
 
         Raises ProtocolViolation for what is no answer to these.
         """
-        waiters = self.waiters
-        if type(first) is not int or type(values) is not tuple or not 0 <= first < first + len(values) <= len(waiters):
+        calls = self.calls
+        if type(first) is not int or type(values) is not tuple or not 0 <= first < first + len(values) <= len(calls):
             raise ProtocolViolation("an answer to no call")
         if type(statuses) is int and statuses == 0:  # most often
             if not self._possible(values, first):
                 raise ProtocolViolation("an answer that does not fit the room there was")
-            told = zip(cast(list[W], waiters[first : first + len(values)]), repeat(0), values, strict=False)
-            answers += told if None not in waiters else [each for each in told if each[0] is not None]
+            told = zip(calls[first : first + len(values)], values, strict=True)
+            answers += [(call[2], 0, value) for call, value in told if call is not None]
             return []
         if type(statuses) is not tuple or len(statuses) != len(values):
             raise ProtocolViolation("REPLIES is [8, slot, seq, first, statuses, values]")
         not_made: list[Bundle[W]] = []
         for at, (status, value) in enumerate(zip(statuses, values, strict=True), first):
-            waiter = waiters[at]
+            call = calls[at]
             if status is None:
-                if waiter is not None:
-                    alone = Bundle(self.handle, self.number, self.args[at], self.areas[at], waiter, is_alone=True)
-                    not_made.append(alone)
+                if call is not None:
+                    not_made.append(Bundle(self.handle, self.number, [call], is_alone=True))
             elif type(status) is not int or (status == 0 and not self._possible((value,), at)):
                 raise ProtocolViolation("an answer that does not fit the room there was")
-            elif waiter is not None:
-                answers.append((waiter, status, value))
+            elif call is not None:
+                answers.append((call[2], status, value))
         return not_made
 
     def forget(self, first: int, count: int) -> bool:
         """So many from *first* on are answered; whether all are."""
-        if count == len(self.waiters):
+        if count == len(self.calls):
             return True
-        self.waiters[first : first + count] = [None] * count
+        self._waiters = None
+        self.calls[first : first + count] = [None] * count
         return not self.left
 
 

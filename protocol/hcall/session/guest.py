@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import islice
 from operator import itemgetter
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, Final, Generic, TypeVar
 
 from ..errors import BadArgument, ProtocolViolation, Status
 from ..messages import (
@@ -47,19 +47,14 @@ def _possible(value: object, areas: Areas) -> bool:
 
 def _calls(bundles: Iterable[Bundle[W]]) -> list[tuple[W, Areas]]:
     """Those of *bundles* that are not answered."""
-    return [
-        (waiter, areas)
-        for bundle in bundles
-        for waiter, areas in zip(bundle.waiters, bundle.areas, strict=True)
-        if waiter is not None
-    ]
+    return [(waiter, areas) for bundle in bundles for _, areas, waiter in bundle.left]
 
 
 class GuestSession(Session, Generic[W]):
     """The guest's end: puts calls into slots and keeps each, with its waiter, until it is answered."""
 
     __slots__ = ("_alone", "_answers", "_bundles", "_epoch", "_free", "_given_up", "_lingering", "_new", "_sent",
-                 "_seq", "_slots", "features", "last", "moved", "queued")  # fmt: skip
+                 "_seq", "_slots", "features", "joins", "last", "moved", "queued")  # fmt: skip
     MOVES = GUEST_MOVES
 
     def __init__(self, given_up: Callable[[W], bool] = lambda waiter: False) -> None:
@@ -77,6 +72,7 @@ class GuestSession(Session, Generic[W]):
         self._sent: dict[int, tuple[int, bytes, W, Areas]] = {}  # by slot: seq, message, waiter, areas; in seq order
         self._bundles: dict[int, tuple[int, bytes, Bundle[W]]] = {}  # by slot, none of those above
         self.queued: deque[Bundle[W]] = deque()  # for `pack`
+        self.joins: Bundle[W] | None = None  # the last one of those, if its like may be added to its calls
         self._alone: set[int] = set()  # numbers whose answers are too long for a bundle
         self._answers: list[tuple[W, int, Any]] = []  # those of the last `receive`
         self._lingering: set[int] = set()  # slots of calls that wait for the world outside
@@ -111,8 +107,8 @@ class GuestSession(Session, Generic[W]):
         sent_bundles = [entry[2] for entry in self._bundles.values()]
         self.queued = deque(bundle for bundle in self.queued if bundle not in sent_bundles)
         for bundle in self.queued:
-            bundle.mend()
             bundle.keep(lambda waiter: id(waiter) not in sent)
+        self.joins = None
         self._lingering &= self._sent.keys()
         return self._answers
 
@@ -133,6 +129,7 @@ class GuestSession(Session, Generic[W]):
         self._sent.clear()
         self._bundles.clear()
         self.queued.clear()
+        self.joins = None
         self._lingering.clear()
         return waiters
 
@@ -142,8 +139,9 @@ class GuestSession(Session, Generic[W]):
         *is_next*: it is the first of those that are queued, and there is a slot.
         """
         if (self.queued or not self._free) and not is_next:
-            alone = Bundle(handle, number, args, areas, waiter, is_alone=True)
+            alone: Bundle[W] = Bundle(handle, number, [(args, areas, waiter)], is_alone=True)
             alone.has_waited = True
+            self.joins = None
             self.queued.append(alone)
             return
         slot = self._free.pop()
@@ -168,56 +166,53 @@ class GuestSession(Session, Generic[W]):
 
     def queue(self, handle: int, number: int, args: Args, areas: Areas, waiter: W) -> None:
         """The same with the next `pack`, in one message with its like, if the host takes that.  Raises as `call`."""
-        queued = self.queued
-        if queued:
-            last = queued[-1]
-            if number == last.number and handle == last.handle and not last.is_alone:
-                last.args.append(args)
-                last.areas.append(areas)
-                last.waiters.append(waiter)  # last: see `mend`
-                return
-        elif not self.features & BUNDLES:
+        joins = self.joins
+        if joins is not None and joins.number == number and joins.handle == handle:
+            joins.calls.append((args, areas, waiter))
+            return
+        takes = bool(self.features & BUNDLES)
+        if not takes and not self.queued:
             self.call(handle, number, args, areas, waiter)
             return
-        is_alone = not self.features & BUNDLES or number in self._alone
-        queued.append(Bundle(handle, number, args, areas, waiter, is_alone=is_alone))
+        bundle = Bundle(handle, number, [(args, areas, waiter)], is_alone=not takes or number in self._alone)
+        self.joins = None
+        self.queued.append(bundle)
+        if not bundle.is_alone:
+            self.joins = bundle
 
     def pack(self) -> list[tuple[W, int, Any]]:
         """Send what is queued, as far as there are slots; the answers to what cannot be sent."""
         refused: list[tuple[W, int, Any]] = []
+        self.joins = None
         while self.queued and self._free and self.state is READY:
             bundle = self.queued[0]
             if bundle.has_waited:
                 bundle.keep(lambda waiter: not self._given_up(waiter))
-            if len(bundle.waiters) > 1:
-                self._send_bundle(bundle)
+            if len(bundle.calls) > 1:
+                slot, seq = self._free[-1], self._seq + 1
+                data = bundle.encode(slot, seq)
+                if data is None:  # if one of them cannot be sent, that shows when it is alone
+                    self.queued = deque([*bundle.halves(), *islice(self.queued, 1, None)])
+                    continue
+                self._bundles[slot] = seq, data, bundle  # first: see `mend`
+                self._free.pop()
+                self._seq = seq
+                self.out.append(data)
+                self.queued.popleft()
                 continue
-            for waiter in bundle.waiters:
+            for args, areas, waiter in bundle.left:
                 try:
-                    self.call(
-                        bundle.handle, bundle.number, bundle.args[0], bundle.areas[0], cast(W, waiter), is_next=True
-                    )
+                    self.call(bundle.handle, bundle.number, args, areas, waiter, is_next=True)
                 except BadArgument as error:
-                    refused.append((cast(W, waiter), Status.BAD_ARGUMENT, str(error)))
+                    refused.append((waiter, Status.BAD_ARGUMENT, str(error)))
             self.queued.popleft()  # last: see `mend`
         for bundle in reversed(self.queued):
             if bundle.has_waited:  # and all that are in front of it
                 break
             bundle.has_waited = True
+        if self.queued and not self.queued[-1].is_alone:
+            self.joins = self.queued[-1]
         return refused
-
-    def _send_bundle(self, bundle: Bundle[W]) -> None:
-        """Send the first one of those that are queued, or have two halves in its place, if it cannot be sent."""
-        slot, seq = self._free[-1], self._seq + 1
-        data = bundle.encode(slot, seq)
-        if data is None:  # if one of them cannot be sent, that shows when it is alone
-            self.queued = deque([*bundle.halves(), *islice(self.queued, 1, None)])
-            return
-        self._bundles[slot] = seq, data, bundle  # first: see `mend`
-        self._free.pop()
-        self._seq = seq
-        self.out.append(data)
-        self.queued.popleft()
 
     @property
     def may_linger(self) -> bool:
@@ -303,6 +298,11 @@ class GuestSession(Session, Generic[W]):
         if entry is None or entry[0] != seq:
             raise ProtocolViolation("an answer to no call")
         bundle = entry[2]
+        is_usual = statuses == 0 and first == 0 and type(statuses) is type(first) is int and type(values) is tuple
+        if is_usual and bundle.take_all(values, answers):
+            del self._bundles[slot]
+            self._free.append(slot)
+            return
         not_made = bundle.take(first, statuses, values, answers)  # first: see `mend`
         if not_made:
             self._alone.add(bundle.number)

@@ -135,13 +135,12 @@ class HostSession(Session):
             if type(message) is tuple and len(message) == 7:
                 kind, slot, seq, number, handle, args, areas = message
                 if not (
-                    kind == CALL
-                    and int is type(kind) is type(slot) is type(seq) is type(number) is type(handle)
+                    int is type(kind) is type(slot) is type(seq) is type(number) is type(handle)
                     and tuple is type(args) is type(areas)
+                    and (kind == CALL or (kind == CALLS and self.features & BUNDLES and _is_bundle(args, areas)))
                 ):
-                    self.broken = self._wrong(message)
-                    if self.broken is not None:
-                        return fresh
+                    self.broken = self._wrong(kind)
+                    return fresh
                 if seq == last + 1:
                     if 0 <= slot < len(seqs):
                         if replies[slot] is None:
@@ -173,14 +172,11 @@ class HostSession(Session):
         self.broken = decoder.broken
         return fresh
 
-    def _wrong(self, message: Message) -> ProtocolViolation | None:
-        """What is wrong with *message*, which is of seven elements and no good CALL; nothing, if it is a good CALLS."""
-        kind, *numbers, args, areas = message
-        if type(kind) is not int or kind != CALLS or not self.features & BUNDLES:
-            return ProtocolViolation("CALL is [0, slot, seq, number, handle, args, areas]")
-        if {*map(type, numbers)} == {int} and type(args) is type(areas) is tuple and _is_bundle(args, areas):
-            return None
-        return ProtocolViolation("CALLS is [7, slot, seq, number, handle, [args, ...], [areas, ...]]")
+    def _wrong(self, kind: object) -> ProtocolViolation:
+        """What is wrong with a message of that *kind*, which is of seven elements and no good CALL or CALLS."""
+        if type(kind) is int and kind == CALLS and self.features & BUNDLES:
+            return ProtocolViolation("CALLS is [7, slot, seq, number, handle, [args, ...], [areas, ...]]")
+        return ProtocolViolation("CALL is [0, slot, seq, number, handle, args, areas]")
 
     def _repeat(self, slot: int, seq: int) -> bool:
         """Take a call that comes again.  Once on each link: a flood of repeats would be a flood of replies."""
@@ -219,17 +215,18 @@ class HostSession(Session):
 
     def reply_some(
         self, slot: int, seq: int, count: int, first: int, statuses: Sequence[int | None], values: Sequence[object]
-    ) -> tuple[int, list[int]]:
-        """Answer some of the *count* calls of the bundle *seq* in *slot*, those from *first* on; None: it was not made.
+    ) -> list[int]:
+        """Answer some of the *count* calls of the bundle *seq* in *slot*, those from *first* on.
 
-        The bytes that takes; and the places of values that the wire cannot carry, where the answer is INTERNAL.
+        A status of None: it was not made.  Returns the places of values that the wire cannot carry, where the answer is
+        INTERNAL.
         """
         misfits: list[int] = []
         data = _some(slot, seq, first, statuses, values, misfits)
         self._replies[slot] = data if len(values) == count else self._with(slot, count, first, len(values), data)
         if seq > self._linked or slot in self._repeated:
             self.out.append(data)
-        return len(data), misfits
+        return misfits
 
     def interrupt(self, tag: int, vector: int, count: int) -> None:
         """Hint that *vector* stands at *count*."""
@@ -259,10 +256,10 @@ def _some(
     """REPLIES, or several if they do not fit one."""
     kinds = {*map(type, values)}
     try:
-        told = 0 if statuses.count(0) == len(statuses) else tuple(statuses)
-        data = (encode_plain if PLAIN.issuperset(kinds) else encode)((REPLIES, slot, seq, first, told, tuple(values)))
+        told = tuple(statuses) if any(statuses) or None in statuses else 0
+        data = (encode_plain if PLAIN.issuperset(kinds) else encode)((REPLIES, slot, seq, first, told, values))
         if len(data) > MAX_MESSAGE or not (
-            NUMBERS.issuperset(kinds) or _are_short(values, kinds) or fits(tuple(values))
+            NUMBERS.issuperset(kinds) or (kinds == {bytes} and len(data) <= MAX_INLINE) or fits(values)
         ):
             raise ValueError("longer than a message may be")
         return data
@@ -274,7 +271,3 @@ def _some(
     return _some(slot, seq, first, statuses[:half], values[:half], misfits) + _some(
         slot, seq, first + half, statuses[half:], values[half:], misfits
     )
-
-
-def _are_short(values: Sequence[object], kinds: set[type]) -> bool:
-    return kinds == {bytes} and max(map(len, values)) <= MAX_INLINE  # type: ignore[arg-type]  # they are bytes

@@ -242,7 +242,7 @@ async def test_nothing_is_in_front_of_anybody_before_the_first_reader_and_after_
         await until(host, lambda: len(host.guests.by_token) == 1)
         while host.trace.tree.watchers.get(host.trace):  # until the host has seen that the last one hung up
             await early.nop()
-        assert guest.dispatch is ways[0] and guest.hint == ways[1] and clean(guest)
+        assert (guest.dispatch, guest.hint) == ways and clean(guest)
         await early.nop()
 
 

@@ -507,13 +507,15 @@ async def test_a_shared_device_is_as_new_when_the_last_has_gone(tmp_path: Path) 
 def test_only_the_first_use_has_to_be_noted() -> None:
     device = Forgetful()
     site = plugged(device)
-    table = site.table(0)
-    numbers_of = site.calls
-    table[numbers_of["kept"]][0]()
-    assert not site.used
-    table[numbers_of["keep"]][0]("x")
-    assert site.used and all(table[number][0] == getattr(device, name) for name, number in numbers_of.items())
+    table, numbers_of = site.tables.of(0), site.calls
+    before = dict(table)
+    site.tables.method(numbers_of["kept"])()
+    assert not site.used and table == before
+    site.tables.method(numbers_of["keep"])("x")
+    assert site.used and all(site.tables.method(number) == getattr(device, name) for name, number in numbers_of.items())
+    after = dict(table)
+    assert after != before and after.keys() == before.keys()
     site.reset()
-    assert not site.used and device.secret == ""
-    table[numbers_of["keep"]][0]("y")
-    assert site.used and site.table(None)[numbers_of["reply_early"]][0] == device.reply_early
+    assert not site.used and device.secret == "" and table == before
+    site.tables.method(numbers_of["keep"])("y")
+    assert site.used and table == after
