@@ -1,4 +1,4 @@
-"""What every test gets: both event loops, and a check that nothing was left behind."""
+"""What every test gets: one event loop or both, and a check that nothing was left behind."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import os
 import re
 import tempfile
 import threading
+import zlib
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,13 @@ hypothesis.settings.register_profile("untimed", deadline=None)  # a machine may 
 hypothesis.settings.load_profile("untimed")
 
 ALLOWED_SKIPS = ("root may read everything", "no control group bounds memory here", "no FUSE: ")
+_LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop,
+}  # fmt: skip
+_KNOW_NO_LOOP = (
+    *(f"hostd/{room}/" for room in ("calls", "filters", "guests", "isolated", "machine", "model", "tree")),
+    *(f"devices/test_{name}" for name in ("block", "folder", "hid", "net", "printer", "rng", "sysman", "watchdog")),
+)
 MACHINE = """
 [machine]
 name = "test"
@@ -40,9 +48,20 @@ create = "1M"
 """
 
 
-def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Every asynchronous test runs twice."""
-    return {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
+def pytest_addoption(parser: pytest.Parser) -> None:
+    words = "what knows no loop is tested on one of the two, always the same for each test (default), or on both"
+    parser.addoption("--loops", choices=("one", "both"), default="one", help=words)
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """What comes near to a loop is tested on both."""
+    place = item.path.relative_to(Path(__file__).parent).as_posix()
+    if config.getoption("--loops") == "both" or not place.startswith(_KNOW_NO_LOOP):
+        return _LOOPS
+    name = sorted(_LOOPS)[zlib.crc32(f"{place} {item.originalname}".encode()) % 2]
+    return {name: _LOOPS[name]}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -79,7 +98,7 @@ def _no_task_left(test: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.fixture(scope="session", autouse=True)
 def loops_are_warm() -> None:
     """The first event loop of a process opens descriptors that stay; so do modules, which are many."""
-    for new_loop in pytest_asyncio_loop_factories().values():
+    for new_loop in _LOOPS.values():
         loop = new_loop()
         loop.run_until_complete(asyncio.sleep(0))
         loop.close()

@@ -120,15 +120,18 @@ async def _many(guest: guestd.AsyncGuest) -> None:
 
 def test_a_guest_without_a_link_does_not_look_for_more(tmp_path: Path) -> None:
     async def scenario(loop: Watched) -> None:
-        clock = ManualClock()
+        clock, away = ManualClock(), tmp_path / "away"
         async with desks(tmp_path, clock) as host:
             async with guestd.attach(host.socket, clock=clock, spin=True, memory=1 << 20) as guest:
                 for n in range(3):
                     await _many(guest)
+                    host.socket.rename(away)
                     before = loop.looks
                     guest.cut()
-                    await loop.rest()  # the host has still to look at what it brings
+                    await loop.rest()  # it will try again, when its clock goes on
                     assert loop.looks - before < 50
+                    away.rename(host.socket)
+                    clock.turn(1)
                     await guest.nop()
                     assert guest.resumed == n + 1
                 await _many(guest)
