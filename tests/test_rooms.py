@@ -141,8 +141,8 @@ def test_each_circle_is_told_once_and_what_is_none_is_not(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("file", "text", "above"),
     [
-        ("calls/core.py", "from ..service.serve import serve", {"hostd.service.serve"}),
-        ("calls/core.py", "if TYPE_CHECKING:\n    from hostd.service import serve", {"hostd.service.serve"}),
+        ("calls/core/nodes.py", "from ...service.serve import serve", {"hostd.service.serve"}),
+        ("calls/core/nodes.py", "if TYPE_CHECKING:\n    from hostd.service import serve", {"hostd.service.serve"}),
         ("service/serve.py", "def late():\n    from ..commands import cli", {"hostd.commands.cli"}),
         ("model/later.py", "from ..device import Device", {"hostd.device"}),
         ("lanes/socket/link.py", "from ...guests import guests", {"hostd.guests.guests"}),
