@@ -13,10 +13,11 @@ import asyncio
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
+T = TypeVar("T")
 TURN: Final = 0.0005  # seconds of one user, and one call more: others wait meanwhile
 PART: Final = TURN / 16  # of one of its guests, at least, if there are many
 _HOST: Final = -1  # whose chores are: no user
@@ -174,6 +175,24 @@ class Chores:
 
         self.add(all_of_them())
         await done.wait()
+
+    async def gather(self, makes: Iterable[T]) -> list[T]:
+        """All of what *makes* gives, each in a step of its own.  Raises what it raises."""
+        made: list[T] = []
+        failed: list[BaseException] = []
+
+        def each() -> Iterator[None]:
+            try:
+                for one in makes:
+                    made.append(one)
+                    yield
+            except Exception as error:
+                failed.append(error)
+
+        await self.do(each())
+        for error in failed:
+            raise error
+        return made
 
     def work(self, until: float) -> bool:
         """See `Worker`."""

@@ -9,7 +9,7 @@ import itertools
 import logging
 import os
 import resource
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -247,7 +247,7 @@ class Host:
 
     def _check_free(self, node: Node) -> None:
         """Raises Busy if a guest has *node*, or what stands below it, open."""
-        users = self.users()
+        users = by_path(self.openers())
         told = [f"{below.path} is in use by {', '.join(users.get(below.path, ['a guest that has just ended']))}"
                 for below in node.walk() if below.opens]  # fmt: skip
         if told:
@@ -278,13 +278,11 @@ class Host:
         """What it does, in one line."""
         return f"serving {self.machine.name!r} at {self.socket}"
 
-    def users(self) -> dict[str, list[str]]:
-        """The guests that have a device open, by its path."""
-        users: dict[str, list[str]] = {}
-        for guest in self.guests.by_token.values():
-            for hold in guest.account.holds.values():
-                users.setdefault(hold.plugged.path, []).append(guest.name)
-        return users
+    def openers(self) -> Iterator[tuple[str, str]]:
+        """The path of each device that a guest has open, and the guest's name."""
+        for guest in list(self.guests.by_token.values()):
+            for hold in list(guest.account.holds.values()):
+                yield hold.plugged.path, guest.name
 
     def spec(self, node: Node) -> DeviceSpec | None:
         """What *node* was plugged from."""
@@ -335,3 +333,11 @@ def _affordable(limits: Limits, files: int) -> Limits:
     possible = max(1, (files - OURS) // _FDS_A_GUEST)
     unfilled = limits.unfilled or memory() * 3 // 4
     return msgspec.structs.replace(limits, guests=min(limits.guests, possible), unfilled=unfilled)
+
+
+def by_path(openers: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """The names of *openers*, see `Host`, that have each device open, by its path."""
+    found: dict[str, list[str]] = {}
+    for path, name in openers:
+        found.setdefault(path, []).append(name)
+    return found

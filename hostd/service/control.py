@@ -24,18 +24,18 @@ from hcall.errors import HcallError, NoMatch, NotAllowed
 from hcall.programs.command import Exit, explain
 from hcall.programs.mistakes import BadRequest
 from hcall.programs.plugins import is_plugin
-from hcall.text import plain
+from hcall.text import json_of
 
 from ..filters.reader import Reader
-from ..isolated.proxy import process_of
 from ..lanes.socket.peer import Peer, peer
-from ..machine.host import UNPLUG_SECONDS, Host
+from ..machine.host import UNPLUG_SECONDS
 from ..machine.reload import Running
 from ..machine.roles import Role
 from ..model.blame import Misbehaved
 from ..tree.complaints import Complaints
 from ..tree.node import Node
 from .following import LOOK_SECONDS, follow
+from .looking import described, devices, nodes, status
 from .panel import act, actions_of
 
 _LINE: Final = 64 * 1024
@@ -178,7 +178,8 @@ class Control:
         else:
             reader = None
         try:
-            return json.dumps(plain(answer), allow_nan=False).encode(), reader
+            pieces = await self._served.host.guests.chores.gather(json_of(answer))
+            return "".join(pieces).encode(), reader
         except (TypeError, ValueError, RecursionError) as error:  # what a model has made up
             return json.dumps(_error(f"the answer is no JSON: {error}", Exit.FAILED)).encode(), None
 
@@ -232,68 +233,23 @@ def _error(text: str, code: int) -> dict[str, object]:
     return {"error": text, "code": code}
 
 
-def _describe(host: Host, node: Node, users: dict[str, list[str]]) -> dict[str, object]:
-    spec = host.spec(node)
-    return {
-        "path": node.path, "name": node.name, "handle": node.handle, "model": spec.model if spec else None,
-        "shared": node.device.shared if node.device else None, "leaving": node.leaving, "failed": node.failed,
-        "guests": users.get(node.path, []), "properties": node.properties(), "process": _process(node),
-    }  # fmt: skip
-
-
-def _process(node: Node) -> dict[str, object] | None:
-    """Of a device that has one of its own; no pid: it has ended, and is started again."""
-    process = process_of(node.device)
-    return {"pid": process.pid, "starts": process.starts} if process is not None else None
-
-
 async def _ls(at: Running, request: _Nothing) -> Answer:
-    host, users = at.host, at.host.users()
-    return [_describe(host, node, users) for node in host.tree.root.walk() if node.device is not None]
+    return await devices(at.host)
 
 
 async def _tree(at: Running, request: _Nothing) -> Answer:
-    host, users = at.host, at.host.users()
-
-    def below(node: Node) -> dict[str, object]:
-        return _describe(host, node, users) | {"children": [below(child) for child in node.children.values()]}
-
-    return below(host.tree.root)
+    return await nodes(at.host)
 
 
 async def _status(at: Running, request: _Nothing) -> Answer:
-    host = at.host
-    guests = [
-        {
-            "name": guest.name, "uid": guest.uid, "rules": list(guest.rights.rules),
-            "linked": guest.lane.link is not None,
-            "open": sorted(hold.plugged.path for hold in guest.account.holds.values()),
-            "memory": sum(region.end - region.start for region in guest.account.memory.regions),
-            "calls": guest.lane.session.calls, "bytes": guest.lane.bytes, "has": dict(guest.purse.used),
-        }
-        for guest in host.guests.by_token.values()
-    ]  # fmt: skip
-    users = [
-        {"uid": share.uid, "has": +share.used, "seconds": round(host.guests.turns.of(share.uid).used, 3)}
-        for share in host.guests.shares.users
-    ]
-    return {
-        "machine": host.machine.name, "file": str(host.machine.file) if host.machine.file else None,
-        "pid": os.getpid(), "epoch": host.epoch, "uptime": round(host.clock.time() - host.started, 3),
-        "socket": str(host.socket), "spin": host.machine.spin,
-        "devices": sum(node.device is not None for node in host.tree.nodes.values()),
-        "limits": msgspec.to_builtins(host.guests.limits), "guests": guests, "users": users,
-        "bounds": {what: bound._asdict() for what, bound in host.guests.shares.bounds.items()},
-        "long_calls": host.tree.overran(),
-        "processes": [{"device": node.path, **found} for node in host.tree.nodes.values() if (found := _process(node))],
-    }  # fmt: skip
+    return await status(at.host)
 
 
 async def _plug(at: Running, request: _Plug) -> Answer:
     folder = Path(request.folder) if request.folder is not None else None
     spec = at.host.read(request.path.strip("/"), request.config, request.words, folder)
     node = await at.host.bring(spec, "plug")
-    return _describe(at.host, node, {})
+    return described(at.host, node, {})
 
 
 async def _unplug(at: Running, request: _Unplug) -> Answer:

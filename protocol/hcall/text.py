@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 MAX_TEXT: Final = 256  # bytes of one string of the wire
@@ -66,17 +67,29 @@ def shown(value: Any) -> str:
     return harmless(str(value), "")  # which may have come from the peer
 
 
-def plain(value: Any) -> Any:
-    """*value* as JSON has it: bytes in hex, a list for a tuple, null for a number that is none (NaN, an infinity)."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
+def json_of(value: Any) -> Iterator[str]:
+    """*value* as JSON, in pieces that take no time: bytes in hex, null for a number that is none (NaN, an infinity).
+
+    Raises TypeError for what JSON has not, RecursionError for what is too deep.
+    """
     if isinstance(value, dict):
-        return {key: plain(each) for key, each in value.items()}
-    return value
+        before = "{"
+        for key, each in list(value.items()):  # it may be a model's own, which goes on
+            yield f"{before}{json.dumps({key: 0})[1:-4]}: "
+            yield from json_of(each)
+            before = ", "
+        yield "}" if before == ", " else "{}"
+    elif isinstance(value, list | tuple):
+        before = "["
+        for each in list(value):
+            yield before
+            yield from json_of(each)
+            before = ", "
+        yield "]" if before == ", " else "[]"
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield "null"
+    else:
+        yield json.dumps(value.hex() if isinstance(value, bytes) else value)
 
 
 def harmless(text: str, keep: str = "\n\t") -> str:

@@ -15,7 +15,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from ..errors import Busy, HcallError, LinkLost, NoHost, NoMatch, StaleHandle
-from ..text import nearest, plain, reason, sentence, shown
+from ..text import json_of, nearest, reason, sentence, shown
 from .mistakes import BadConfiguration, BadRequest, InUse
 
 if TYPE_CHECKING:
@@ -193,8 +193,8 @@ def console() -> Console:
 
 
 def print_json(value: object) -> None:
-    """One JSON document; see `plain`."""
-    text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    """One JSON document; see `json_of`."""
+    text = json.dumps(json.loads("".join(json_of(value))), indent=2, ensure_ascii=False)
     print(text.encode(errors="backslashreplace").decode())  # half a surrogate pair, of a file's name: \\udcff
 
 

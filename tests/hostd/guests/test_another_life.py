@@ -19,6 +19,7 @@ from guestd.drivers.rng import RngDriver
 from hcall import numbers
 from hcall.errors import Busy, IoError, StaleHandle
 from hcall.saved import Saved
+from hostd.machine.host import by_path
 
 MODEL = """
 from hostd.device import Device, Feature, Irq, Later, Room, State, call
@@ -136,7 +137,7 @@ async def test_a_guest_goes_on_with_what_it_has_open(lives: Lives) -> None:
         await lives.go_on()
         assert await counter.add(3) == 5  # type: ignore[attr-defined]  # its features are accepted still
         assert guest.resumed == 1 and not lives.counter.was_ready
-        assert lives.host.users() == {"/counter": [guest.name]}
+        assert by_path(lives.host.openers()) == {"/counter": [guest.name]}
         await guest.unbind("counter")
         assert not lives.host.tree.find("/counter").opens and lives.counter.total == 0
 

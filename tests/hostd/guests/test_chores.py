@@ -69,6 +69,26 @@ async def test_chores_are_done_in_turns_one_after_the_other() -> None:
     assert log == [f"{name} {n}" for name in "ab" for n in range(6)]
 
 
+async def test_much_is_gathered_in_turns_and_what_fails_on_the_way_is_raised() -> None:
+    bench = Bench()
+    chores = Chores(bench.turns)
+
+    def each(most: int) -> Iterator[int]:
+        for n in range(most):
+            bench.now += TURN
+            yield n
+        raise ValueError("so far")
+
+    gathering = asyncio.ensure_future(chores.gather(itertools.islice(each(10), 9)))
+    await rounds(2)
+    bench.turns.of(ONE).enter(bench.job("guest", 4, TURN))
+    await rounds(4)
+    assert bench.log and not gathering.done()
+    assert await gathering == list(range(9))
+    with pytest.raises(ValueError, match="so far"):
+        await chores.gather(each(3))
+
+
 async def test_a_chore_that_fails_is_told_and_the_next_is_done() -> None:
     bench, told, done = Bench(), [], list[int]()
     asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))

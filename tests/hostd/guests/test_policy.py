@@ -20,6 +20,7 @@ from hcall.errors import NotAllowed, Status
 from hostd.guests.policy import Pattern, Policy, Rule, Who
 from hostd.lanes.socket.peer import Peer, peer
 from hostd.machine.file import Machine
+from hostd.machine.host import by_path
 from hostd.machine.reload import Running
 from hostd.service.serve import running
 
@@ -297,7 +298,7 @@ async def test_another_life_of_the_host_obeys_its_own_policy(tmp_path: Path) -> 
     async with hostd.serve(tmp_path / "machine.toml", tmp_path / "run", saved=saved, fds=fds) as host:
         (tmp_path / "run").chmod(0o711)
         assert {guest.name for guest in host.guests.by_token.values()} == {"raw", "vm-1"}
-        assert not host.users().get("/hidden") and not host.users().get("/rng")
+        assert not by_path(host.openers()).get("/hidden") and not by_path(host.openers()).get("/rng")
         with connected(host, connect(host.socket, ALICE)) as again:
             again.seq = alice.seq
             assert (await again.greet(hello(name="raw", token=tokens[0])))[-1] is True
