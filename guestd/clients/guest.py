@@ -25,7 +25,7 @@ from ..bus.known import known_drivers, match
 from ..bus.places import Places
 from ..driver import Driver, Sleeper
 from ..memory import Ram, Region
-from ..probers import Found, absolute, tree
+from ..probers import Found, absolute, named
 from .hotplug import Hotplug
 from .options import Options
 from .reaching import PATIENCE_SECONDS
@@ -48,6 +48,7 @@ class Guest(Generic[W]):
         for each in self.known:
             if not isinstance(each, type):
                 raise TypeError(f"{each!r} is no class of a driver; guestd.bus.own_drivers([...]) loads those of files")
+        self.prober = named(options.get("prober", "tree"))
         self.path = rendezvous.find(str(path) if path else None, rendezvous.GUEST_SOCKET)
         self.name = options.get("name") or f"guest-{os.getpid()}"
         if len(self.name.encode()) > MAX_TEXT:
@@ -152,9 +153,10 @@ class Guest(Generic[W]):
             name = await self.core(node, numbers.NEXTPROP, name)
         return values
 
-    async def walk(self) -> list[Found]:
-        """All nodes of the machine, parents first."""
-        return [found async for found in tree.probe(self.core)]
+    async def walk(self, prober: str | None = None) -> list[Found]:
+        """All that *prober* finds, or the guest's own; the tree's are all nodes, parents first.  Raises BadRequest."""
+        probe = self.prober if prober is None else named(prober)
+        return [found async for found in probe(self.core)]
 
     async def grow(self, size: int) -> None:
         """Lend the host *size* more bytes of memory, for larger buffers.  Errors: NotAllowed if it takes no more."""

@@ -48,10 +48,10 @@ DEFAULT_REACH = Reach()
 
 
 @contextmanager
-def _guest(reach: Reach) -> Iterator[BlockingGuest]:
+def _guest(reach: Reach, prober: str = "tree") -> Iterator[BlockingGuest]:
     from ..clients.blocking import attach_blocking
 
-    with attach_blocking(reach.socket, drivers=reach.drivers()) as guest:
+    with attach_blocking(reach.socket, drivers=reach.drivers(), prober=prober) as guest:
         yield guest
 
 
@@ -66,9 +66,12 @@ Device = Annotated[str, Parameter(help="name or path of the device, such as disk
 At = Annotated[int, Parameter(metavar="BYTE", help="the first byte; a stream has none")]
 
 
+Prober = Annotated[str, Parameter(metavar="NAME", help="how devices are found")]
+
+
 @app.command
-def probe(*, reach: Reach = DEFAULT_REACH, as_json: Json = False) -> None:
-    """Find all devices, as open firmware does it: first, next, child.
+def probe(*, prober: Prober = "tree", reach: Reach = DEFAULT_REACH, as_json: Json = False) -> None:
+    """Find all devices; if nobody says how, as open firmware does it: first, next, child.
 
     The driver column says which driver would take the device.
     """
@@ -80,7 +83,7 @@ def probe(*, reach: Reach = DEFAULT_REACH, as_json: Json = False) -> None:
         driver = match(found, drivers)
         return driver.__name__ if driver else None
 
-    with _guest(reach) as guest:
+    with _guest(reach, prober) as guest:
         nodes = guest.run(guest.walk())
         if as_json:
             about = {found.node: guest.run(guest.properties(found.node)) for found in nodes}
@@ -99,6 +102,7 @@ def probe(*, reach: Reach = DEFAULT_REACH, as_json: Json = False) -> None:
 def attach(
     *,
     name: Annotated[str | None, Parameter(help="what the host calls this guest")] = None,
+    prober: Prober = "tree",
     reach: Reach = DEFAULT_REACH,
 ) -> None:
     """Be a guest that binds every device it can get, until Ctrl-C.
@@ -107,7 +111,7 @@ def attach(
     """
     from .terminal import attach_and_follow
 
-    attach_and_follow(reach.socket, name, reach.drivers())
+    attach_and_follow(reach.socket, name, reach.drivers(), prober)
 
 
 @app.command

@@ -32,7 +32,7 @@ _LINGER_SECONDS = 1.0  # for what still comes after the end of piped input
 _HAPPENED = {numbers.ADDED: "plugged", numbers.LEAVING: "given back, to be unplugged", numbers.REMOVED: "unplugged"}
 
 
-def attach_and_follow(socket: str | None, name: str | None, drivers: list[type[Driver]]) -> None:
+def attach_and_follow(socket: str | None, name: str | None, drivers: list[type[Driver]], prober: str = "tree") -> None:
     """Bind what there is, follow what comes and goes, and say so, until SIGINT or SIGTERM."""
 
     async def main() -> None:
@@ -41,7 +41,7 @@ def attach_and_follow(socket: str | None, name: str | None, drivers: list[type[D
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
         with contextlib.suppress(asyncio.CancelledError):  # by the signal, perhaps a second one: that is how it ends
-            async with attach(socket, name=name, drivers=drivers) as guest:
+            async with attach(socket, name=name, drivers=drivers, prober=prober) as guest:
                 await _follow(guest)
 
     uvloop.run(main())

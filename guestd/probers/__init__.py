@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final
+
+from hcall.programs.mistakes import BadRequest
+from hcall.text import suggest
+
+from . import tree
+from .found import Core, Found, Probe, absolute
+
+__all__ = ["PROBERS", "Core", "Found", "Probe", "absolute", "named"]
+
+#: By name, as `attach(prober=...)` and `guestd probe --prober` take it.
+PROBERS: Final[dict[str, Probe]] = {
+    "tree": tree.probe,
+}  # fmt: skip
 
 
-class Found(NamedTuple):
-    """A device, or a node without one, as a prober found it."""
-
-    node: int  # its handle
-    path: str
-    name: str
-    compatible: tuple[str, ...]  # most specific first; none: there is no device
-    ids: tuple[int, int]  # 16-bit vendor and device, (0, 0) = none
-
-
-def absolute(path: str) -> str:
-    """*path* from the root on, a `/` in front or not."""
-    if not isinstance(path, str):
-        raise TypeError(f"the path of a device is text, not {path!r}")
-    return "/" + path.strip("/")
+def named(name: str) -> Probe:
+    """The prober *name*.  Raises BadRequest."""
+    if name not in PROBERS:
+        raise BadRequest(f"no prober {name!r}{suggest(name, PROBERS) or ': there is ' + ', '.join(PROBERS)}")
+    return PROBERS[name]

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable
-from typing import Any, Protocol
+from collections.abc import AsyncIterator
 
 from hcall import numbers
 from hcall.errors import IoError, StaleHandle
 
-from . import Found
-
-
-class Core(Protocol):
-    """How a core call is made."""
-
-    def __call__(self, handle: int, number: int, *args: object) -> Awaitable[Any]: ...
+from .found import Core, Found
 
 
 async def probe(core: Core) -> AsyncIterator[Found]:

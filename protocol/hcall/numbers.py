@@ -39,12 +39,13 @@ REMOVE_MEMORY = 35  # address           none    None
 DETACH = 36  #                          none    None; all is closed, and loss of the link ends the session
 ADD_PART = 37  # address, size, offset, fd id  none  None; ADD_MEMORY of a part of a memfd
 
-#: Their names, by number.
-CORE: Final = dict(enumerate((
+#: Their names, by number; some numbers are free.
+CORE: Final[dict[int, str]] = dict(enumerate((
     "NOP", "FIRST", "CHILD", "NEXT", "PARENT", "FIND", "INFO", "GETPROP", "NEXTPROP", "CHANGES", "OPEN", "CLOSE",
     "GET_STATUS", "SET_STATUS", "GET_FEATURES", "SET_FEATURES", "SET_MASK", "POLL", "ADD_MEMORY", "REMOVE_MEMORY",
     "DETACH", "ADD_PART",
-), NOP))  # fmt: skip
+), NOP)) | {
+}  # fmt: skip
 
 POLL_LIMIT: Final = 32  # open handles in one answer of POLL
 CHANGES_LIMIT: Final = 32  # changes in one answer of CHANGES

@@ -107,7 +107,7 @@ async def test_every_wrong_call_has_its_status_and_no_effect(host: hostd.Host) -
         good = (1, True, "c", b"d", 0.5)
         bad: list[tuple[int, int, tuple[Any, ...], tuple[Any, ...], Status]] = [
             (0, 0, (), (), Status.NO_SUCH_CALL),
-            (38, 0, (), (), Status.NO_SUCH_CALL),
+            (4095, 0, (), (), Status.NO_SUCH_CALL),
             (-1, 0, (), (), Status.BAD_HANDLE),
             (2**63, handle, (), (), Status.NO_SUCH_CALL),
             (0x1044 << 16 | 1, handle, (0,), (4,), Status.NO_SUCH_CALL),  # another class

@@ -35,7 +35,7 @@ async def test_of_all_that_is_wrong_with_a_call_of_the_core_the_first_in_the_lis
         theirs, _ = await opened(other, "/slow")
         never, areas = 1 << 62, (4,)
         expected: list[tuple[int, int, tuple[Any, ...], tuple[Any, ...], Status]] = [
-            (38, never, (1,), areas, Status.NO_SUCH_CALL),
+            (4095, never, (1,), areas, Status.NO_SUCH_CALL),
             (numbers.SET_MASK, never, ("no mask",), areas, Status.BAD_AREA),
             (numbers.SET_MASK, never, ("no mask",), (), Status.BAD_ARGUMENT),
             (numbers.SET_MASK, never, (1, 2), (), Status.BAD_ARGUMENT),
