@@ -9,6 +9,7 @@ import gc
 import inspect
 import os
 import re
+import signal
 import tempfile
 import threading
 import zlib
@@ -22,6 +23,8 @@ import uvloop
 
 import hostd
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it for what it starts with &
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 hypothesis.settings.register_profile("untimed", deadline=None)  # a machine may be busy: no test is timed
 hypothesis.settings.load_profile("untimed")
 
