@@ -53,6 +53,7 @@ class Device:
 
     compatible: ClassVar[str | tuple[str, ...]]  # what drivers match, most specific first
     ids: ClassVar[tuple[int, int]] = (0, 0)  # 16-bit vendor and device, (0, 0) = none
+    class_code: ClassVar[int] = 0xFF0000  # its sort as PCI has it: base class, subclass, interface; FF is no known one
     shared: ClassVar[bool] = False  # many guests at once; else the first to open owns it
 
     declares: ClassVar[Declares] = Declares()

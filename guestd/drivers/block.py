@@ -7,6 +7,7 @@ class BlockDriver(Driver):
     """Reads and writes any byte range; each is done whole, or fails."""
 
     compatible = ("hostd,block",)
+    ids = ((0x1AF4, 0x1042),)
     wants = ("RO", "FLUSH", "DISCARD", "WRITE_ZEROES")
     properties = ("capacity",)
     discard = Op[[int, int], None]()  # at, length: the content no longer matters

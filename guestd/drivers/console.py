@@ -7,6 +7,7 @@ class ConsoleDriver(StreamDriver):
     """Read, write, flow control and masking are StreamDriver's."""
 
     compatible = ("hostd,console",)
+    ids = ((0x1AF4, 0x1043),)
     winsize = Op[[], tuple[int, int]]()  # columns, rows
     set_winsize = Op[[int, int], None]()
     send_break = Op[[], None]()

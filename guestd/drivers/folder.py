@@ -53,6 +53,7 @@ class FolderDriver(Driver):
     """
 
     compatible = ("hostd,folder",)
+    ids = ((0x1AF4, 0x105A),)
     wants = ("RO",)
     properties = ("mount-tag",)
     walk = Op[[int, bytes], tuple[int, int]]()  # node, path -> a new node, its kind

@@ -11,6 +11,7 @@ class HidDriver(Driver):
     """Events come as packets, each with all that changed at one moment."""
 
     compatible = ("hostd,hid",)
+    ids = ((0x1AF4, 0x1052),)
     devname = Op[[], str]()
     devids = Op[[], tuple[int, int, int, int]]()  # bus, vendor, product, version
     bits = Op[[int], bytes]()

@@ -26,6 +26,7 @@ class NetDriver(Driver):
     """
 
     compatible = ("hostd,net",)
+    ids = ((0x1AF4, 0x1041),)
     properties = ("mac-address", "max-frame-size")
     statistics = Op[[], Statistics]()
     rx_ready, link_changed = Signal(), Signal()

@@ -16,6 +16,7 @@ class PppDriver(StreamDriver):
     """IP packets both ways, between `up` and `down`."""
 
     compatible = ("hostd,ppp",)
+    ids = ((0x1AF4, 0x10F1),)
     properties = ("max-packet-size",)
     link_up, link_down = Signal(), Signal()
 

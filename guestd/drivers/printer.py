@@ -9,6 +9,7 @@ class PrinterDriver(StreamDriver):
     """`print_job` does it all; else write a job with `write_all`, then `finish` it, and learn its `outcome`."""
 
     compatible = ("hostd,printer",)
+    ids = ((0x1AF4, 0x10F2),)
     finish = Op[[], int]()  # the job's number
     outcome = Op[[], tuple[int, str]]()  # of the last job: its number, and "" or why it failed
     soft_reset = Op[[], None]()

@@ -9,6 +9,7 @@ class RngDriver(Driver):
     """Reads may be short, which `read_exactly` makes up for."""
 
     compatible = ("hostd,rng",)
+    ids = ((0x1AF4, 0x1044),)
 
     def getrandom(self, count: int) -> Awaitable[bytes]:
         """*count* fresh bytes."""

@@ -28,6 +28,7 @@ class SysmanDriver(StreamDriver):
     """It is told all events from `probe` on.  One thing at a time: `event`, `shutdown` or `reboot`."""
 
     compatible = ("hostd,sysman",)
+    ids = ((0x1AF4, 0x10F3),)
     set_led = Op[[str, str], None]()  # power, status or disk; off, on or blink
     get_time = Op[[], float]()  # seconds since 1970
 

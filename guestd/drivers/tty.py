@@ -7,6 +7,7 @@ class TtyDriver(StreamDriver):
     """Read, write, flow control and masking are StreamDriver's."""
 
     compatible = ("hostd,tty",)
+    ids = ((0x1AF4, 0x10F0),)
     properties = ("label",)
     set_baud = Op[[int], None]()  # bits a second
     send_break = Op[[], None]()

@@ -7,6 +7,7 @@ class WatchdogDriver(Driver):
     """Binding it starts the countdown: `ping` again and again, or this guest's session ends."""
 
     compatible = ("hostd,watchdog",)
+    ids = ((0x1AF4, 0x10F4),)
     keepalive = Op[[], None]()
     set_timeout = Op[[int], int]()  # seconds; what was set
     get_timeout = Op[[], int]()

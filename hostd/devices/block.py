@@ -50,6 +50,7 @@ class Block(Device):
     """Reads and writes take any byte range within the capacity; each is done whole, or fails."""
 
     compatible, ids = "hostd,block", (0x1AF4, 0x1042)
+    class_code = 0x018000  # mass storage
     path = Config(Path, help="the image, or a block device")
     read_only = Config(bool, False)
     create = Config(Size, "0", help="size, such as 64M, of an empty image if there is none")

@@ -9,6 +9,7 @@ class Console(BackedStream):
     """A terminal for the guest; buffers, triggers, masks and short counts are Stream's."""
 
     compatible, ids = "hostd,console", (0x1AF4, 0x1043)
+    class_code = 0x078000  # a communication controller
     resized = Irq()
     _size = State(tuple[int, int], (0, 0))  # that the guest knows
 

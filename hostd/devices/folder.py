@@ -53,6 +53,7 @@ class Folder(Device):
     """Files of a folder of the host.  A path is below a node; node 0 is the folder itself, and so is no path."""
 
     compatible, ids = "hostd,folder", (0x1AF4, 0x105A)
+    class_code = 0x018000  # mass storage
     path = Config(Path, help="the folder of the host")
     tag = Config(Tag, "", help="what guests know it by; else the device's name")
     read_only = Config(bool, False)

@@ -47,6 +47,7 @@ class Hid(Device):
     """A keyboard, a mouse, or both in one: evdev events to the guest, LEDs back."""
 
     compatible, ids = "hostd,hid", (0x1AF4, 0x1052)  # the device id of virtio-input
+    class_code = 0x098000  # an input device
     kind = Config(Kind, "keyboard, mouse", help='"keyboard", "mouse" or "keyboard, mouse"')
     events = Config(AnyBacking, "file:/dev/null", help="evdev records come from here, and those of LEDs go there")
     replay = Config(Path, "/dev/null", help="a file of evdev records, which each guest gets from its beginning")

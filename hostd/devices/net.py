@@ -36,6 +36,7 @@ class Net(Device):
     """A card on a switch: those of one host that name the same one reach each other."""
 
     compatible, ids = "hostd,net", (0x1AF4, 0x1041)
+    class_code = 0x020000  # an Ethernet controller
     switch = Config(str, "lan", help="the name of the switch")
     mac = Config(Mac, "", help="such as 02:00:5e:10:00:01; a local one at random if not given")
     mtu = Config(int, 1500, bounds=range(_MIN_MTU, 1 << 16))

@@ -32,7 +32,8 @@ class Address(IPv4Address):
 class Ppp(Stream):
     """A serial line with PPP at its other end, which gives the guest an address and takes its IP packets."""
 
-    compatible = "hostd,ppp"
+    compatible, ids = "hostd,ppp", (0x1AF4, 0x10F1)
+    class_code = 0x070300  # a modem
     part = 512  # 1 ms if they are frames of the worst sort
     local = Config(Address, "10.0.0.1", help="the address of the host's end")
     remote = Config(Address, "10.0.0.2", help="the address that the guest gets")

@@ -48,7 +48,8 @@ class _Broken(NamedTuple):
 class Printer(Stream):
     """A job begins with its first byte, and ends with `finish`; one that a guest leaves unfinished is dropped."""
 
-    compatible = "hostd,printer"
+    compatible, ids = "hostd,printer", (0x1AF4, 0x10F2)
+    class_code = 0x070100  # a parallel port
     spool = Config(Spool, help="where jobs go: spool:FOLDER, or socket://HOST:PORT for a raw print queue")
     device_id = Config(DeviceId, "MFG:hostd;MDL:printer;CMD:RAW;CLS:PRINTER;", help="IEEE 1284 device id")
     max_job = Config(int, 64 << 20, help="bytes; a longer job fails", bounds=range(1, 1 << 40))

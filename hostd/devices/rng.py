@@ -14,6 +14,7 @@ class Rng(Device):
     """The host kernel's CSPRNG.  A read may be short; it never gives nothing."""
 
     compatible, ids, shared = "hostd,rng", (0x1AF4, 0x1044), True
+    class_code = 0x100000  # encryption
     seed = Config(str, "", help="for replay only: the same bytes again after each reset; empty: real entropy")
     seeded = Property(bool)
     _given = State(int)  # bytes of the seeded sequence

@@ -79,7 +79,8 @@ class _Order(NamedTuple):
 class Sysman(Stream):
     """Nothing is told before the guest has set attributes; what it writes that is no message hangs up on it."""
 
-    compatible = "hostd,sysman"
+    compatible, ids = "hostd,sysman", (0x1AF4, 0x10F3)
+    class_code = 0x088000  # a system peripheral
     part = 4096  # 256 messages
     time = Config(WallTime, "host", help='of the clock on the board: "host", or seconds since 1970 at the start')
     leds = Property(str)

@@ -10,7 +10,8 @@ _MAX_BAUD = 4_000_000  # the highest that Linux has a name for, B4000000
 class Tty(BackedStream):
     """One serial port; buffers, triggers, masks and short counts are Stream's."""
 
-    compatible = "hostd,tty"
+    compatible, ids = "hostd,tty", (0x1AF4, 0x10F0)
+    class_code = 0x070000  # a serial controller
     name = Config(str, "", help="what the port is for, such as gps")
     baud = Config(int, 115200, "its speed in bits a second, until a guest sets another", range(1, _MAX_BAUD + 1))
     label = Property(str)  # the key `name`

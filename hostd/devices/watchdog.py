@@ -25,7 +25,8 @@ _LEFT: Final = 256  # countdowns that go on without the device: for one more, so
 class Watchdog(Device):
     """Opening it starts the countdown; a write, or `keepalive`, starts it anew."""
 
-    compatible = "hostd,watchdog"
+    compatible, ids = "hostd,watchdog", (0x1AF4, 0x10F4)
+    class_code = 0x088000  # a system peripheral
     timeout = Config(int, 60, help="seconds from a ping to the reset, until the guest sets it")
     min_timeout = Config(int, 1, help="seconds; the least that a guest can set")
     max_timeout = Config(int, 3600, help="seconds; the most that a guest can set")

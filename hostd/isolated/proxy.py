@@ -136,7 +136,8 @@ def process_of(device: Device | None) -> Process | None:
 
 
 def _stand_in(model: type[Device]) -> type[Isolated]:
-    about = {"compatible": model.compatible, "ids": model.ids, "shared": model.shared, "__doc__": model.__doc__}
+    about = {"compatible": model.compatible, "ids": model.ids, "class_code": model.class_code,
+             "shared": model.shared, "__doc__": model.__doc__}  # fmt: skip
     made: Any = type(model.__name__, (Isolated,), about)
     key: Config[Any] = Config(Process)
     made.declares = dataclasses.replace(model.declares, keys={_KEY: key}, states=States())

@@ -83,6 +83,9 @@ def unfit(model: Any) -> Iterator[tuple[str, str]]:
     ids: object = model.ids
     if not isinstance(ids, tuple) or len(ids) != 2 or not all(type(n) is int and 0 <= n < 1 << 16 for n in ids):
         yield "ids", "ids are two numbers of 16 bits, vendor and device"
+    code: object = model.class_code
+    if type(code) is not int or not 0 <= code < 1 << 24:
+        yield "class_code", "class_code is PCI's code for its sort, 24 bits: 0x020000 is an Ethernet controller"
     if isinstance(model, type):
         return
     offered, bits = model.offered, sum(1 << bit for bit in model.declares.features.values())

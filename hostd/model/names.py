@@ -15,7 +15,7 @@ from hcall.programs.members import attributes
 from .declared import Declared
 
 HOOKS: Final = ("check_keys", "check_isolated", "start", "ready", "reset", "stop", "tick", "save")
-LEFT: Final = ("compatible", "ids", "shared", *HOOKS, "load")  # by Device, and whatever stands on it
+LEFT: Final = ("compatible", "ids", "class_code", "shared", *HOOKS, "load")  # by Device, and whatever stands on it
 _SETTABLE: Final = ("offered",)  # its own, and a model says there what it has
 _OWN: Final = "__own_names__"
 

@@ -177,7 +177,7 @@ async def test_no_callback_comes_after_the_end(tmp_path: Path, monkeypatch: pyte
     "wrong",
     [
         ("compatible", ["test,unfit"]), ("compatible", "tést"), ("ids", (1, 1 << 16)), ("ids", "ab"), ("offered", 1),
-        ("offered", -1), ("offered", "8"),
+        ("class_code", 1 << 24), ("offered", -1), ("offered", "8"),
     ],
 )  # fmt: skip
 async def test_what_a_device_says_of_itself_when_it_starts_is_looked_at(
