@@ -23,6 +23,7 @@ _ANSWERS: Final[dict[int, Any]] = {  # as protocol/hcall.py lists them; others c
     numbers.NEXTPROP: str,
     numbers.CHANGES: tuple[int, tuple[tuple[_What, int, int], ...] | None],
     numbers.OPEN: tuple[int, dict[str, int], dict[str, _Vector], dict[str, _Bit]],
+    numbers.CLAIM: tuple[int, int, dict[str, int], dict[str, _Vector], dict[str, _Bit]],
     numbers.GET_STATUS: int,
     numbers.SET_STATUS: int,
     numbers.GET_FEATURES: int,

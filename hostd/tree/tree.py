@@ -10,6 +10,7 @@ import operator
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from hcall.errors import NoMatch
@@ -19,6 +20,7 @@ from hcall.saved import Saved, check
 from hcall.text import cut, suggest
 
 from ..device import Device
+from .faces.claim import Classes
 from .handles import Handles
 from .long_calls import LongCalls
 from .node import Node
@@ -69,6 +71,7 @@ class Tree:
         self.nodes: dict[int, Node] = {}
         self.watchers: dict[object, Watcher] = {}
         self.long_calls = LongCalls()  # of the core
+        self.classes = Classes()
         #: Does what is a step for each watcher: the host's chores, if there is a host.
         self.chore: Callable[[Iterator[None]], object] = list
         self._classes: dict[tuple[object, ...], int] = {tuple(sort): number for sort, number in saved["classes"]}
@@ -138,7 +141,11 @@ class Tree:
         for each in above:
             parent = parent.children.get(each) or self._add(each, parent, None)
         plugged.class_id = self._class_id(plugged.device)
-        return self._add(name, parent, plugged)
+        node = self._add(name, parent, plugged)
+        self.classes.add(node)
+        plugged.when_idle = partial(self._free, node)
+        self._free(node)
+        return node
 
     def leave(self, node: Node) -> None:
         """*node* is to be unplugged: nothing below it can be opened any more, and guests are told, deepest first."""
@@ -152,6 +159,7 @@ class Tree:
         below = list(node.walk())
         for gone in below:
             del self.nodes[gone.handle]
+            self.classes.remove(gone)
             gone.leaving = gone.gone = True
         del node.parent.children[node.name]
         if node.previous is not None:
@@ -205,6 +213,11 @@ class Tree:
             self._forgotten = self._log.popleft()[0] + 1
         if self.watchers:
             self.chore(self._told(what, node, node.parent))
+
+    def _free(self, node: Node) -> None:
+        """The device of *node* may be opened: those who wait for one are told."""
+        if self.classes.is_awaited(node):
+            self.chore(self.classes.tell(node))
 
     def _told(self, what: int, node: Node, parent: Node) -> Iterator[None]:
         for key in list(self.watchers):
