@@ -6,6 +6,7 @@ unplug can go on from what it last saw, and never shows a node twice.
 
 from __future__ import annotations
 
+import bisect
 import operator
 import re
 from collections import deque
@@ -69,6 +70,7 @@ class Tree:
         check(saved, _VERSION)
         self.handles = Handles(epoch, saved["used"], saved["nodes"])
         self.nodes: dict[int, Node] = {}
+        self._order: list[int] = []  # their handles, from the least on
         self.watchers: dict[object, Watcher] = {}
         self.long_calls = LongCalls()  # of the core
         self.classes = Classes()
@@ -95,6 +97,11 @@ class Tree:
         if node is None:
             raise self.handles.missing(handle)
         return node
+
+    def following(self, handle: int, count: int) -> list[Node]:
+        """The nodes whose handles are greater than *handle*, the least first, *count* at most."""
+        start = bisect.bisect_right(self._order, handle)
+        return [self.nodes[each] for each in self._order[start : start + count]]
 
     def find(self, path: str, sees: Sees | None = None) -> Node:
         """The node at *path*, among those that somebody *sees*.  Raises NoMatch."""
@@ -160,6 +167,7 @@ class Tree:
         for gone in below:
             del self.nodes[gone.handle]
             self.classes.remove(gone)
+            del self._order[bisect.bisect_left(self._order, gone.handle)]
             gone.leaving = gone.gone = True
         del node.parent.children[node.name]
         if node.previous is not None:
@@ -189,6 +197,7 @@ class Tree:
         given = self.handles.given(node.path)
         node.handle = given or self.handles.new()
         self.nodes[node.handle] = node
+        bisect.insort(self._order, node.handle)
         if parent is not None:
             parent.adopt(node)
             if not given:  # else it was there all the time

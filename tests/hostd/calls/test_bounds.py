@@ -94,7 +94,7 @@ def depth(value: object) -> int:
 @pytest.mark.spec("B-2")
 def test_no_message_of_the_core_is_deeper_than_the_page_says() -> None:
     assert {what for what, message in LARGEST.items() if depth(message) == 4} == {"CHANGES", "POLL"}
-    assert max(map(depth, LARGEST.values())) == 4
+    assert max(map(depth, LARGEST.values())) == 4  # see test_listing.py for LIST
 
 
 LONG = "n" * 60
