@@ -18,7 +18,9 @@ BOB: Final = 60_002
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may be another user")
 
 
-def connect(path: Path, uid: int, gid: int | None = None, groups: Sequence[int] = ()) -> socket.socket:
+def connect(
+    path: Path, uid: int, gid: int | None = None, groups: Sequence[int] = (), kind: int = socket.SOCK_STREAM
+) -> socket.socket:
     """A connection to the socket at *path* that a process of that user has made, as far as modes let it.
 
     The way there is root's: a test's folder is closed to others.  Raises OSError.
@@ -33,7 +35,7 @@ def connect(path: Path, uid: int, gid: int | None = None, groups: Sequence[int] 
                 os.setgroups(groups)
                 os.setgid(uid if gid is None else gid)
                 os.setuid(uid)
-                made = socket.socket(socket.AF_UNIX)
+                made = socket.socket(socket.AF_UNIX, kind)
                 made.connect(path.name)
                 outcome, fds = b"\x00", [made.fileno()]
             except OSError as error:

@@ -168,7 +168,7 @@ class Guests:
         rights = self.policy.rights(peer, printable(hello.name))
         user, purse = self.turns.of(peer.uid), Purse(self.shares.of(peer.uid))
         guest = Guest(
-            self._last + 1, hello.name, hello.token, peer, session, self.tree, self.limits, self.clock, user, purse,
+            self.next_number(), hello.name, hello.token, peer, session, self.tree, self.limits, self.clock, user, purse,
             rights, self.porter,
         )  # fmt: skip
         try:
@@ -178,13 +178,17 @@ class Guests:
         except BaseException:
             purse.close()
             raise
-        self._last += 1
         guest.identity = guest.account.memory.identity
         self._enter(guest)
         self._users.say(guest.uid, f"guest {guest.name!r} is here", logging.INFO)
         self._tell(Came.ATTACHED, guest)
         self.changed.set()
         return guest, False
+
+    def next_number(self) -> int:
+        """A number that no guest of the host has, in all its lives."""
+        self._last += 1
+        return self._last
 
     async def obey(self, policy: Policy) -> None:
         """*policy* is what holds from now on, for those who are here, too: for all of them at the end of this."""

@@ -19,6 +19,7 @@ isolate = true              # in a process of its own, see hostd.isolated
 
 [host]
 spin = true                 # look again before sleeping, see hcall.spin
+msg = true                  # a bus of virtio-msg beside the guests' socket, see hostd.lanes.msg
 """
 
 from __future__ import annotations
@@ -110,6 +111,7 @@ class Machine:
     roles: Roles = field(default_factory=Roles)
     remarks: tuple[str, ...] = ()  # what may be a slip of the pen, a line each
     spin: bool = False  # it looks again before it sleeps
+    msg: bool = False  # it has a bus of virtio-msg
 
     @classmethod
     def load(cls, file: str | Path) -> Machine:
@@ -137,7 +139,7 @@ class Machine:
         about = check.table("machine", sections.get("machine", {}), {"name": str})
         if len(about.get("name", "").encode()) > MAX_TEXT:
             check.wrong("machine.name", f"must be {MAX_TEXT} bytes at most")
-        host = check.table("host", sections.get("host", {}), {"spin": bool})
+        host = check.table("host", sections.get("host", {}), {"spin": bool, "msg": bool})
         names = dict.fromkeys(Limits.__struct_fields__, int)
         limits = {
             key: value
@@ -158,6 +160,7 @@ class Machine:
             roles,
             tuple(f"{file or 'machine'}: {line}" for line in remarks(policy, sections.get("devices", {}))),
             host.get("spin", False),
+            host.get("msg", False),
         )
 
 

@@ -28,7 +28,11 @@ from ..calls.limits import Limits
 from ..calls.shares import OURS
 from ..device import Device
 from ..filters.trace import Trace
+from ..guests.guest import Guest
 from ..guests.guests import Guests
+from ..guests.messenger import Messenger
+from ..guests.messengers import Messengers
+from ..guests.policy import Policy
 from ..isolated.process import Process
 from ..isolated.proxy import process_of
 from ..model.blame import Misbehaved, number_of
@@ -63,6 +67,7 @@ class Host:
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         limits = _affordable(machine.limits, files)
         self.guests = Guests(self.tree, limits, clock, self.epoch, machine.policy, files, machine.spin)
+        self.messengers = Messengers(self.guests)
         self.started = clock.time()
         self.trace = Trace(self.guests, self.tree, clock)
         self._specs: dict[int, DeviceSpec] = {}  # by node handle
@@ -161,9 +166,8 @@ class Host:
         """The device of *spec*, where it can be started.  Raises as `_made` and `Tree.check`."""
         self.tree.check(spec.path)
         path = f"/{spec.path}"
-        random, guests = self.identity.source(path), self.guests
-        plugged = Plugged(self._made(spec), path, self.clock, random, self._common,
-                          guests.expel, guests.by_number.__contains__, guests.attended)  # fmt: skip
+        plugged = Plugged(self._made(spec), path, self.clock, self.identity.source(path), self._common,
+                          self._expel, self._is_there, self.guests.attended)  # fmt: skip
         if (process := process_of(plugged.device)) is not None:
             self._processes.add(process)
             process.when_over.append(partial(self._processes.discard, process))
@@ -280,7 +284,8 @@ class Host:
 
     def openers(self) -> Iterator[tuple[str, str]]:
         """The path of each device that a guest has open, and the guest's name."""
-        for guest in list(self.guests.by_token.values()):
+        there: list[Guest | Messenger] = [*self.guests.by_token.values(), *self.messengers.by_number.values()]
+        for guest in there:
             for hold in list(guest.account.holds.values()):
                 yield hold.plugged.path, guest.name
 
@@ -292,12 +297,25 @@ class Host:
         """Answer every call, end every session, stop every device."""
         self._forget_legacies()
         self._ticker.cancel()
+        self.messengers.close()
         await self.guests.close()
         for node in list(self.tree.root.children.values()):
             self.guests.chores.add(self._remove(node))
         self.guests.chores.finish()
         for process in list(self._processes):
             await process.ended()
+
+    async def obey(self, policy: Policy) -> None:
+        """*policy* is what holds from now on, for all guests that are here, too."""
+        await self.guests.obey(policy)
+        await self.messengers.obey(policy)
+
+    def _is_there(self, guest: int) -> bool:
+        return guest in self.guests.by_number or guest in self.messengers.by_number
+
+    def _expel(self, guest: int, text: str) -> None:
+        self.guests.expel(guest, text)
+        self.messengers.expel(guest, text)
 
     def _notify(self) -> None:
         self.guests.changed.set()

@@ -122,7 +122,9 @@ async def _reload(host: Host) -> Outcome:
     by_hand = {path: spec for path, spec in there.items() if id(spec) not in from_file}
     wanted = {spec.path: spec for spec in devices}
     wanted |= {path: spec for path, spec in by_hand.items() if path not in wanted}
-    host.machine = dataclasses.replace(new, name=old.name, limits=old.limits, spin=old.spin, devices=devices)
+    host.machine = dataclasses.replace(
+        new, name=old.name, limits=old.limits, spin=old.spin, msg=old.msg, devices=devices
+    )
 
     stale = list(_stale(host, host.tree.root, wanted))
     gone = [below.path[1:] for node in stale for below in node.walk() if host.spec(below) is not None]
@@ -130,7 +132,7 @@ async def _reload(host: Host) -> Outcome:
         for node in stale:
             group.create_task(_take_out(host, node))
     outcome = Outcome([f"/{path}" for path in gone if path not in wanted], [], [], [], [])
-    await host.guests.obey(new.policy)  # before somebody sees what is new
+    await host.obey(new.policy)  # before somebody sees what is new
     for path in sorted(wanted, key=lambda path: path.count("/")):  # what stands above comes first
         if path in gone or path not in there:
             try:
@@ -145,7 +147,8 @@ async def _reload(host: Host) -> Outcome:
     rules = {"policy": new.policy != old.policy, "control": new.roles != old.roles}
     outcome.changed += [section for section, changed in rules.items() if changed]
     sections = {
-        "machine.name": new.name != old.name, "limits": new.limits != old.limits, "host": new.spin != old.spin,
+        "machine.name": new.name != old.name, "limits": new.limits != old.limits,
+        "host": (new.spin, new.msg) != (old.spin, old.msg),
     }  # fmt: skip
     outcome.restart += [f"{old.file}: {section}: changed; takes effect when hostd is started again"
                         for section, changed in sections.items() if changed]  # fmt: skip

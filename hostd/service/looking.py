@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import msgspec
 
 from ..guests.guest import Guest
+from ..guests.messenger import Messenger
 from ..isolated.proxy import process_of
 from ..machine.host import Host, by_path
 from ..tree.node import Node
@@ -52,6 +53,7 @@ async def status(host: Host) -> dict[str, object]:
     """Of the machine, its guests, their users, and what took long."""
     there = list(host.guests.by_token.values())
     guests = await host.guests.chores.gather(map(_guest, there))
+    guests += await host.guests.chores.gather(map(_messenger, list(host.messengers.by_number.values())))
     users = [
         {"uid": share.uid, "has": +share.used, "seconds": round(host.guests.turns.of(share.uid).used, 3)}
         for share in host.guests.shares.users
@@ -75,6 +77,15 @@ def _guest(guest: Guest) -> dict[str, object]:
         "open": sorted(hold.plugged.path for hold in guest.account.holds.values()),
         "memory": sum(region.end - region.start for region in guest.account.memory.regions),
         "calls": guest.lane.session.calls, "bytes": guest.lane.bytes, "has": dict(guest.purse.used),
+    }  # fmt: skip
+
+
+def _messenger(guest: Messenger) -> dict[str, object]:
+    link = guest.link
+    return {
+        "name": guest.name, "uid": guest.uid, "rules": list(guest.rights.rules), "linked": link is not None,
+        "open": sorted(hold.plugged.path for hold in guest.account.holds.values()), "memory": 0,
+        "calls": link.messages if link is not None else 0, "bytes": 0, "has": dict(guest.purse.used),
     }  # fmt: skip
 
 

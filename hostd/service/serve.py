@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from hcall.clock import Clock, LoopClock
-from hcall.rendezvous import CONTROL_SOCKET, GUEST_SOCKET
+from hcall.rendezvous import CONTROL_SOCKET, GUEST_SOCKET, MSG_SOCKET
 from hcall.saved import Saved
 
 from ..machine.file import Machine
@@ -67,7 +67,7 @@ async def running(
         machine = Machine.load(machine)
     async with contextlib.AsyncExitStack() as stack:
         directory = _from_anywhere(runtime_dir or stack.enter_context(tempfile.TemporaryDirectory(prefix="hostd-")))
-        bound = stack.enter_context(listeners(directory, given))
+        bound = stack.enter_context(listeners(directory, given, machine.msg))
         if runtime_dir is None and (machine.policy.lets_others_in or machine.roles.lets_others_in):
             directory.chmod(0o711)
         made = {name: directory / name for name in bound if name not in (given or {})}
@@ -90,6 +90,8 @@ async def running(
         stack.push_async_callback(control.close)
         await control.listen(bound[CONTROL_SOCKET].dup())
         host.guests.listen(bound[GUEST_SOCKET].dup())
+        if MSG_SOCKET in bound:
+            host.messengers.listen(bound[MSG_SOCKET].dup())
         _let_in(made, host.machine)
         yield served
 
@@ -98,7 +100,8 @@ def _let_in(sockets: Mapping[str, Path], machine: Machine) -> None:
     """Whoever the rules of *machine* are for can come to its *sockets*, but for what is told in the log."""
     for line in machine.remarks:
         log.warning("%s", line)
-    others = {GUEST_SOCKET: machine.policy.lets_others_in, CONTROL_SOCKET: machine.roles.lets_others_in}
+    guests, control = machine.policy.lets_others_in, machine.roles.lets_others_in
+    others = {GUEST_SOCKET: guests, CONTROL_SOCKET: control, MSG_SOCKET: guests}
     if (trouble := let_in(sockets, others)) is not None:
         log.warning("%s", trouble)
 

@@ -19,11 +19,15 @@ from typing import Final
 
 from hcall.kernel.claims import remove_stale
 from hcall.programs.mistakes import BadConfiguration, InUse
-from hcall.rendezvous import CONTROL_SOCKET, GUEST_SOCKET, check_private
+from hcall.rendezvous import CONTROL_SOCKET, GUEST_SOCKET, MSG_SOCKET, check_private
 
 _LOCK: Final = "hostd.lock"
-_MODES: Final = {GUEST_SOCKET: 0o660, CONTROL_SOCKET: 0o600}
-_BY_FD_NAME: Final = {"guest": GUEST_SOCKET, "control": CONTROL_SOCKET}
+_MODES: Final = {GUEST_SOCKET: 0o660, CONTROL_SOCKET: 0o600, MSG_SOCKET: 0o660}
+_BY_FD_NAME: Final = {"guest": GUEST_SOCKET, "control": CONTROL_SOCKET, "msg": MSG_SOCKET}
+_TYPES: Final = {
+    GUEST_SOCKET: socket.SOCK_STREAM, CONTROL_SOCKET: socket.SOCK_STREAM, MSG_SOCKET: socket.SOCK_SEQPACKET,
+}  # fmt: skip
+_WORDS: Final = {socket.SOCK_STREAM: "stream", socket.SOCK_SEQPACKET: "seqpacket"}
 _FIRST_FD: Final = 3  # SD_LISTEN_FDS_START
 
 
@@ -41,8 +45,8 @@ class WrongSocket(BadConfiguration):
 def handed_over(environ: MutableMapping[str, str]) -> dict[str, socket.socket]:
     """Listening sockets that this process was started with, by name as in `listeners`; the caller's to close.
 
-    They are known by their descriptor's name, `guest` or `control`, else by their file's.  The variables are taken out
-    of *environ*, and no child inherits the sockets.  Raises WrongSocket.
+    They are known by their descriptor's name, `guest`, `control` or `msg`, else by their file's.  The variables are
+    taken out of *environ*, and no child inherits the sockets.  Raises WrongSocket.
     """
     pid, count, fd_names = (environ.pop(f"LISTEN_{name}", "") for name in ("PID", "FDS", "FDNAMES"))
     if pid != str(os.getpid()):  # for somebody else: a process that started this one, say
@@ -58,6 +62,8 @@ def handed_over(environ: MutableMapping[str, str]) -> dict[str, socket.socket]:
             name = _BY_FD_NAME.get(fd_name, Path(path).name)
             if name not in _MODES:
                 raise WrongSocket(f"descriptor {fd} ({fd_name or 'no name'}, {path}) is neither guest nor control")
+            if sock.type != _TYPES[name]:
+                raise WrongSocket(f"descriptor {fd} is no listening Unix {_WORDS[_TYPES[name]]} socket with a path")
             if name in found:
                 raise WrongSocket(f"descriptor {fd} ({fd_name or 'no name'}, {path}): {name} was handed over twice")
             found[name] = sock
@@ -72,17 +78,20 @@ def _adopt(fd: int) -> socket.socket:
     except OSError as error:
         raise WrongSocket(f"descriptor {fd} is no socket: {error.strerror}") from None
     listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-    stream = (sock.family, sock.type, listens) == (socket.AF_UNIX, socket.SOCK_STREAM, 1)
-    if not stream or not isinstance(sock.getsockname(), str):  # without a path there are no permissions
+    fits = sock.family == socket.AF_UNIX and sock.type in _WORDS and listens == 1
+    if not fits or not isinstance(sock.getsockname(), str):  # without a path there are no permissions
         sock.close()
         raise WrongSocket(f"descriptor {fd} is no listening Unix stream socket with a path")
     return sock
 
 
 @contextlib.contextmanager
-def listeners(directory: Path, given: Mapping[str, socket.socket] | None = None) -> Iterator[dict[str, socket.socket]]:
+def listeners(
+    directory: Path, given: Mapping[str, socket.socket] | None = None, msg: bool = False
+) -> Iterator[dict[str, socket.socket]]:
     """Listening sockets by name: those *given*, the others in *directory*, which is made if it is missing.
 
+    With *msg* there is one for the bus of virtio-msg.
     Raises AlreadyServed, or OSError.  A socket file that a killed host left is removed: holding the lock, and getting
     no answer from it, there is nobody behind it.
     """
@@ -96,9 +105,9 @@ def listeners(directory: Path, given: Mapping[str, socket.socket] | None = None)
         except BlockingIOError:
             raise AlreadyServed(f"another hostd serves {directory}: give this one its own --runtime-dir") from None
         bound = dict(given or {})
-        for name, mode in _MODES.items():
-            if name not in bound:
-                bound[name] = stack.enter_context(_bound(directory / name, mode))
+        for name in _MODES:
+            if name not in bound and (msg or name != MSG_SOCKET):
+                bound[name] = stack.enter_context(_bound(directory / name, name))
         yield bound
 
 
@@ -109,6 +118,7 @@ def let_in(sockets: Mapping[str, Path], others: Mapping[str, bool]) -> str | Non
     """
     for name, path in sockets.items():
         path.chmod(0o666 if others[name] else _MODES[name])
+    for name, path in sockets.items():
         for each in path.parents if others[name] else ():
             if not each.stat().st_mode & 0o011:
                 return f"nobody else comes to {path}, for whom the machine file has rules: chmod a+x {each}"
@@ -131,16 +141,16 @@ def _lock(path: Path) -> int:
 
 
 @contextlib.contextmanager
-def _bound(path: Path, mode: int) -> Iterator[socket.socket]:
-    """A listening socket at *path*, which is gone at the end, wherever the program has gone meanwhile."""
+def _bound(path: Path, name: str) -> Iterator[socket.socket]:
+    """The listening socket *name* at *path*, which is gone at the end, wherever the program has gone meanwhile."""
     there = path.absolute()
     remove_stale(path)
     if path.is_socket():
         raise AlreadyServed(f"somebody listens at {path}")
-    with socket.socket(socket.AF_UNIX) as listener:
+    with socket.socket(socket.AF_UNIX, _TYPES[name]) as listener:
         try:
             listener.bind(str(path))
-            path.chmod(mode)  # in time: nobody gets in before it listens
+            path.chmod(_MODES[name])  # in time: nobody gets in before it listens
         except OSError as error:
             raise OSError(error.errno, f"{path}: {error.strerror or error}") from None
         try:

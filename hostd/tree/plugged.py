@@ -89,9 +89,11 @@ class Plugged:
         self.used = False  # since the last reset: see Site, and `Tables`
         self.complaints, self.long_calls = Complaints(path, clock), LongCalls()
         self.gone = self.stopped = False
+        self.generation = 0  # how often a property got another value
+        #: Called when it shows something else, or has failed; like hints, in the middle of a model's call.
+        self.watchers: dict[object, Callable[[], object]] = {}
         self._acting: set[Later[Any]] = set()  # actions that are answered later
         self.when_free: list[Callable[[], None]] = []  # called once, when the last hold is given back
-        self.when_idle: Callable[[], None] = _nothing  # called each time that it was
         self.tables = Tables(self)
         device.stand(self)
 
@@ -117,13 +119,20 @@ class Plugged:
         self.complaints.say(text)
 
     def shown(self) -> None:
-        """A property has another value: whoever asks is told."""
+        """A property has another value: whoever asks is told, and whoever watches."""
+        self.generation += 1
+        self._tell()
+
+    def _tell(self) -> None:
+        for watcher in list(self.watchers.values()) if self.watchers else ():
+            watcher()
 
     def fail(self) -> None:
         """The device is of no use until a reset of it succeeds."""
         self.failed = True
         for hold in list(self.holds):
             hold.break_down()
+        self._tell()
 
     # Its hooks.
 
@@ -206,7 +215,7 @@ class Plugged:
 
     def retiring(self) -> Iterator[None]:
         """As `retire`: all handles are stale at once, and what comes after that is a step for each."""
-        self.gone, self.when_idle = True, _nothing
+        self.gone = True
         self.live.clear()
         self.tables.clear()
         return self._retire()
@@ -293,8 +302,6 @@ class Plugged:
         """Tell those who wait for it, if nobody has it open any more."""
         while self.when_free and not self.holds:
             self.when_free.pop()()
-        if not self.holds:
-            self.when_idle()
         self._stop_if_idle()
 
     def waiting(self, before: float) -> Iterator[list[Waiting]]:
@@ -330,10 +337,6 @@ class Plugged:
     def waits(self) -> frozenset[int]:
         """The numbers of its calls that wait for the world outside: no time is set for their answers."""
         return frozenset(self.number(handler) for handler in self.device.declares.handlers if handler.waits)
-
-
-def _nothing() -> None:
-    """Nobody wants to know."""
 
 
 class _ModelClock:

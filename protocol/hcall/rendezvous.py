@@ -10,6 +10,7 @@ from typing import Final
 
 GUEST_SOCKET: Final = "guest.sock"
 CONTROL_SOCKET: Final = "control.sock"
+MSG_SOCKET: Final = "msg.sock"  # of the bus of virtio-msg, if there is one
 VARIABLE: Final = "HOSTD_SOCKET"
 
 
@@ -37,7 +38,7 @@ def find(named: str | None, socket: str, environ: Mapping[str, str] = os.environ
         check_private(directory)
         return directory / socket
     path = Path(given)
-    if path.name in (GUEST_SOCKET, CONTROL_SOCKET):
+    if path.name in (GUEST_SOCKET, CONTROL_SOCKET, MSG_SOCKET):
         return path.with_name(socket)
     is_socket = path.is_socket() or (path.suffix == ".sock" and not path.is_dir())
     return path if is_socket else path / socket

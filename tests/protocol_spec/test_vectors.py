@@ -18,7 +18,7 @@ from raw import PATIENCE, RawGuest, attached, memfd, settled
 import hostd
 from hcall.clock import ManualClock
 from hcall.errors import Status
-from hcall.formats import folder, frames, hdlc, sysmgmt
+from hcall.formats import folder, frames, hdlc, sysmgmt, virtio_msg
 from hcall.formats import input as evdev
 from hcall.messages import HELLO, MAGIC, Hello
 from hcall.session.guest import GuestSession
@@ -37,7 +37,7 @@ def vectors(*files: str) -> Any:
 
 def test_every_file_is_run() -> None:
     files = {path.stem for path in FOLDER.glob("*.json")}
-    assert files == {*EXCHANGES, "decoding", "guest", "payloads"}
+    assert files == {*EXCHANGES, "decoding", "guest", "payloads", "virtio_msg"}
     table = [line for line in (FOLDER / "README.md").read_text().splitlines() if line.startswith("| [")]
     assert {line[3 : line.index(".json")] for line in table} == files
 
@@ -128,6 +128,19 @@ def test_a_payload_means_what_it_says(vector: dict[str, Any]) -> None:
             read(given)
     else:
         assert read(given) == list(value(vector["is"]))
+
+
+@vectors("virtio_msg")
+def test_a_datagram_is_the_message_that_it_is(vector: dict[str, Any]) -> None:
+    given = data(vector["bytes"])
+    if vector["is"] == "wrong":
+        with pytest.raises(ValueError):
+            virtio_msg.decode(given)
+    else:
+        device, token, body = virtio_msg.decode(given)
+        assert (device, token, type(body).__name__, tuple(body)) == value(vector["is"])
+        if not vector["name"].startswith(("reserved", "padding")):
+            assert virtio_msg.encode(body, device, token) == given
 
 
 # Exchanges.

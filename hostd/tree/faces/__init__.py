@@ -1,5 +1,5 @@
-"""Faces: the tree as one sort of prober finds it.
+"""The tree as each sort of prober finds it: a view that keeps nothing but the addresses that it gave.
 
-Each is a view of the tree that knows no guest, and keeps nothing but the addresses that it gave; the calls of the core
-that show it (`calls.core`, a file of the same name) leave out what a guest does not see.
+An address stands for a node as long as that is there, and for no other while a guest could mistake the two.  A face
+knows no guest: what one does not see, whoever asks the face hides.
 """
