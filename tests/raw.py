@@ -329,5 +329,9 @@ class Nobody:
     def free(self, region: Region, then: Callable[[], None]) -> None:
         """There is none."""
 
+    def go_on(self, steps: Iterator[None]) -> None:
+        """It has no turns."""
+        list(steps)
+
     def detach(self, then: Callable[[], None]) -> None:
         """It does not matter."""

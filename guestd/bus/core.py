@@ -13,6 +13,10 @@ _What: TypeAlias = Annotated[int, msgspec.Meta(ge=numbers.ADDED, le=numbers.REMO
 _Vector: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=32)]
 _Bit: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=64)]  # of the features
 
+_Numbers: TypeAlias = tuple[int, ...]
+_Texts: TypeAlias = tuple[str, ...]
+_Sort: TypeAlias = tuple[_Texts, tuple[int, int]]
+
 _ANSWERS: Final[dict[int, Any]] = {  # as protocol/hcall.py lists them; others can be anything
     numbers.FIRST: int,
     numbers.CHILD: int,
@@ -23,10 +27,12 @@ _ANSWERS: Final[dict[int, Any]] = {  # as protocol/hcall.py lists them; others c
     numbers.NEXTPROP: str,
     numbers.CHANGES: tuple[int, tuple[tuple[_What, int, int], ...] | None],
     numbers.OPEN: tuple[int, dict[str, int], dict[str, _Vector], dict[str, _Bit]],
+    numbers.CLAIM: tuple[int, int, dict[str, int], dict[str, _Vector], dict[str, _Bit]],
     numbers.GET_STATUS: int,
     numbers.SET_STATUS: int,
     numbers.GET_FEATURES: int,
     numbers.SET_MASK: int,
+    numbers.LIST: tuple[int, tuple[tuple[_Numbers, _Numbers, _Texts, tuple[_Sort, ...], _Numbers], ...]],
     numbers.POLL: tuple[tuple[int, tuple[int, ...]], ...],
 }
 #: The same, each in a class, which msgspec looks into once; into a tuple it does for every answer: 8 us for OPEN's.

@@ -7,7 +7,7 @@ from typing import Final
 from hcall.programs.mistakes import BadRequest
 from hcall.text import suggest
 
-from . import tree
+from . import claim, tree
 from .found import Core, Found, Probe, absolute
 
 __all__ = ["PROBERS", "Core", "Found", "Probe", "absolute", "named"]
@@ -15,6 +15,7 @@ __all__ = ["PROBERS", "Core", "Found", "Probe", "absolute", "named"]
 #: By name, as `attach(prober=...)` and `guestd probe --prober` take it.
 PROBERS: Final[dict[str, Probe]] = {
     "tree": tree.probe,
+    "claim": claim.probe,
 }  # fmt: skip
 
 

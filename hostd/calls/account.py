@@ -54,6 +54,9 @@ class Owner(Protocol):
     def free(self, region: Region, then: Callable[[], None]) -> None:
         """Unmap *region* as soon as no call under way looks at it; *then* follows."""
 
+    def go_on(self, steps: Iterator[None]) -> None:
+        """Do *steps* in its turns: now, as far as there is time."""
+
     def detach(self, then: Callable[[], None]) -> None:
         """It has said DETACH: its devices are given back, and *then* follows."""
 
@@ -75,7 +78,7 @@ class Account:
         self.tree, self.limits, self.owner = tree, limits, owner
         self.memory = Memory(limits, owner.purse, owner.free)
         self.holds: dict[int, Hold] = {}  # by open handle
-        self.watched = _NOTHING  # by node handle: changes among its children
+        self.watched = _NOTHING  # by node handle: numbers.CHILDREN and AVAILABLE
         self._own: Sequence[tuple[int, Change]] = ()  # with serials: what came and went for this guest alone
         self._forgotten = 0  # such changes before this serial are not there
 
@@ -148,7 +151,9 @@ class Account:
             for node in went:
                 self.watched.pop(node.handle, None)
             for handle in dict.fromkeys(above.handle for _, _, above in changes if self.sees(above)):
-                self._watch(handle).fire(0)
+                self._watch(handle).fire(numbers.CHILDREN)
+        if self.tree.classes.waits(self):
+            self._available()
         return self._close_what_is_not_its()
 
     def _close_what_is_not_its(self) -> Iterator[None]:
@@ -171,10 +176,23 @@ class Account:
         if what == numbers.REMOVED:
             self.watched.pop(node.handle, None)
         if not parent.gone and self.sees(node):
-            self._watch(parent.handle).fire(0)
+            self._watch(parent.handle).fire(numbers.CHILDREN)
+
+    def enlist(self, sort: str) -> None:
+        """Tell the guest when there may be a free device of that class for it: once, by an interrupt of the root."""
+        self.tree.classes.enlist(self, sort, self._told)
+
+    def _told(self, node: Node) -> bool:
+        if not self.may_open(node):
+            return False
+        self._available()
+        return True
+
+    def _available(self) -> None:
+        self._watch(self.tree.root.handle).fire(numbers.AVAILABLE)
 
     def _watch(self, handle: int) -> Vectors:
-        """The interrupt of a node whose children change."""
+        """The interrupts of a node."""
         if self.watched is _NOTHING:
             self.watched = {}
         if handle not in self.watched:
@@ -182,6 +200,10 @@ class Account:
         return self.watched[handle]
 
     # Holds.
+
+    def may_open(self, node: Node) -> bool:
+        """Whether *node* is there for the guest, and its device to open."""
+        return self.sees(node) and (self.owner.opens is None or self.owner.opens(node.path))
 
     def open(self, node: Node, cookie: int) -> Hold:
         """Open the device of *node*.  Its interrupts carry *cookie*, or the handle if that is 0."""
@@ -194,10 +216,7 @@ class Account:
             raise Busy(f"{node.path} is being unplugged")
         if plugged.holds and not plugged.device.shared:
             raise Busy(f"{node.path} is in use: `hostd ls` shows by whom")
-        if len(self.holds) >= self.limits.handles:
-            raise Busy(f"a guest has at most {self.limits.handles} devices open")
-        if not 0 <= cookie < 1 << 64:
-            raise BadArgument("a cookie is 64 bits, unsigned")
+        self.check(cookie)
         if plugged.failed:
             plugged.reset()
         if plugged.failed:
@@ -206,6 +225,13 @@ class Account:
         hold = Hold(plugged, self.tree.handles.new(), cookie, self)
         self.holds[hold.handle] = hold
         return hold
+
+    def check(self, cookie: int) -> None:
+        """Whether something can be opened with *cookie*.  Raises Busy or BadArgument."""
+        if len(self.holds) >= self.limits.handles:
+            raise Busy(f"a guest has at most {self.limits.handles} devices open")
+        if not 0 <= cookie < 1 << 64:
+            raise BadArgument("a cookie is 64 bits, unsigned")
 
     def offered(self, handle: int) -> int:
         """The feature bits that the device of a node offers.  Raises StaleHandle, BadHandle or NotAllowed."""
@@ -240,6 +266,7 @@ class Account:
         return {
             "version": 1, "watches": self in self.tree.watchers,
             "own": [[serial, list(change)] for serial, change in self._own], "forgotten": self._forgotten,
+            "waits": self.tree.classes.waits(self),
             "holds": [hold.save() for hold in self.holds.values()],
             "watched": [[handle, vectors.save()] for handle, vectors in self.watched.items()],
         }  # fmt: skip
@@ -250,6 +277,8 @@ class Account:
         self._own, self._forgotten = [(serial, Change(*each)) for serial, each in saved["own"]], saved["forgotten"]
         if saved["watches"]:
             self.tree.watchers.setdefault(self, self._changed)
+        for sort in saved.get("waits", ()):
+            self.enlist(sort)
         for handle, vectors in saved["watched"]:
             if handle in self.tree.nodes:
                 self._watch(handle).restore(vectors)
@@ -285,6 +314,7 @@ class Account:
         *then* is called when none of them works for this guest any more.
         """
         self.tree.watchers.pop(self, None)
+        self.tree.classes.forget(self)
         self.watched.clear()
         waiting = 1  # until all have been told
 

@@ -61,7 +61,7 @@ class Pending:
         """See `Deferred`."""
         if self._room is not None:
             return self._room.nbytes if type(self._room) is InlineRoom else NUMBER
-        is_number = self._hold is None or self._expected in _NUMBERS  # the core gives nothing longer late
+        is_number = self._expected in _NUMBERS
         return NUMBER if is_number else MAX_MESSAGE
 
     def then(self, answer: Callable[[int, object], None]) -> None:

@@ -43,7 +43,7 @@ class Interrupt(_Event, tag="interrupt"):
 
     guest: str
     device: str | None
-    vector: str  # its name; CHANGES for changes below a node
+    vector: str  # its name; of a node, the call that it asks for
     count: int
 
 

@@ -27,6 +27,7 @@ from .brief import brief
 from .reader import Reader
 
 _CHANGES: Final = {numbers.ADDED: "plug", numbers.LEAVING: "leaving", numbers.REMOVED: "unplug"}
+_OF_NODES: Final = {numbers.CHILDREN: "CHANGES", numbers.AVAILABLE: "CLAIM"}  # the call that a hint asks for
 _STATUSES: Final = {int(status): status.name for status in Status}
 
 
@@ -170,7 +171,7 @@ class _Filter:
                 names = tuple(hold.plugged.device.declares.irqs)
                 return hold.plugged.path, names[vector] if vector < len(names) else str(vector)
         node = self._tree.nodes.get(tag)
-        return (node.path, "CHANGES") if node is not None else (None, str(vector))
+        return (node.path, _OF_NODES.get(vector, str(vector))) if node is not None else (None, str(vector))
 
 
 class _Late:

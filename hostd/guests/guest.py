@@ -99,7 +99,7 @@ class Guest:
         self.peer = peer
         self._have(rights)
         if rights != before:
-            self._go_on_in_steps(self.lane.batch(partial(self.account.revise, saw)))
+            self.go_on(self.lane.batch(partial(self.account.revise, saw)))
 
     def _have(self, rights: Rights) -> None:
         self.rights, self.sees, self.opens = rights, rights.sees, rights.opens
@@ -221,9 +221,10 @@ class Guest:
 
     def let_go(self, then: Callable[[], None]) -> None:
         """Give back all devices, every call answered; *then* follows when none is under way any more."""
-        self._go_on_in_steps(self.lane.batch(partial(self.account.close, then)))
+        self.go_on(self.lane.batch(partial(self.account.close, then)))
 
-    def _go_on_in_steps(self, steps: Iterator[None]) -> None:
+    def go_on(self, steps: Iterator[None]) -> None:
+        """See `Owner`."""
         self.due(Steps(steps, self._time, self.lane.batch))
 
     def end(self, status: Status, text: str, then: Callable[[], None] = lambda: None) -> None:

@@ -75,8 +75,8 @@ class Messenger:
         if rights == self.rights:
             return
         self.rights = rights
-        self._do(self.account.revise(before))
-        self._do(self._revise(before))
+        self.go_on(self.account.revise(before))
+        self.go_on(self._revise(before))
 
     def _revise(self, before: Callable[[str], bool] | None) -> Iterator[None]:
         """What it sees is not what it was *before*: the one has gone for it, and the other come."""
@@ -116,9 +116,10 @@ class Messenger:
             self.link = None
         self.answers.close()
         self.complaints.settle(last=True)
-        self._do(self.account.close(self.purse.close))
+        self.go_on(self.account.close(self.purse.close))
 
-    def _do(self, steps: Iterator[None]) -> None:
+    def go_on(self, steps: Iterator[None]) -> None:
+        """See `Owner`."""
         self._steps.append(steps)
         if len(self._steps) == 1:
             self._user.do(self)

@@ -94,6 +94,7 @@ class Plugged:
         self.watchers: dict[object, Callable[[], object]] = {}
         self._acting: set[Later[Any]] = set()  # actions that are answered later
         self.when_free: list[Callable[[], None]] = []  # called once, when the last hold is given back
+        self.when_idle: Callable[[], None] = _nothing  # called each time that it was
         self.tables = Tables(self)
         device.stand(self)
 
@@ -215,7 +216,7 @@ class Plugged:
 
     def retiring(self) -> Iterator[None]:
         """As `retire`: all handles are stale at once, and what comes after that is a step for each."""
-        self.gone = True
+        self.gone, self.when_idle = True, _nothing
         self.live.clear()
         self.tables.clear()
         return self._retire()
@@ -302,6 +303,8 @@ class Plugged:
         """Tell those who wait for it, if nobody has it open any more."""
         while self.when_free and not self.holds:
             self.when_free.pop()()
+        if not self.holds:
+            self.when_idle()
         self._stop_if_idle()
 
     def waiting(self, before: float) -> Iterator[list[Waiting]]:
@@ -337,6 +340,10 @@ class Plugged:
     def waits(self) -> frozenset[int]:
         """The numbers of its calls that wait for the world outside: no time is set for their answers."""
         return frozenset(self.number(handler) for handler in self.device.declares.handlers if handler.waits)
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""
 
 
 class _ModelClock:

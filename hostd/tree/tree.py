@@ -6,10 +6,12 @@ unplug can go on from what it last saw, and never shows a node twice.
 
 from __future__ import annotations
 
+import bisect
 import operator
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from hcall.errors import NoMatch
@@ -19,6 +21,7 @@ from hcall.saved import Saved, check
 from hcall.text import cut, suggest
 
 from ..device import Device
+from .faces.claim import Classes
 from .handles import Handles
 from .long_calls import LongCalls
 from .node import Node
@@ -67,8 +70,10 @@ class Tree:
         check(saved, _VERSION)
         self.handles = Handles(epoch, saved["used"], saved["nodes"])
         self.nodes: dict[int, Node] = {}
+        self._order: list[int] = []  # their handles, from the least on
         self.watchers: dict[object, Watcher] = {}
         self.long_calls = LongCalls()  # of the core
+        self.classes = Classes()
         #: Does what is a step for each watcher: the host's chores, if there is a host.
         self.chore: Callable[[Iterator[None]], object] = list
         self._classes: dict[tuple[object, ...], int] = {tuple(sort): number for sort, number in saved["classes"]}
@@ -92,6 +97,11 @@ class Tree:
         if node is None:
             raise self.handles.missing(handle)
         return node
+
+    def following(self, handle: int, count: int) -> list[Node]:
+        """The nodes whose handles are greater than *handle*, the least first, *count* at most."""
+        start = bisect.bisect_right(self._order, handle)
+        return [self.nodes[each] for each in self._order[start : start + count]]
 
     def find(self, path: str, sees: Sees | None = None) -> Node:
         """The node at *path*, among those that somebody *sees*.  Raises NoMatch."""
@@ -138,7 +148,11 @@ class Tree:
         for each in above:
             parent = parent.children.get(each) or self._add(each, parent, None)
         plugged.class_id = self._class_id(plugged.device)
-        return self._add(name, parent, plugged)
+        node = self._add(name, parent, plugged)
+        self.classes.add(node)
+        plugged.when_idle = partial(self._free, node)
+        self._free(node)
+        return node
 
     def leave(self, node: Node) -> None:
         """*node* is to be unplugged: nothing below it can be opened any more, and guests are told, deepest first."""
@@ -152,6 +166,8 @@ class Tree:
         below = list(node.walk())
         for gone in below:
             del self.nodes[gone.handle]
+            self.classes.remove(gone)
+            del self._order[bisect.bisect_left(self._order, gone.handle)]
             gone.leaving = gone.gone = True
         del node.parent.children[node.name]
         if node.previous is not None:
@@ -181,6 +197,7 @@ class Tree:
         given = self.handles.given(node.path)
         node.handle = given or self.handles.new()
         self.nodes[node.handle] = node
+        bisect.insort(self._order, node.handle)
         if parent is not None:
             parent.adopt(node)
             if not given:  # else it was there all the time
@@ -205,6 +222,11 @@ class Tree:
             self._forgotten = self._log.popleft()[0] + 1
         if self.watchers:
             self.chore(self._told(what, node, node.parent))
+
+    def _free(self, node: Node) -> None:
+        """The device of *node* may be opened: those who wait for one are told."""
+        if self.classes.is_awaited(node):
+            self.chore(self.classes.tell(node))
 
     def _told(self, what: int, node: Node, parent: Node) -> Iterator[None]:
         for key in list(self.watchers):

@@ -38,6 +38,8 @@ ADD_MEMORY = 34  # address, size, fd id none    None; the memfd came over the fd
 REMOVE_MEMORY = 35  # address           none    None
 DETACH = 36  #                          none    None; all is closed, and loss of the link ends the session
 ADD_PART = 37  # address, size, offset, fd id  none  None; ADD_MEMORY of a part of a memfd
+LIST = 38  #     after                  none    (next, groups of nodes): those after a handle, 0 = from the first on
+CLAIM = 48  #    class, after, cookie    none    (node, open handle, calls, vectors, features)
 
 #: Their names, by number; some numbers are free.
 CORE: Final[dict[int, str]] = dict(enumerate((
@@ -45,9 +47,12 @@ CORE: Final[dict[int, str]] = dict(enumerate((
     "GET_STATUS", "SET_STATUS", "GET_FEATURES", "SET_FEATURES", "SET_MASK", "POLL", "ADD_MEMORY", "REMOVE_MEMORY",
     "DETACH", "ADD_PART",
 ), NOP)) | {
+    LIST: "LIST",
+    CLAIM: "CLAIM",
 }  # fmt: skip
 
 POLL_LIMIT: Final = 32  # open handles in one answer of POLL
 CHANGES_LIMIT: Final = 32  # changes in one answer of CHANGES
+CHILDREN, AVAILABLE = 0, 1  # the vectors of a node: what is below it changed; of the root, CLAIM may be tried again
 MAX_VECTORS: Final = 32  # of a device: the bits of SET_MASK
 ADDED, LEAVING, REMOVED = 1, 2, 3  # what a change is: plugged; unplug was asked for; gone

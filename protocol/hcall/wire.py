@@ -18,6 +18,7 @@ MAX_INLINE: Final = 4096  # bytes within a message; more goes through guest memo
 MAX_ITEMS: Final = 64  # of one array or map
 MAX_LEVELS: Final = 64  # of arrays and maps in one another, the message being the first
 SMALL: Final = MAX_ITEMS  # a message of no more bytes than this cannot break a limit above
+_SHORT: Final = MAX_TEXT // 4  # characters of a text that cannot be longer than MAX_TEXT
 _BELOW: Final = range(1, MAX_LEVELS)  # the levels below the first: to make a range takes longer than to go through it
 _POOL_SIZE: Final = 8  # an Unpacker costs 51 KB and 1 us to make: a few serve all connections that are at rest
 
@@ -69,7 +70,7 @@ def fits(value: object) -> bool:
             if type(each) is int:  # most often
                 continue
             if isinstance(each, str):
-                if len(each) > MAX_TEXT // 4 and len(each.encode()) > MAX_TEXT:
+                if len(each) > _SHORT and len(each.encode()) > MAX_TEXT:
                     return False
             elif type(each) is bytes:
                 if len(each) > MAX_INLINE:
@@ -80,7 +81,9 @@ def fits(value: object) -> bool:
             elif isinstance(each, tuple | list | dict):
                 if len(each) > MAX_ITEMS or level > MAX_LEVELS:
                     return False
-                below += each
+                kinds = set(map(type, each))  # those that are right as they stand: a fifth of the time of a loop
+                if not (kinds <= NUMBERS or (kinds == {str} and max(map(len, each)) <= _SHORT)):
+                    below += each
                 if isinstance(each, dict):
                     below += each.values()
         level, row = level + 1, below

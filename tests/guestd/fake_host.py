@@ -10,6 +10,7 @@ from threading import Thread
 from typing import Any, Final
 
 from hcall import numbers
+from hcall.errors import Status
 from hcall.messages import FD_LANE, REPLY, VERSION, WELCOME, Welcome
 from hcall.wire import Decoder, encode
 
@@ -39,6 +40,7 @@ class FakeHost:
             numbers.OPEN: (OPEN, dict(calls), {"rx_ready": 0}, {}),
             numbers.SET_STATUS: lambda _, status: status,
             numbers.GET_FEATURES: 0,
+            numbers.LIST: Status.NO_SUCH_CALL,
         }
         self._lies = lies
         self.batches: list[list[tuple[Any, ...]]] = []  # what came at once: (number, *args) of each call
@@ -88,6 +90,8 @@ class FakeHost:
         told = self._lies[number] if number in self._lies else self._truth.get(number)
         if callable(told):
             told = told(handle if number >> numbers.CLASS_SHIFT == 0 else areas, *args)
+        if isinstance(told, Status):
+            return encode((REPLY, slot, seq, told.value, "not here"))
         return bytes(told) if type(told) is bytearray else encode((REPLY, slot, seq, 0, told))  # bytes as they are
 
     def cut(self) -> None:

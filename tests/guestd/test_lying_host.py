@@ -71,6 +71,7 @@ async def follow(guest: Guest[Any]) -> None:
 
 CIRCLES = {
     "next": (walk, {numbers.NEXT: NODE}),
+    "page": (walk, {numbers.LIST: lambda _, after: (max(after, 1), ())}),
     "property": (properties, {numbers.NEXTPROP: "again"}),
     "changes": (follow, {numbers.CHANGES: (5, ((numbers.ADDED, NODE, ROOT),))}),
     "parent": (follow, {
@@ -102,6 +103,7 @@ NO_ANSWERS = {
     "info": (walk, numbers.INFO, 5),
     "ids": (walk, numbers.INFO, ("thing", ("a,b",), "ids")),
     "child": (walk, numbers.CHILD, "first"),
+    "page": (walk, numbers.LIST, (0, (((1,), (0,), ("",), (), ("0",)),))),
     "changes": (walk, numbers.CHANGES, None),
     "change": (follow, numbers.CHANGES, lambda _, since: (since + 1, ((99, NODE, ROOT),))),
     "property": (properties, numbers.NEXTPROP, 7),
@@ -118,6 +120,26 @@ async def test_an_answer_of_the_core_that_is_none_is_an_io_error(
 ) -> None:
     with lying(tmp_path, {number: lie}) as host, pytest.raises(IoError, match="of the core is none"):
         await within(host.path, client, scenario)
+
+
+NO_PLACE = {
+    "twice": (0, [((ROOT, 0), (0, ROOT), ("", "a"), [((), (0, 0))], (0, 0))]),
+    "back": (0, [((ROOT, 5, -1), (0, ROOT, 0), ("", "a", "b"), [((), (0, 0))], (0, 0, 0))]),
+    "behind the end": (NODE, [((ROOT, 5), (0, ROOT), ("", "a"), [((), (0, 0))], (0, 0))]),
+    "above itself": (0, [((ROOT, 1), (0, 2), ("", "a"), [((), (0, 0))], (0, 0))]),
+    "below nothing": (0, [((ROOT, 1), (0, -1), ("", "a"), [((), (0, 0))], (0, 0))]),
+    "two roots": (0, [((ROOT, 1), (0, 0), ("", "a"), [((), (0, 0))], (0, 0))]),
+    "no root": (0, [((NODE,), (ROOT,), ("a",), [((), (0, 0))], (0,))]),
+    "no name": (0, [((ROOT, 1), (0, ROOT), ("",), [((), (0, 0))], (0, 0))]),
+    "no sort": (0, [((ROOT,), (0,), ("",), [((), (0, 0))], (1,))]),
+}
+
+
+@CLIENTS
+@pytest.mark.parametrize("lie", NO_PLACE.values(), ids=NO_PLACE)
+async def test_a_page_that_cannot_be_is_an_io_error(tmp_path: Path, client: str, lie: object) -> None:
+    with lying(tmp_path, {numbers.LIST: lie}) as host, pytest.raises(IoError, match="the host lists"):
+        await within(host.path, client, walk)
 
 
 @CLIENTS

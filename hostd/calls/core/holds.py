@@ -9,9 +9,17 @@ from hcall.errors import BadArgument
 
 from ...model.later import Later
 from ..account import Account
+from ..hold import Hold
 from .registry import call
 
 OpenReply: TypeAlias = tuple[int, dict[str, int], dict[str, int], dict[str, int]]
+
+
+def opened(hold: Hold) -> OpenReply:
+    """What its guest is told of a hold that is new."""
+    device = hold.plugged.device
+    vectors = {name: vector for vector, name in enumerate(device.declares.irqs)}
+    return hold.handle, hold.plugged.calls, vectors, device.declares.features
 
 
 @call(numbers.NOP)
@@ -21,11 +29,7 @@ def _nop(guest: Account, handle: int) -> None:
 
 @call(numbers.OPEN)
 def _open(guest: Account, handle: int, cookie: int) -> OpenReply:
-    node = guest.node(handle)
-    hold = guest.open(node, cookie)
-    device = hold.plugged.device
-    vectors = {name: vector for vector, name in enumerate(device.declares.irqs)}
-    return hold.handle, hold.plugged.calls, vectors, device.declares.features
+    return opened(guest.open(guest.node(handle), cookie))
 
 
 @call(numbers.CLOSE)

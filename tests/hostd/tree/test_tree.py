@@ -16,7 +16,7 @@ import hostd
 from guestd.driver import Driver, Op
 from guestd.probers import tree as tree_prober
 from hcall import numbers
-from hcall.errors import Busy, NoMatch, StaleHandle, Status, failure
+from hcall.errors import Busy, NoMatch, NoSuchCall, StaleHandle, Status, failure
 from hcall.numbers import ADDED, LEAVING, REMOVED
 from hcall.programs.mistakes import InUse
 from hostd.calls.account import Account
@@ -168,8 +168,8 @@ SHAPE = ["a", "b/x", "b/y", "c"]
 class Race:
     """A walk over an in-process core; before each of its calls something may happen to the tree."""
 
-    def __init__(self, events: dict[int, Callable[[Tree], None]]) -> None:
-        self.tree, self.events, self.calls = Tree(1), events, 0
+    def __init__(self, events: dict[int, Callable[[Tree], None]], *, by_page: bool = False) -> None:
+        self.tree, self.events, self.calls, self.by_page = Tree(1), events, 0, by_page
         for path in SHAPE:
             self.tree.plug(path, plugged(Plain()))
         self.throughout = set(self.tree.nodes)
@@ -182,6 +182,8 @@ class Race:
         if event is not None:
             event(self.tree)
             self.throughout &= set(self.tree.nodes)
+        if number == numbers.LIST and not self.by_page:
+            raise NoSuchCall("a host of before there were pages")
         answer = self.dispatch(number, handle, args, ())
         assert isinstance(answer, tuple)
         status, value = answer
@@ -248,6 +250,7 @@ def test_a_walk_overtaken_twice_at_any_steps_ends_shows_none_twice_and_misses_no
     count = 0
     for events in races():
         Race(events).run()
+        Race(events, by_page=True).run()
         count += 1
     assert count > 10_000
 
