@@ -37,8 +37,9 @@ COLLECTIONS: Final = {
     },
     "guestd.drivers": {},
     "guestd.commands.evidence": {},
+    "hcall.formats": {"ppp": {"hdlc", "ppp_control"}},
 }  # fmt: skip
-MANY: Final = {"hostd.devices", "guestd.drivers", "guestd.commands.evidence"}
+MANY: Final = {"hcall.formats", "hostd.devices", "guestd.drivers", "guestd.commands.evidence"}
 MOST_FILES: Final = 13  # of a folder, but for those
 MOST_OF_IT: Final = 0.2  # of the lines of hostd
 MOST_LINES: Final = 400

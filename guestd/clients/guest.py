@@ -227,9 +227,9 @@ class Guest(Generic[W]):
     def _driver_for(self, found: Found) -> type[Driver]:
         driver_class = match(found, self.known)
         if driver_class is None:
-            if not found.compatible:
+            if not found.has_device:
                 raise NoMatch(f"{found.path} has no device")
-            wanted = ", ".join(found.compatible)
+            wanted = ", ".join(found.compatible) or "{:04x}:{:04x}".format(*found.ids)
             raise NoMatch(f"{found.path}: no driver for {wanted}: name one with --driver, or in $GUESTD_DRIVERS")
         return driver_class
 
@@ -272,7 +272,7 @@ class Guest(Generic[W]):
         """Bind every device there is, and has a driver, and is free; by path the driver, or why there is none."""
         outcome: dict[str, Driver | Exception] = {}
         for found in await self.walk():
-            if found.compatible and found.path not in self.drivers:
+            if found.has_device and found.path not in self.drivers:
                 try:
                     outcome[found.path] = await self.bind_found(found)
                 except Exception as error:  # a driver may fail as it likes: the next device is not concerned

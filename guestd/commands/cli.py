@@ -59,7 +59,7 @@ def _device_names(context: CompletionContext) -> list[str]:
     """The devices of the machine that runs, for completion."""
     slash = "" if context.incomplete.startswith("/") else "/"
     with _guest(Reach(context["--socket"].raw)) as guest:
-        return [found.path.removeprefix(slash) for found in guest.run(guest.walk()) if found.compatible]
+        return [found.path.removeprefix(slash) for found in guest.run(guest.walk()) if found.has_device]
 
 
 Device = Annotated[str, Parameter(help="name or path of the device, such as disk", completer=_device_names)]

@@ -7,7 +7,7 @@ from typing import Final
 from hcall.programs.mistakes import BadRequest
 from hcall.text import suggest
 
-from . import claim, tree
+from . import claim, pci, tree
 from .found import Core, Found, Probe, absolute
 
 __all__ = ["PROBERS", "Core", "Found", "Probe", "absolute", "named"]
@@ -16,6 +16,7 @@ __all__ = ["PROBERS", "Core", "Found", "Probe", "absolute", "named"]
 PROBERS: Final[dict[str, Probe]] = {
     "tree": tree.probe,
     "claim": claim.probe,
+    "pci": pci.probe,
 }  # fmt: skip
 
 

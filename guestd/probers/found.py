@@ -12,8 +12,13 @@ class Found(NamedTuple):
     node: int  # its handle
     path: str
     name: str
-    compatible: tuple[str, ...]  # most specific first; none: there is no device
+    compatible: tuple[str, ...]  # most specific first, if the bus tells
     ids: tuple[int, int]  # 16-bit vendor and device, (0, 0) = none
+
+    @property
+    def has_device(self) -> bool:
+        """Whether there is a device; a bus may know its ids and nothing else."""
+        return bool(self.compatible) or any(self.ids)
 
 
 class Core(Protocol):

@@ -82,7 +82,7 @@ class Selected:
     def device(self) -> OpenDevice:
         """The device, opened if it is not yet.  Errors: Failure if there is none, Busy."""
         if self._device is None:
-            if not self.at.compatible:
+            if not self.at.has_device:
                 raise Failure(f"{self.at.path} has no device: select one with `dev PATH`", Exit.NO_DEVICE)
             driver = self.guest.run(self.guest.bind_as(self.at, Driver))
             assert isinstance(driver.dev, OpenDevice)
@@ -149,7 +149,7 @@ class Selected:
     def names(self) -> dict[str, list[str]]:
         """All names that mean something here, by what they are."""
         groups: dict[str, list[str]] = {}
-        if self.at.compatible:
+        if self.at.has_device:
             device = self.device
             groups = {"calls": [*device.calls], "interrupts": [*device.vectors], "features": [], "not offered": []}
             for name in device.offered:

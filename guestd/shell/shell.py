@@ -169,7 +169,7 @@ class Shell:
         properties = self.here.properties()
         if name.text in properties:
             seen.append(f"property: {with_hex(properties[name.text])}")
-        if self.here.at.compatible:
+        if self.here.at.has_device:
             try:
                 seen += self.here.about(name.text)
             except HcallError:
@@ -193,7 +193,7 @@ class Shell:
           room          room:16          for 16 bytes that come back
           data          data:text data:"two words" data:hex:0102ff
         """
-        if not self.here.at.compatible or name.text not in self.here.device.calls:
+        if not self.here.at.has_device or name.text not in self.here.device.calls:
             raise self._unknown(name.text)
         args: list[object] = []
         data: list[bytes] = []

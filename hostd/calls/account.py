@@ -16,6 +16,7 @@ from hcall.saved import Saved, check
 from ..tree.complaints import Complaints
 from ..tree.node import Node
 from ..tree.tree import LOG, Change, Sees, Tree
+from .configuration import Configuration
 from .hold import Hold
 from .limits import Limits
 from .memory import Lending, Memory, Region
@@ -72,11 +73,12 @@ class Owner(Protocol):
 class Account:
     """What one guest has."""
 
-    __slots__ = ("_forgotten", "_own", "holds", "limits", "memory", "owner", "tree", "watched")
+    __slots__ = ("_forgotten", "_own", "configuration", "holds", "limits", "memory", "owner", "tree", "watched")
 
     def __init__(self, tree: Tree, limits: Limits, owner: Owner) -> None:
         self.tree, self.limits, self.owner = tree, limits, owner
         self.memory = Memory(limits, owner.purse, owner.free)
+        self.configuration = Configuration(limits, owner.purse, tree.nodes)
         self.holds: dict[int, Hold] = {}  # by open handle
         self.watched = _NOTHING  # by node handle: numbers.CHILDREN and AVAILABLE
         self._own: Sequence[tuple[int, Change]] = ()  # with serials: what came and went for this guest alone
@@ -267,6 +269,7 @@ class Account:
             "version": 1, "watches": self in self.tree.watchers,
             "own": [[serial, list(change)] for serial, change in self._own], "forgotten": self._forgotten,
             "waits": self.tree.classes.waits(self),
+            "configuration": self.configuration.save(),
             "holds": [hold.save() for hold in self.holds.values()],
             "watched": [[handle, vectors.save()] for handle, vectors in self.watched.items()],
         }  # fmt: skip
@@ -282,6 +285,7 @@ class Account:
         for handle, vectors in saved["watched"]:
             if handle in self.tree.nodes:
                 self._watch(handle).restore(vectors)
+        self.configuration.restore(saved.get("configuration", []))
         there = {node.path: node.plugged for node in self.tree.root.walk()}
         for each in saved["holds"]:
             plugged = there.get(each["path"])

@@ -23,6 +23,7 @@ ARRIVING: Final = "arriving descriptors"  # of greetings: their sockets, and wha
 LENT: Final = "bytes of memory lent"
 UNFILLED: Final = "bytes of memory lent without pages"
 OPENS: Final = "open devices"
+CONFIGURED: Final = "configured devices"
 OURS: Final = 128  # descriptors of the daemon's own: devices, control connections, the interpreter
 _KEPT: Final = 16  # one part of so many is for those who have little
 LINKS: Final = 2  # a guest's socket and fd lane
@@ -57,6 +58,7 @@ class Shares:
             LENT: bound(limits.lent, limits.memory, "lent"),
             UNFILLED: bound(limits.unfilled, limits.sparse, "unfilled"),
             OPENS: bound(limits.opens, limits.handles, "opens"),
+            CONFIGURED: bound(limits.opens, limits.handles, "opens"),
         }
         self.used: Counter[str] = Counter()  # by all
         self._users: dict[int, Share] = {}

@@ -22,6 +22,7 @@ from hcall.text import cut, suggest
 
 from ..device import Device
 from .faces.claim import Classes
+from .faces.pci import Pci
 from .handles import Handles
 from .long_calls import LongCalls
 from .node import Node
@@ -76,6 +77,7 @@ class Tree:
         self.classes = Classes()
         #: Does what is a step for each watcher: the host's chores, if there is a host.
         self.chore: Callable[[Iterator[None]], object] = list
+        self.pci = Pci(saved.get("pci", {}))
         self._classes: dict[tuple[object, ...], int] = {tuple(sort): number for sort, number in saved["classes"]}
         #: With serials, of the same counter as handles, and paths.
         self._log = deque((serial, Change(*change), path) for serial, change, path in saved["log"])
@@ -87,7 +89,7 @@ class Tree:
         return {
             "version": _VERSION, "used": [self.handles.first, self.handles.following],
             "nodes": {node.path: node.handle for node in self.nodes.values()},
-            "classes": [[list(sort), number] for sort, number in self._classes.items()],
+            "pci": self.pci.save(), "classes": [[list(sort), number] for sort, number in self._classes.items()],
             "log": [[serial, list(change), path] for serial, change, path in self._log], "forgotten": self._forgotten,
         }  # fmt: skip
 
@@ -168,6 +170,7 @@ class Tree:
             del self.nodes[gone.handle]
             self.classes.remove(gone)
             del self._order[bisect.bisect_left(self._order, gone.handle)]
+            self.pci.remove(gone)
             gone.leaving = gone.gone = True
         del node.parent.children[node.name]
         if node.previous is not None:
@@ -198,6 +201,7 @@ class Tree:
         node.handle = given or self.handles.new()
         self.nodes[node.handle] = node
         bisect.insort(self._order, node.handle)
+        self.pci.add(node)
         if parent is not None:
             parent.adopt(node)
             if not given:  # else it was there all the time

@@ -39,6 +39,8 @@ REMOVE_MEMORY = 35  # address           none    None
 DETACH = 36  #                          none    None; all is closed, and loss of the link ends the session
 ADD_PART = 37  # address, size, offset, fd id  none  None; ADD_MEMORY of a part of a memfd
 LIST = 38  #     after                  none    (next, groups of nodes): those after a handle, 0 = from the first on
+CONFIG_READ = 40  # address, offset, size  none  what stands there, all ones where nothing is
+CONFIG_WRITE = 41  # and value          none    None
 CLAIM = 48  #    class, after, cookie    none    (node, open handle, calls, vectors, features)
 
 #: Their names, by number; some numbers are free.
@@ -47,8 +49,7 @@ CORE: Final[dict[int, str]] = dict(enumerate((
     "GET_STATUS", "SET_STATUS", "GET_FEATURES", "SET_FEATURES", "SET_MASK", "POLL", "ADD_MEMORY", "REMOVE_MEMORY",
     "DETACH", "ADD_PART",
 ), NOP)) | {
-    LIST: "LIST",
-    CLAIM: "CLAIM",
+    LIST: "LIST", CONFIG_READ: "CONFIG_READ", CONFIG_WRITE: "CONFIG_WRITE", CLAIM: "CLAIM",
 }  # fmt: skip
 
 POLL_LIMIT: Final = 32  # open handles in one answer of POLL

@@ -31,6 +31,7 @@ _CORE: Final[dict[int, tuple[type, ...]]] = {
     numbers.CLOSE: (), numbers.GET_STATUS: (), numbers.SET_STATUS: (int,), numbers.GET_FEATURES: (),
     numbers.SET_FEATURES: (int,), numbers.SET_MASK: (int,), numbers.POLL: (int,), numbers.ADD_MEMORY: (int, int, int),
     numbers.REMOVE_MEMORY: (int,), numbers.ADD_PART: (int, int, int, int), numbers.LIST: (int,),
+    numbers.CONFIG_READ: (int, int, int), numbers.CONFIG_WRITE: (int, int, int, int),
     numbers.CLAIM: (str, int, int),
 }  # fmt: skip
 _pack: Final[Callable[[Any], bytes]] = msgpack.Packer(use_bin_type=True).pack
