@@ -162,7 +162,7 @@ class Ram:
 
     def __init__(self, size: int, in_use: Callable[[int, int], bool] = lambda address, size: False) -> None:
         """*size* is in bytes, rounded up to whole pages; *in_use*(address, bytes): the host may still touch them."""
-        self._in_use = in_use
+        self.users = [in_use]  # of the same form: whoever keeps calls asks for more
         self._given_back: list[_Span] = []  # freed while in use
         self._regions: list[Region] = []
         self.first = self._region(START, size)  # the one that HELLO brings
@@ -230,7 +230,7 @@ class Ram:
         """Take back what was freed, but for what the host may still touch, or somebody looks at."""
         kept = []
         for span in self._given_back:
-            if not span.end() or self._in_use(span.address, span.size):
+            if not span.end() or any(uses(span.address, span.size) for uses in self.users):
                 kept.append(span)
                 continue
             for region in self._regions:

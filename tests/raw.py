@@ -17,10 +17,11 @@ import hostd
 from guestd.clients.guest import Guest
 from hcall import numbers
 from hcall.clock import Clock, ManualClock
-from hcall.errors import BadArgument, Status
+from hcall.errors import BadArgument, NoSuchCall, Status
 from hcall.kernel.memfd import F_ADD_SEALS, SEALS
 from hcall.messages import CALL, CALLS, END, FD_LANE, HELLO, IRQ, MAGIC, REPLIES, REPLY, WELCOME
 from hcall.wire import Decoder, encode
+from hostd.calls.account import Rings
 from hostd.calls.limits import Limits
 from hostd.calls.memory import Lending, Memory, Region
 from hostd.calls.shares import Purse, Shares
@@ -332,6 +333,11 @@ class Nobody:
     def go_on(self, steps: Iterator[None]) -> None:
         """It has no turns."""
         list(steps)
+
+    @property
+    def rings(self) -> Rings:
+        """It has none."""
+        raise NoSuchCall("nobody has rings")
 
     def detach(self, then: Callable[[], None]) -> None:
         """It does not matter."""

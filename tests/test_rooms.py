@@ -22,7 +22,7 @@ ROOMS: Final = {
     ],
     "guestd": [
         "memory", "declared", "driver", "stream", "drivers",
-        "probers", "bus", "clients", "guestd", "exports", "shell", "commands",
+        "probers", "bus", "carriers", "clients", "guestd", "exports", "shell", "commands",
     ],
 }  # fmt: skip
 SEES: Final = {"hcall": {"hcall"}, "hostd": {"hostd", "hcall"}, "guestd": {"guestd", "hcall"}}

@@ -21,6 +21,7 @@ from hcall.session.states import ENDED, READY, State
 from hcall.spin import Awake
 
 from ..bus.device import OpenDevice
+from ..carriers.rings import Rings
 from ..driver import Driver
 from ..probers import Found, absolute
 from .guest import Guest
@@ -29,6 +30,7 @@ from .loop.bindings import Bindings
 from .loop.claims import Claims
 from .loop.clock import DriverClock
 from .loop.link import Link
+from .loop.rings import Ringing
 from .options import Options
 from .reaching import DETACH_SECONDS, WELCOME_SECONDS, pauses, silent
 from .unbound import Unbound
@@ -38,7 +40,7 @@ Waiter: TypeAlias = "asyncio.Future[Any]"
 _READ = 65536
 
 
-class AsyncGuest(Guest[Waiter]):
+class AsyncGuest(Ringing, Guest[Waiter]):
     """A guest in an event loop; `guest[name]` is a driver."""
 
     def __init__(
@@ -50,6 +52,7 @@ class AsyncGuest(Guest[Waiter]):
         self._link: Link | None = None
         spin = processors.spin(self.clock.time) if options.get("spin") else None
         self._awake = Awake(spin, self._loop.call_soon) if spin is not None else None
+        self.rings, self._ringing = Rings(self), False
         self._eager = True  # nothing is in flight: a call is written at once, there is no batch to wait for
         self._flushing = False
         self._welcomed = self._loop.create_future()
@@ -267,6 +270,8 @@ class AsyncGuest(Guest[Waiter]):
                 self._came_back()
             else:
                 self._welcomed.set_result(None)
+        if self.rings.all:
+            self._rung()
         if self.session.out:
             self._flush()
         if self._awake is not None:
@@ -362,7 +367,11 @@ class AsyncGuest(Guest[Waiter]):
         if self._lost is not None:
             return
         self._lost = error
-        for future in [*map(late.waiter, self.session.end()), *self._interrupted.values(), self._welcomed]:
+        for future in [
+            *map(late.waiter, self.session.end() + self.rings.end()),
+            *self._interrupted.values(),
+            self._welcomed,
+        ]:
             if not future.done():
                 future.set_exception(error)
                 future.exception()  # nobody has to be waiting

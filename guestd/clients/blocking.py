@@ -31,6 +31,7 @@ from .plain.clock import blocking, pause
 from .plain.link import READ, BlockingLink
 from .plain.pending import Lingering, Pending, Unbounded, give
 from .plain.tasks import Awaited, Lock, TaskClock, Tasks
+from .plain.waiting import PlainRings, Waiting
 from .reaching import DETACH_SECONDS, WELCOME_SECONDS, pauses, silent
 from .unbound import Returning
 
@@ -40,7 +41,7 @@ _IDLE, _WAITING, _AT_WORK = range(3)
 _OTHER_THREAD: Final = "this guest is in use by another thread: attach one for each thread"
 
 
-class BlockingGuest(Guest[Pending]):
+class BlockingGuest(Waiting, Guest[Pending]):
     """A guest in one thread of a plain program; `guest[name]` is a driver whose calls return when they are done."""
 
     clock: TaskClock
@@ -57,6 +58,7 @@ class BlockingGuest(Guest[Pending]):
         self._link: BlockingLink | None = None
         self._spin = processors.spin(self.time.time) if options.get("spin") else None
         self._thread, self._at = get_ident(), _IDLE
+        self.rings = PlainRings(self)
         self._hinted = Awaited()  # the next interrupt
         self._claims: dict[Pending, tuple[int, Callable[[Any], object]]] = {}  # given up: of this handle, who gets it
 
@@ -203,32 +205,6 @@ class BlockingGuest(Guest[Pending]):
         """The driver of the device at *path*, bound if it is not yet; its calls return when they are done."""
         return Returning(self.run, self.bind(path))
 
-    def wait(self, timeout: float | None = None) -> bool:
-        """Until something comes from the host, an interrupt say, at most *timeout* seconds; whether it did."""
-        over: list[bool] = []
-        timer = None if timeout is None else self.time.call_later(max(timeout, 0.0), lambda: over.append(True))
-        try:
-            while not self.pump():
-                if over:
-                    return False
-            return True
-        finally:
-            if timer is not None:
-                timer.cancel()
-
-    def within(self, seconds: float, done: Callable[[], bool]) -> bool:
-        """Wait until *done*, at most *seconds*; whether it is."""
-        over: list[bool] = []
-        timer = self.time.call_later(max(seconds, 0.0), lambda: over.append(True))
-        try:
-            while not done():
-                if over:
-                    return False
-                self.pump()
-            return True
-        finally:
-            timer.cancel()
-
     # The link.
 
     def pump(self) -> bool:
@@ -244,6 +220,8 @@ class BlockingGuest(Guest[Pending]):
             if self._lost is not None:
                 raise self._lost
             self._reconnect()
+            return True
+        if self.rings.all and self._rung():
             return True
         self._at = _AT_WORK
         if session.queued:
@@ -364,7 +342,7 @@ class BlockingGuest(Guest[Pending]):
     def _end(self, error: LinkLost) -> LinkLost:
         if self._lost is None:
             self._lost = error
-            give((pending, error.status, str(error)) for pending in self.session.end())
+            give((pending, error.status, str(error)) for pending in self.session.end() + self.rings.end())
             if self._link is not None:
                 self._link.close()
                 self._link = None

@@ -19,10 +19,12 @@ from hcall.session.guest import GuestSession
 from hcall.session.states import Message
 from hcall.text import MAX_TEXT, suggest
 
+from .. import carriers
 from ..bus.core import checked
 from ..bus.device import OpenDevice
 from ..bus.known import known_drivers, match
 from ..bus.places import Places
+from ..carriers.rings import Rings
 from ..driver import Driver, Sleeper
 from ..memory import Ram, Region
 from ..probers import Found, absolute, named
@@ -48,6 +50,7 @@ class Guest(Generic[W]):
         for each in self.known:
             if not isinstance(each, type):
                 raise TypeError(f"{each!r} is no class of a driver; guestd.bus.own_drivers([...]) loads those of files")
+        self._carry = carriers.named(options.get("carrier", "channel"))
         self.prober = named(options.get("prober", "tree"))
         self.path = rendezvous.find(str(path) if path else None, rendezvous.GUEST_SOCKET)
         self.name = options.get("name") or f"guest-{os.getpid()}"
@@ -58,6 +61,7 @@ class Guest(Generic[W]):
             raise ValueError(f"the token of a guest is {TOKEN_BYTES} bytes, not {len(self._token)}")
         self.patience = options.get("patience", PATIENCE_SECONDS)
         self.session: GuestSession[W] = GuestSession(self._given_up)
+        self.rings: Rings[W]
         self.ram = Ram(options.get("memory", RAM_BYTES), self.session.uses)
         self.drivers: dict[str, Driver] = {}  # bound, by path
         self._lost: LinkLost | None = None  # why the session is over
@@ -252,6 +256,7 @@ class Guest(Generic[W]):
         """Negotiate with the device of *cookie*, which was just opened, and bind its driver."""
         device = self.devices[cookie]
         await device.negotiate(device.offered if wants is None else wants, driver_class.properties)
+        await self._carry(self, device)
         driver = driver_class(device)
         await driver.probe()
         device.asked.clear()  # they are of then
@@ -304,6 +309,7 @@ class Guest(Generic[W]):
         finally:
             self.devices.pop(device.cookie, None)
             device.gone = True
+            self.rings.drop(device.handle)
             self._device_gone(device)
 
     async def follow(self) -> list[tuple[int, str]]:
@@ -339,7 +345,8 @@ class Guest(Generic[W]):
         for _, tag, vector, count in interrupts:
             device = self.devices.get(tag)
             if device is None:
-                self.hotplug.hinted(tag, vector, count)
+                if not self.rings.raised(tag, vector, count):
+                    self.hotplug.hinted(tag, vector, count)
             elif count > device.counts.get(vector, count):
                 device.counts[vector] = count
 

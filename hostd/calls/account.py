@@ -13,6 +13,7 @@ from hcall import numbers
 from hcall.errors import BadArgument, BadHandle, Busy, HcallError, IoError, NotAllowed, NotOpen
 from hcall.saved import Saved, check
 
+from ..model.later import Later
 from ..tree.complaints import Complaints
 from ..tree.node import Node
 from ..tree.tree import LOG, Change, Sees, Tree
@@ -25,6 +26,28 @@ from .vectors import Vectors
 
 #: What most guests watch, and never added to.
 _NOTHING: Final[dict[int, Vectors]] = {}
+
+
+class Ring(Protocol):
+    """A ring of a device that is open: a lane."""
+
+    def kick(self) -> None:
+        """There are calls in it."""
+
+
+class Rings(Protocol):
+    """Those of one guest."""
+
+    def add(
+        self, hold: Hold, size: int, addresses: tuple[int, int, int], features: int, kick: int, tell: int
+    ) -> int | Later[int]:
+        """The handle of another one.  Raises BadArea or Busy."""
+
+    def find(self, handle: int) -> Ring:
+        """The one behind *handle*.  Raises BadHandle or StaleHandle."""
+
+    def remove(self, handle: int, then: Callable[[], None]) -> None:
+        """That one takes nothing more; *then* follows when all that was taken is answered.  Raises as `find`."""
 
 
 class Owner(Protocol):
@@ -57,6 +80,10 @@ class Owner(Protocol):
 
     def go_on(self, steps: Iterator[None]) -> None:
         """Do *steps* in its turns: now, as far as there is time."""
+
+    @property
+    def rings(self) -> Rings:
+        """Its rings."""
 
     def detach(self, then: Callable[[], None]) -> None:
         """It has said DETACH: its devices are given back, and *then* follows."""
@@ -153,7 +180,7 @@ class Account:
             for node in went:
                 self.watched.pop(node.handle, None)
             for handle in dict.fromkeys(above.handle for _, _, above in changes if self.sees(above)):
-                self._watch(handle).fire(numbers.CHILDREN)
+                self.watch(handle).fire(numbers.CHILDREN)
         if self.tree.classes.waits(self):
             self._available()
         return self._close_what_is_not_its()
@@ -178,7 +205,7 @@ class Account:
         if what == numbers.REMOVED:
             self.watched.pop(node.handle, None)
         if not parent.gone and self.sees(node):
-            self._watch(parent.handle).fire(numbers.CHILDREN)
+            self.watch(parent.handle).fire(numbers.CHILDREN)
 
     def enlist(self, sort: str) -> None:
         """Tell the guest when there may be a free device of that class for it: once, by an interrupt of the root."""
@@ -191,10 +218,10 @@ class Account:
         return True
 
     def _available(self) -> None:
-        self._watch(self.tree.root.handle).fire(numbers.AVAILABLE)
+        self.watch(self.tree.root.handle).fire(numbers.AVAILABLE)
 
-    def _watch(self, handle: int) -> Vectors:
-        """The interrupts of a node."""
+    def watch(self, handle: int) -> Vectors:
+        """The interrupts of a node, or the one of a ring."""
         if self.watched is _NOTHING:
             self.watched = {}
         if handle not in self.watched:
@@ -284,7 +311,7 @@ class Account:
             self.enlist(sort)
         for handle, vectors in saved["watched"]:
             if handle in self.tree.nodes:
-                self._watch(handle).restore(vectors)
+                self.watch(handle).restore(vectors)
         self.configuration.restore(saved.get("configuration", []))
         there = {node.path: node.plugged for node in self.tree.root.walk()}
         for each in saved["holds"]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from hcall.errors import HcallError, IoError, NoSuchCall, NotAllowed, StaleHandle
 from hcall.features import DeviceStatus, Negotiation
@@ -14,6 +14,8 @@ from ..model.later import Later
 from ..tree.plugged import Plugged
 from .pending import Pending
 from .vectors import Vectors
+
+_NO_RINGS: Final[Mapping[int, Callable[[], None]]] = {}  # of most holds
 
 
 class Keeper(Protocol):
@@ -37,13 +39,15 @@ class Keeper(Protocol):
 class Hold:
     """A device that a guest has opened."""
 
-    __slots__ = ("_after", "_keeper", "cookie", "handle", "negotiation", "pending", "plugged", "table", "vectors")
+    __slots__ = ("_after", "_keeper", "cookie", "handle", "negotiation", "pending", "plugged", "rings", "table",
+                 "vectors")  # fmt: skip
 
     def __init__(self, plugged: Plugged, handle: int, cookie: int, keeper: Keeper) -> None:
         """Interrupts carry *cookie*, or the handle if that is 0."""
         self.plugged, self.handle, self.cookie, self._keeper = plugged, handle, cookie, keeper
         self.negotiation = Negotiation(plugged.device.offered)
         self.pending: dict[Pending, None] = {}
+        self.rings = _NO_RINGS  # by handle what ends it: a reset does, and CLOSE
         self._after: tuple[Callable[[], None], ...] = ()
         self.vectors = Vectors(partial(keeper.hint, cookie or handle))
         self.table = plugged.tables.of(None)  # by hypercall number: what may be called as things stand
@@ -115,6 +119,7 @@ class Hold:
         self._keeper.forget(self.handle)
 
         def closed() -> int:
+            self._end_rings()
             if self in self.plugged.holds:  # else closed before, while a worker was at it
                 self.negotiation.reset()
                 self.plugged.release(self)
@@ -177,7 +182,13 @@ class Hold:
         self.table = self.plugged.tables.of(None)
         self.plugged.live.pop(self.vectors, None)
 
+    def _end_rings(self) -> None:
+        rings, self.rings = self.rings, _NO_RINGS
+        for end in rings.values():
+            end()
+
     def _reset(self) -> int:
+        self._end_rings()
         self.negotiation.reset()
         self.plugged.reset_for(self)
         if self.plugged.failed:

@@ -20,6 +20,7 @@ from ..calls.filters import Filter, Hint, chain, chain_hints
 from ..calls.limits import Limits
 from ..calls.memory import Identity, Lending, Region
 from ..calls.shares import Purse
+from ..lanes.ring.rings import Rings
 from ..lanes.socket.lane import SocketLane
 from ..lanes.socket.peer import Peer
 from ..lanes.socket.porter import Porter
@@ -42,9 +43,9 @@ def printable(name: str) -> str:
 class Guest:
     """The owner of an account, whose lanes take turns."""
 
-    __slots__ = ("__weakref__", "_clock", "_complaints", "_dispatcher", "_filters", "_porter", "_time", "_user",
-                 "_waiting", "account", "acknowledge", "dispatch", "had", "hint", "identity", "lane", "name", "number",
-                 "opens", "peer", "purse", "rights", "sees", "token")  # fmt: skip
+    __slots__ = ("__weakref__", "_clock", "_complaints", "_dispatcher", "_filters", "_porter", "_rings", "_time",
+                 "_user", "_waiting", "account", "acknowledge", "breaks", "dispatch", "had", "hint", "identity", "lane",
+                 "name", "number", "opens", "peer", "purse", "rights", "sees", "token")  # fmt: skip
 
     def __init__(self, number: int, name: str, token: bytes, peer: Peer, session: HostSession, tree: Tree,
                  limits: Limits, clock: Clock, user: User, purse: Purse, rights: Rights,
@@ -60,6 +61,8 @@ class Guest:
         self.account = Account(tree, limits, self)
         self.acknowledge = self.account.acknowledge
         self.lane = SocketLane(session, self, clock.time)
+        self._rings: Rings | None = None
+        self.breaks: Callable[[Guest, str], None] = lambda guest, text: None  # what ends one that breaks a rule
         self._user, self.had = user, 0.0
         self._waiting: list[Works] = []  # lanes, say, with work for the guest's next turn: few, and seldom any
         self._filters: tuple[Filter, ...] = ()
@@ -212,7 +215,23 @@ class Guest:
         self.lane.detached = True
         self.let_go(then)
 
+    @property
+    def rings(self) -> Rings:
+        """See `Owner`: made when they are used first."""
+        if self._rings is None:
+            self._rings = Rings(self, self.account, self._time)
+        return self._rings
+
+    def broke(self, text: str) -> None:
+        """See `lanes.ring.lane.Rung`."""
+        self.breaks(self, text)
+
     # Its life.
+
+    def stop(self, then: Callable[[], None]) -> None:
+        """All its lanes take nothing more; *then* follows when all that was taken is answered."""
+        rings = self._rings
+        self.lane.stop(then if rings is None else partial(rings.stop, then))
 
     def resume(self, features: int) -> None:
         """It came back on a new link, with these *features*; what it may have lost is given again."""

@@ -212,6 +212,7 @@ class Guests:
     def _enter(self, guest: Guest) -> None:
         for put in self._put:
             put.on(guest)
+        guest.breaks = self.broke
         self.by_token[guest.token] = self.by_number[guest.number] = guest
 
     def _tell(self, what: Came, guest: Guest, why: str = "") -> None:
@@ -319,6 +320,10 @@ class Guests:
         if guest is not None:
             self.complain(guest.uid, f"guest {guest.name!r} is reset: {text}")
             self.loop.call_soon(self.end, guest, Status.RESET, text)
+
+    def broke(self, guest: Guest, text: str) -> None:
+        """*guest* broke a rule of a lane: it ends, soon, since it may be its turn."""
+        self.loop.call_soon(self.end, guest, Status.BAD_ARGUMENT, text)
 
     def _left(self) -> None:
         self._leaving -= 1

@@ -11,7 +11,7 @@ from hcall.clock import Clock
 from hcall.errors import NotAllowed
 from hcall.formats.virtio_msg import READY, REMOVED, Body, DeviceEvent
 
-from ..calls.account import Account
+from ..calls.account import Account, Rings
 from ..calls.limits import Limits
 from ..calls.memory import Lending, Region
 from ..calls.shares import Purse
@@ -102,6 +102,11 @@ class Messenger:
     def free(self, region: Region, then: Callable[[], None]) -> None:
         """See `Owner`: it has none."""
         then()
+
+    @property
+    def rings(self) -> Rings:
+        """See `Owner`."""
+        raise NotAllowed("the bus of virtio-msg has no rings of this sort")
 
     def detach(self, then: Callable[[], None]) -> None:
         """See `Owner`: it hangs up instead."""

@@ -85,7 +85,7 @@ class Host:
         """Take nothing more from guests, and return when all that was taken is answered."""
         for guest in list(self.guests.by_token.values()):
             drained = asyncio.Event()
-            guest.lane.stop(drained.set)
+            guest.stop(drained.set)
             await drained.wait()
 
     def save(self) -> tuple[Saved, list[int]]:

@@ -73,7 +73,7 @@ def _reads(method: Callable[..., Any], kinds: tuple[type, ...], expected: Any) -
             try:
                 if len(args) != 1 or type(args[0]) is not kind:
                     args = fitting(args, kinds)  # noqa: PLW2901
-                room = memory.room(areas)
+                room = (memory if type(areas) is tuple else areas).room(areas)  # a lane's may be ready
                 value = method(room, args[0])
                 if type(value) is int and type(room) is InlineRoom:
                     answer: Any = OK, room.filled(value)

@@ -42,6 +42,13 @@ LIST = 38  #     after                  none    (next, groups of nodes): those a
 CONFIG_READ = 40  # address, offset, size  none  what stands there, all ones where nothing is
 CONFIG_WRITE = 41  # and value          none    None
 CLAIM = 48  #    class, after, cookie    none    (node, open handle, calls, vectors, features)
+ADD_RING = 52  # see below               open    the ring's handle
+REMOVE_RING = 53  #                     ring    None; it takes nothing more
+KICK = 54  #                            ring    None; there are calls in it
+
+# ADD_RING takes the queue's size, the addresses of its descriptors, its available and its used ring, feature bits, and
+# two numbers of eventfds that came over the fd lane (`formats.lanes.ring`): what is written to for a kick, and when
+# there are answers.  0: by KICK; by an IRQ of the ring's handle, vector 0.
 
 #: Their names, by number; some numbers are free.
 CORE: Final[dict[int, str]] = dict(enumerate((
@@ -50,6 +57,7 @@ CORE: Final[dict[int, str]] = dict(enumerate((
     "DETACH", "ADD_PART",
 ), NOP)) | {
     LIST: "LIST", CONFIG_READ: "CONFIG_READ", CONFIG_WRITE: "CONFIG_WRITE", CLAIM: "CLAIM",
+    ADD_RING: "ADD_RING", REMOVE_RING: "REMOVE_RING", KICK: "KICK",
 }  # fmt: skip
 
 POLL_LIMIT: Final = 32  # open handles in one answer of POLL

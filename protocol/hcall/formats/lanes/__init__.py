@@ -1,0 +1,1 @@
+"""Pure codecs of what carries calls, but for the socket."""
