@@ -11,17 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from hcall.programs.command import print_json, print_table, run
+from hcall.programs.command import run
 from hcall.programs.help import new_program
 from hcall.programs.options import Json, ReadyFd, Socket
-from hcall.text import shown
 
 if TYPE_CHECKING:
     from cyclopts.completion import CompletionContext
 
     from ..clients.blocking import BlockingGuest
     from ..driver import Driver
-    from ..probers import Found
 
 app = new_program("guestd", "Standard virtual devices as ordinary processes: a guest, which finds and uses them.")
 
@@ -66,36 +64,29 @@ Device = Annotated[str, Parameter(help="name or path of the device, such as disk
 At = Annotated[int, Parameter(metavar="BYTE", help="the first byte; a stream has none")]
 
 
-Prober = Annotated[str, Parameter(metavar="NAME", help="how devices are found")]
+Prober = Annotated[str, Parameter(metavar="NAME", help="how devices are found, such as tree")]
 
 
 @app.command
-def probe(*, prober: Prober = "tree", reach: Reach = DEFAULT_REACH, as_json: Json = False) -> None:
+def probe(
+    *,
+    prober: Annotated[str, Parameter(metavar="NAME", help="how devices are found; all: in every way")] = "tree",
+    reach: Reach = DEFAULT_REACH,
+    as_json: Json = False,
+) -> None:
     """Find all devices; if nobody says how, as open firmware does it: first, next, child.
 
-    The driver column says which driver would take the device.
+    The driver column says which driver would take the device.  With all, each way has a column, and each node a row.
+
+    $ guestd probe --prober all
     """
-    from ..bus.known import match
+    from .probing import print_found, print_side_by_side
 
-    drivers = reach.drivers()
-
-    def driver_of(found: Found) -> str | None:
-        driver = match(found, drivers)
-        return driver.__name__ if driver else None
-
-    with _guest(reach, prober) as guest:
-        nodes = guest.run(guest.walk())
-        if as_json:
-            about = {found.node: guest.run(guest.properties(found.node)) for found in nodes}
-            print_json(
-                [{**found._asdict(), "driver": driver_of(found), "properties": about[found.node]} for found in nodes]
-            )
-            return
-        print_table(
-            ("PATH", "COMPATIBLE", "IDS", "DRIVER"),
-            ((found.path, shown(found.compatible) or "-", "{:04x}:{:04x}".format(*found.ids) if any(found.ids) else "-",
-              driver_of(found) or "-") for found in nodes),
-        )  # fmt: skip
+    with _guest(reach, "tree" if prober == "all" else prober) as guest:
+        if prober == "all":
+            print_side_by_side(guest, as_json=as_json)
+        else:
+            print_found(guest, reach.drivers(), as_json=as_json)
 
 
 @app.command

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import guestd
 import hostd
-from guestd.probers import PROBERS, named
+from guestd.commands.probing import beside
+from guestd.probers import PROBERS, Found, named
 
 MACHINE = """
 [devices."bus/one"]
@@ -49,3 +53,28 @@ async def test_who_names_another_is_told_which_there_are(machine: Path, name: st
                 pass
         with pytest.raises(ValueError, match=what), guestd.attach_blocking(host.socket, prober=name):
             pass
+
+
+def test_the_same_node_is_in_one_row_whoever_found_it() -> None:
+    def found(node: int, path: str) -> Found:
+        return Found(node, path, path.rpartition("/")[2], (), (0, 0))
+
+    root, disk, rng, bridge = found(1, "/"), found(5, "/bus/disk"), found(2, "/rng"), found(0, "/00:01.0")
+    by_bus = [bridge, found(5, "/01:00.0")]
+    rows = beside({"tree": [root, rng, disk], "bus": by_bus, "other": [found(0, "/00:01.0")]})
+    assert rows == [
+        {"tree": root}, {"tree": rng}, {"tree": disk, "bus": by_bus[1]}, {"bus": bridge}, {"other": bridge}
+    ]  # fmt: skip
+
+
+def test_probe_shows_the_machine_in_every_way_side_by_side(machine: Path) -> None:
+    def probed(*words: str) -> str:
+        command = [sys.executable, "-m", "hostd", "run", str(machine), "--", sys.executable, "-m", "guestd", "probe"]
+        return subprocess.run([*command, "--prober", *words], check=True, capture_output=True, text=True).stdout
+
+    headings, *rows = [line.split() for line in probed("all").splitlines()]
+    assert headings == [name.upper() for name in PROBERS]
+    assert [row[0] for row in rows][:4] == ["/", "/two", "/bus", "/bus/one"]
+    assert "-" not in rows[1] + rows[3]
+    assert {"node", "found"} == set(json.loads(probed("all", "--json"))[0])
+    assert "/bus/one" in probed("claim") and "RngDriver" in probed("claim")
