@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from hcall.programs.command import Exit, Failure, console, print_json, print_table, run, say
+from hcall.programs.command import Exit, Failure, print_json, print_table, run, say
 from hcall.programs.help import new_program
 from hcall.programs.options import Json, ReadyFd, Socket
 from hcall.text import shown
@@ -115,50 +115,35 @@ def ls(*, socket: Socket = None, as_json: Json = False) -> None:
 
 
 MAX_SECONDS = 1e9
-_STANDARD = {"name", "compatible", "vendor-id", "device-id", "hcall-class"}
-
-
-def _own(properties: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in properties.items() if name not in _STANDARD}
 
 
 def _device_row(device: dict[str, Any]) -> tuple[str, ...]:
     from .remote import model_of
+    from .trees import own as own_of
 
-    own = _own(device["properties"])
+    own = own_of(device["properties"])
     state = "failed" if device["failed"] else "leaving" if device["leaving"] else "-"
     used = ", ".join(device["guests"]) or state
     return device["path"], model_of(device), used, "  ".join(f"{name}={shown(own[name])}" for name in own)
 
 
 @app.command
-def tree(*, socket: Socket = None, as_json: Json = False) -> None:
-    """Show the device tree of a running machine, with properties."""
-    from rich.text import Text
-    from rich.tree import Tree
+def tree(
+    *,
+    form: Annotated[
+        str, Parameter("--format", metavar="FORMAT", help="tree, json, dts (a source for dtc), or dtb (flattened)")
+    ] = "tree",
+    socket: Socket = None,
+    as_json: Json = False,
+) -> None:
+    """Show the device tree of a running machine, with properties.
 
+    $ hostd tree --format dtb > machine.dtb
+    """
     from .remote import ask
+    from .trees import show
 
-    root = ask(socket, "tree")
-    if as_json:
-        print_json(root)
-        return
-
-    def grow(node: dict[str, Any], label: str) -> Tree:
-        properties = dict(node["properties"])
-        text = Text(label, "bold")
-        if "compatible" in properties:
-            text.append(f"  {shown(properties['compatible'])}", "cyan")
-            if properties["vendor-id"] or properties["device-id"]:
-                text.append(f"  {properties['vendor-id']:04x}:{properties['device-id']:04x}", "not bold")
-        for name, value in _own(properties).items():
-            text.append(f"  {name}={shown(value)}", "not bold")
-        grown = Tree(text, guide_style="dim")
-        for child in node["children"]:
-            grown.children.append(grow(child, child["name"]))
-        return grown
-
-    console().print(grow(root, f"/ ({root['name']})"))
+    show(ask(socket, "tree"), "json" if as_json else form)
 
 
 @app.command
