@@ -7,16 +7,17 @@ from typing import Final
 from hcall.programs.mistakes import BadRequest
 from hcall.text import suggest
 
-from . import claim, pci, tree
-from .found import Core, Found, Probe, absolute
+from . import ccw, claim, pci, tree
+from .found import Core, Found, Probe, Reach, absolute
 
-__all__ = ["PROBERS", "Core", "Found", "Probe", "absolute", "named"]
+__all__ = ["PROBERS", "Core", "Found", "Probe", "Reach", "absolute", "named"]
 
 #: By name, as `attach(prober=...)` and `guestd probe --prober` take it.
 PROBERS: Final[dict[str, Probe]] = {
     "tree": tree.probe,
     "claim": claim.probe,
     "pci": pci.probe,
+    "ccw": ccw.probe,
 }  # fmt: skip
 
 

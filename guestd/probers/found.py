@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+from ..memory import Ram
+
 
 class Found(NamedTuple):
     """A device, or a node without one, as a prober found it."""
@@ -27,8 +29,19 @@ class Core(Protocol):
     def __call__(self, handle: int, number: int, *args: object) -> Awaitable[Any]: ...
 
 
+class Reach:
+    """The calls of the core, and memory of the guest's for those that need some."""
+
+    def __init__(self, core: Core, ram: Ram) -> None:
+        self._core, self.ram = core, ram
+
+    def __call__(self, handle: int, number: int, *args: object) -> Awaitable[Any]:
+        """See `Core`."""
+        return self._core(handle, number, *args)
+
+
 #: Finds what there is, and nothing else: no driver, no I/O but the core's calls.
-Probe: TypeAlias = Callable[[Core], AsyncIterator[Found]]
+Probe: TypeAlias = Callable[[Reach], AsyncIterator[Found]]
 
 
 def absolute(path: str) -> str:

@@ -6,17 +6,20 @@ Knows no lane and no socket.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Final, Protocol
 
 from hcall import numbers
 from hcall.errors import BadArgument, BadHandle, Busy, HcallError, IoError, NotAllowed, NotOpen
+from hcall.formats import ccw
 from hcall.saved import Saved, check
 
 from ..model.later import Later
 from ..tree.complaints import Complaints
 from ..tree.node import Node
 from ..tree.tree import LOG, Change, Sees, Tree
+from .channels.subchannels import Subchannels
 from .configuration import Configuration
 from .hold import Hold
 from .limits import Limits
@@ -100,12 +103,14 @@ class Owner(Protocol):
 class Account:
     """What one guest has."""
 
-    __slots__ = ("_forgotten", "_own", "configuration", "holds", "limits", "memory", "owner", "tree", "watched")
+    __slots__ = ("_forgotten", "_own", "channels", "configuration", "holds", "limits", "memory", "owner", "tree",
+                 "watched")  # fmt: skip
 
     def __init__(self, tree: Tree, limits: Limits, owner: Owner) -> None:
         self.tree, self.limits, self.owner = tree, limits, owner
         self.memory = Memory(limits, owner.purse, owner.free)
         self.configuration = Configuration(limits, owner.purse, tree.nodes)
+        self.channels = Subchannels(limits, owner.purse, self.memory, self.hint)
         self.holds: dict[int, Hold] = {}  # by open handle
         self.watched = _NOTHING  # by node handle: numbers.CHILDREN and AVAILABLE
         self._own: Sequence[tuple[int, Change]] = ()  # with serials: what came and went for this guest alone
@@ -220,6 +225,16 @@ class Account:
     def _available(self) -> None:
         self.watch(self.tree.root.handle).fire(numbers.AVAILABLE)
 
+    def attend(self) -> None:
+        """The guest knows subchannels: from now on devices that are to leave call for its attention there."""
+        self.tree.watchers.setdefault(self.channels, self._leaves)
+
+    def _leaves(self, what: int, node: Node, parent: Node) -> None:
+        place = self.tree.ccw.place(node) if what == numbers.LEAVING and self.sees(node) else None
+        if place is not None:
+            with suppress(Busy):  # it tests nothing
+                self.channels.call(ccw.subchannel(*place), node)
+
     def watch(self, handle: int) -> Vectors:
         """The interrupts of a node, or the one of a ring."""
         if self.watched is _NOTHING:
@@ -295,8 +310,8 @@ class Account:
         return {
             "version": 1, "watches": self in self.tree.watchers,
             "own": [[serial, list(change)] for serial, change in self._own], "forgotten": self._forgotten,
-            "waits": self.tree.classes.waits(self),
-            "configuration": self.configuration.save(),
+            "waits": self.tree.classes.waits(self), "channels": self.channels.save(),
+            "attends": self.channels in self.tree.watchers, "configuration": self.configuration.save(),
             "holds": [hold.save() for hold in self.holds.values()],
             "watched": [[handle, vectors.save()] for handle, vectors in self.watched.items()],
         }  # fmt: skip
@@ -309,6 +324,9 @@ class Account:
             self.tree.watchers.setdefault(self, self._changed)
         for sort in saved.get("waits", ()):
             self.enlist(sort)
+        if saved.get("attends"):
+            self.attend()
+        self.channels.restore(saved.get("channels", [0, []]), self.tree.ccw.node)
         for handle, vectors in saved["watched"]:
             if handle in self.tree.nodes:
                 self.watch(handle).restore(vectors)
@@ -338,6 +356,7 @@ class Account:
         """The guest came back: every hint that it did not acknowledge is given again."""
         for vectors in [*(hold.vectors for hold in self.holds.values()), *self.watched.values()]:
             vectors.relink()
+        self.channels.relink()
 
     def close(self, then: Callable[[], None]) -> Iterator[None]:
         """Give back all devices: those with calls under way now, each of the others in a step of its own.
@@ -345,6 +364,8 @@ class Account:
         *then* is called when none of them works for this guest any more.
         """
         self.tree.watchers.pop(self, None)
+        self.tree.watchers.pop(self.channels, None)
+        self.channels.close()
         self.tree.classes.forget(self)
         self.watched.clear()
         waiting = 1  # until all have been told

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
+from hcall.formats.pci import VENDOR
 from hcall.text import cut
 
 from ..device import Device
@@ -28,6 +29,11 @@ class Node:
     def device(self) -> Device | None:
         """What is plugged in here, if anything."""
         return self.plugged.device if self.plugged is not None else None
+
+    @property
+    def bus_ids(self) -> tuple[int, int]:
+        """By which a bus knows it that has no compatible strings: without ids, this project's, and its class."""
+        return self.ids if self.plugged is None or any(self.ids) else (VENDOR, self.plugged.class_id)
 
     @property
     def opens(self) -> Collection[Holder]:

@@ -21,6 +21,7 @@ from hcall.saved import Saved, check
 from hcall.text import cut, suggest
 
 from ..device import Device
+from .faces.ccw import Ccw
 from .faces.claim import Classes
 from .faces.pci import Pci
 from .handles import Handles
@@ -74,7 +75,7 @@ class Tree:
         self._order: list[int] = []  # their handles, from the least on
         self.watchers: dict[object, Watcher] = {}
         self.long_calls = LongCalls()  # of the core
-        self.classes = Classes()
+        self.classes, self.ccw = Classes(), Ccw(saved.get("ccw", {}))
         #: Does what is a step for each watcher: the host's chores, if there is a host.
         self.chore: Callable[[Iterator[None]], object] = list
         self.pci = Pci(saved.get("pci", {}))
@@ -89,7 +90,8 @@ class Tree:
         return {
             "version": _VERSION, "used": [self.handles.first, self.handles.following],
             "nodes": {node.path: node.handle for node in self.nodes.values()},
-            "pci": self.pci.save(), "classes": [[list(sort), number] for sort, number in self._classes.items()],
+            "classes": [[list(sort), number] for sort, number in self._classes.items()],
+            "pci": self.pci.save(), "ccw": self.ccw.save(),
             "log": [[serial, list(change), path] for serial, change, path in self._log], "forgotten": self._forgotten,
         }  # fmt: skip
 
@@ -152,6 +154,7 @@ class Tree:
         plugged.class_id = self._class_id(plugged.device)
         node = self._add(name, parent, plugged)
         self.classes.add(node)
+        self.ccw.add(node)
         plugged.when_idle = partial(self._free, node)
         self._free(node)
         return node
@@ -169,6 +172,7 @@ class Tree:
         for gone in below:
             del self.nodes[gone.handle]
             self.classes.remove(gone)
+            self.ccw.remove(gone)
             del self._order[bisect.bisect_left(self._order, gone.handle)]
             self.pci.remove(gone)
             gone.leaving = gone.gone = True

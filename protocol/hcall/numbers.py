@@ -41,6 +41,9 @@ ADD_PART = 37  # address, size, offset, fd id  none  None; ADD_MEMORY of a part 
 LIST = 38  #     after                  none    (next, groups of nodes): those after a handle, 0 = from the first on
 CONFIG_READ = 40  # address, offset, size  none  what stands there, all ones where nothing is
 CONFIG_WRITE = 41  # and value          none    None
+STSCH = 44  #    subchannel              none    (condition code, what is known of it: `formats.ccw`)
+SSCH = 45  #     subchannel, parameter, program  none  the condition code; the program is begun
+TSCH = 46  #     subchannel              none    (condition code, the status, which is pending no more)
 CLAIM = 48  #    class, after, cookie    none    (node, open handle, calls, vectors, features)
 ADD_RING = 52  # see below               open    the ring's handle
 REMOVE_RING = 53  #                     ring    None; it takes nothing more
@@ -56,8 +59,8 @@ CORE: Final[dict[int, str]] = dict(enumerate((
     "GET_STATUS", "SET_STATUS", "GET_FEATURES", "SET_FEATURES", "SET_MASK", "POLL", "ADD_MEMORY", "REMOVE_MEMORY",
     "DETACH", "ADD_PART",
 ), NOP)) | {
-    LIST: "LIST", CONFIG_READ: "CONFIG_READ", CONFIG_WRITE: "CONFIG_WRITE", CLAIM: "CLAIM",
-    ADD_RING: "ADD_RING", REMOVE_RING: "REMOVE_RING", KICK: "KICK",
+    LIST: "LIST", CONFIG_READ: "CONFIG_READ", CONFIG_WRITE: "CONFIG_WRITE", STSCH: "STSCH", SSCH: "SSCH",
+    TSCH: "TSCH", CLAIM: "CLAIM", ADD_RING: "ADD_RING", REMOVE_RING: "REMOVE_RING", KICK: "KICK",
 }  # fmt: skip
 
 POLL_LIMIT: Final = 32  # open handles in one answer of POLL

@@ -18,7 +18,7 @@ from raw import PATIENCE, RawGuest, attached, memfd, settled
 import hostd
 from hcall.clock import ManualClock
 from hcall.errors import Status
-from hcall.formats import folder, frames, hdlc, sysmgmt, virtio_msg
+from hcall.formats import ccw, folder, frames, hdlc, sysmgmt, virtio_msg
 from hcall.formats import input as evdev
 from hcall.messages import HELLO, MAGIC, Hello
 from hcall.session.guest import GuestSession
@@ -108,6 +108,16 @@ def as_stored(given: bytes) -> list[Any]:
     return [(file.mode, file.name.hex(" "), bytes(file.data).hex(" ")) for file in folder.unpack_stored(given)]
 
 
+def as_schib(given: bytes) -> list[Any]:
+    known = ccw.Subchannel.decode(given)
+    return [known.device, known.parameter, tuple(known.status)]
+
+
+def as_sense_id(given: bytes) -> list[Any]:
+    found = ccw.Identity.decode(given)
+    return [*found.control_unit, *found.device, found.node]
+
+
 READERS: dict[str, Callable[[bytes], list[Any]]] = {
     "net": as_net,
     "hid": lambda given: [(packet.at, tuple(map(tuple, packet.events))) for packet in evdev.Packets().feed(given)],
@@ -117,6 +127,8 @@ READERS: dict[str, Callable[[bytes], list[Any]]] = {
     "fetched": as_fetched,
     "stored": as_stored,
     "ppp": as_ppp,
+    "schib": as_schib,
+    "sense id": as_sense_id,
 }
 
 

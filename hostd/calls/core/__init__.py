@@ -6,7 +6,7 @@ answers, raises an HcallError, or returns a `Later`, as a model does.
 
 from __future__ import annotations
 
-from . import claim, holds, lending, listing, nodes, pci, rings
+from . import ccw, claim, holds, lending, listing, nodes, pci, rings
 from .registry import CORE
 
-__all__ = ["CORE", "claim", "holds", "lending", "listing", "nodes", "pci", "rings"]
+__all__ = ["CORE", "ccw", "claim", "holds", "lending", "listing", "nodes", "pci", "rings"]

@@ -51,8 +51,7 @@ def _space(guest: Account, node: Node, address: int) -> bytes:
     assert node.plugged is not None
     slot, function = address & ~7, address & 7
     others = range(1, pci.FUNCTIONS) if function == 0 else ()
-    class_id = node.plugged.class_id
     return pci.endpoint(
-        node.ids if any(node.ids) else (pci.VENDOR, class_id), node.plugged.device.class_code, class_id, node.handle,
+        node.bus_ids, node.plugged.device.class_code, node.plugged.class_id, node.handle,
         pin=function % 4 + 1, several=any(_seen(guest, slot + each) for each in others),
     )  # fmt: skip

@@ -33,6 +33,7 @@ _CORE: Final[dict[int, tuple[type, ...]]] = {
     numbers.REMOVE_MEMORY: (int,), numbers.ADD_PART: (int, int, int, int), numbers.LIST: (int,),
     numbers.CONFIG_READ: (int, int, int), numbers.CONFIG_WRITE: (int, int, int, int),
     numbers.CLAIM: (str, int, int),
+    numbers.STSCH: (int,), numbers.SSCH: (int, int, int), numbers.TSCH: (int,),
 }  # fmt: skip
 _pack: Final[Callable[[Any], bytes]] = msgpack.Packer(use_bin_type=True).pack
 

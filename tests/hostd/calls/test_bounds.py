@@ -30,6 +30,8 @@ def shortest(value: object) -> int:
         return 1
     if isinstance(value, int):
         return 1 + (0 if value < 128 else next(size for size in (1, 2, 4, 8) if value < 1 << 8 * size))
+    if isinstance(value, bytes):
+        return len(value) + 2
     if isinstance(value, str):
         return len(value) + (1 if len(value) < 32 else 2 if len(value) < 256 else 3)
     if isinstance(value, dict):
@@ -45,7 +47,7 @@ def widest(value: object) -> int:
     if isinstance(value, int):
         return struct.calcsize(">BQ")
     head = struct.calcsize(">BI")
-    if isinstance(value, str):
+    if isinstance(value, str | bytes):
         return head + len(value)
     if isinstance(value, dict):
         return head + sum(map(widest, value)) + sum(map(widest, value.values()))
@@ -68,6 +70,9 @@ LARGEST: dict[str, tuple[Any, ...]] = {
     "REPLY with an error": reply("x" * 256, 16),
     "FIRST": reply(HIGH),
     "NOP": reply(None),
+    "SSCH": reply(3),
+    "TSCH": reply((3, bytes(12))),
+    "STSCH": reply((3, bytes(52))),
     "NEXTPROP": reply("x" * 63),
     "CHANGES": reply((HIGH, ((3, HIGH, HIGH),) * 32)),
     "INFO": reply(("x" * 256, ("x" * 255,) * 16, (0xFFFF, 0xFFFF))),

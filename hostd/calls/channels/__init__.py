@@ -1,0 +1,1 @@
+"""Channel programs of one guest: how they run in its memory, and what became of them at each subchannel."""
