@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -37,6 +38,19 @@ async def test_a_guest_finds_devices_by_the_prober_that_it_was_told(machine: Pat
             assert nodes == {each.node for each in found if any(each.ids)}
         assert all(not isinstance(outcome, Exception) for outcome in (await guest.bind_all()).values())
         assert len(guest.drivers) == 2
+
+
+@pytest.mark.parametrize("prober", PROBERS)
+async def test_so_does_a_guest_that_blocks(machine: Path, prober: str) -> None:
+    async with hostd.serve(machine) as host:
+
+        def bound() -> set[int]:
+            with guestd.attach_blocking(host.socket, prober=prober) as guest:
+                assert all(not isinstance(outcome, Exception) for outcome in guest.run(guest.bind_all()).values())
+                return {device.found.node for device in guest.devices.values()}
+
+        nodes = {host.tree.find(path).handle for path in ("bus/one", "two")}
+        assert await asyncio.to_thread(bound) == nodes
 
 
 @pytest.mark.parametrize(
