@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from hcall.programs.command import run
+from hcall.programs.command import Exit, Failure, run
 from hcall.programs.help import new_program
 from hcall.programs.options import Json, ReadyFd, Socket
 
@@ -71,6 +71,9 @@ Prober = Annotated[str, Parameter(metavar="NAME", help="how devices are found, s
 def probe(
     *,
     prober: Annotated[str, Parameter(metavar="NAME", help="how devices are found; all: in every way")] = "tree",
+    dump: Annotated[
+        Path | None, Parameter(metavar="FILE", help="of a real machine, by pci: what `lspci -xxxx` wrote there")
+    ] = None,
     reach: Reach = DEFAULT_REACH,
     as_json: Json = False,
 ) -> None:
@@ -82,6 +85,13 @@ def probe(
     """
     from .probing import print_found, print_side_by_side
 
+    if dump is not None:
+        from .dumped import print_dumped
+
+        if prober != "pci":
+            raise Failure("a dump is for the prober pci: --prober pci --dump FILE", Exit.USAGE)
+        print_dumped(dump, reach.drivers(), as_json=as_json)
+        return
     with _guest(reach, "tree" if prober == "all" else prober) as guest:
         if prober == "all":
             print_side_by_side(guest, as_json=as_json)

@@ -131,7 +131,7 @@ def _device_row(device: dict[str, Any]) -> tuple[str, ...]:
 def tree(
     *,
     form: Annotated[
-        str, Parameter("--format", metavar="FORMAT", help="tree, json, dts (a source for dtc), or dtb (flattened)")
+        str, Parameter("--format", metavar="FORMAT", help="tree, json, dts (for dtc), dtb (flattened), or lspci")
     ] = "tree",
     socket: Socket = None,
     as_json: Json = False,

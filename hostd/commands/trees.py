@@ -10,6 +10,8 @@ from hcall.formats.buses import fdt
 from hcall.programs.command import Exit, Failure, console, print_json
 from hcall.text import shown
 
+from . import lspci
+
 _STANDARD: Final = {"name", "compatible", "vendor-id", "device-id", "hcall-class"}
 
 
@@ -83,5 +85,5 @@ def _dtb(root: dict[str, Any]) -> None:
 
 #: What prints a tree, by the name of what it prints.
 FORMATS: Final[dict[str, Callable[[dict[str, Any]], None]]] = {
-    "tree": _people, "json": print_json, "dts": _dts, "dtb": _dtb,
+    "tree": _people, "json": print_json, "dts": _dts, "dtb": _dtb, "lspci": lspci.show,
 }  # fmt: skip

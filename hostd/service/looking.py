@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import msgspec
 
+from hcall.formats import pci
+
 from ..guests.guest import Guest
 from ..guests.messenger import Messenger
 from ..isolated.proxy import process_of
@@ -19,6 +21,8 @@ def described(host: Host, node: Node, users: dict[str, list[str]]) -> dict[str, 
     spec = host.spec(node)
     return {
         "path": node.path, "name": node.name, "handle": node.handle, "model": spec.model if spec else None,
+        "pci": pci.name(where) if (where := host.tree.pci.address(node)) is not None else None,
+        "class_code": node.device.class_code if node.device else None, "bus_ids": node.bus_ids,
         "shared": node.device.shared if node.device else None, "leaving": node.leaving, "failed": node.failed,
         "guests": users.get(node.path, []), "properties": node.properties(), "process": _process(node),
     }  # fmt: skip

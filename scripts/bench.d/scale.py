@@ -34,17 +34,20 @@ import guestd
 FEW: Final = 200  # guests
 MANY: Final = 1000  # guests, or devices
 DEVICES: Final = 10  # of a machine that is small
+ON_ONE_BUS: Final = 30  # as many as a PCI bus has beside its bridge, about
 LOADS: Final = 8  # guests at full load
 PROCESSES: Final = 4  # that share a crowd: a guest has five open files, and a process often no more than 4096
 FDS: Final = 3 * (MANY + 1) + 128  # of the daemon: a socket, an fd lane and memory for each guest, and its own
 
 RSS, CROWDED, EMPTY, RUSH = "crowd: RSS", "1,000 idle: nop", "no others: nop", "crowd: open"
 LARGE, SMALL = "1,000 devices: probe", "10 devices: probe"
+SCANNED, BUS = "1,000 devices: pci", "30 devices: pci"
 SLOWEST, FASTEST = "slowest: rng 32", "fastest: rng 32"
 ROWS: Final = (
     Row("scale: daemon's RSS, each of 1,000 guests", (RSS,), (), "KiB", 6),
     Row("scale: NOP round trip, 1,000 idle guests", (CROWDED,), (EMPTY,), "us", 1.1),
     Row("scale: probe of 1,000 devices, each", (LARGE,), (SMALL,), "us", 1.3),
+    Row("scale: pci scan of 1,000 devices, each", (SCANNED,), (BUS,), "us", 1.1),
     Row("scale: attach, probe, open, 1,000 at once", (RUSH,), (), "s", 5),
     Row("scale: 8 guests at full load, slowest", (SLOWEST,), (FASTEST,), "calls/s", 0.8),
 )
@@ -65,7 +68,14 @@ class Scale:
         if hard < FDS and not wanted.isdisjoint((RSS, CROWDED, RUSH)):
             self.notes.append(f"{MANY:,} guests were not measured: the limit of open files is {hard}, not {FDS}")
             wanted -= {RSS, CROWDED, RUSH}
-        parts = {RSS: self._crowd, CROWDED: self._crowd, LARGE: self._probe, RUSH: self._rush, SLOWEST: self._load}
+        parts = {
+            RSS: self._crowd,
+            CROWDED: self._crowd,
+            LARGE: self._probe,
+            SCANNED: self._scan,
+            RUSH: self._rush,
+            SLOWEST: self._load,
+        }
         found: dict[str, list[float]] = {}
         for part in dict.fromkeys(parts[key] for key in parts if key in wanted):
             with contextlib.ExitStack() as stack:
@@ -94,6 +104,13 @@ class Scale:
         large, _ = self._daemon(stack, "large", MANY)
         small, _ = self._daemon(stack, "small")
         return await self._by_turns({LARGE: _walk(stack, large, MANY), SMALL: _walk(stack, small, DEVICES)})
+
+    async def _scan(self, stack: contextlib.ExitStack) -> dict[str, list[float]]:
+        """The same as on a PCI bus, and behind 32 bridges."""
+        large, _ = self._daemon(stack, "far", MANY)
+        small, _ = self._daemon(stack, "near", ON_ONE_BUS)
+        far, near = _walk(stack, large, MANY, "pci"), _walk(stack, small, ON_ONE_BUS, "pci")
+        return await self._by_turns({SCANNED: far, BUS: near})
 
     async def _rush(self, stack: contextlib.ExitStack) -> dict[str, list[float]]:
         """The slowest of all that come at once, the work of their own processes included."""
@@ -184,8 +201,8 @@ def _nop(stack: contextlib.ExitStack, path: Path) -> Meter:
     return Meter(nop)
 
 
-def _walk(stack: contextlib.ExitStack, path: Path, devices: int) -> Meter:
-    guest = stack.enter_context(guestd.attach_blocking(path))
+def _walk(stack: contextlib.ExitStack, path: Path, devices: int, prober: str = "tree") -> Meter:
+    guest = stack.enter_context(guestd.attach_blocking(path, prober=prober))
 
     def walk(n: int) -> None:
         for _ in range(n // devices):

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from fake_host import lying
@@ -27,7 +27,6 @@ from hostd.device import Device
 from hostd.tree.tree import Tree
 
 T = TypeVar("T")
-DEVICE: Final = pci.endpoint((0x1AF4, 0x1044), 0x100000, 0x1044, 7, pin=1)
 needs_lspci = pytest.mark.skipif(not shutil.which("lspci"), reason="there is no lspci here")
 
 
@@ -232,13 +231,13 @@ def test_nothing_of_two_devices_is_put_together() -> None:
 
     def run(at: int) -> None:
         nonlocal reads
-        now, reads = pci.endpoint((1, 1), 0x010101, 1, 100, pin=1), 0
+        now, reads = pci.endpoint(0, (1, 1), 0x010101, 1, 100), 0
 
         async def read(address: int, offset: int, size: int) -> int:
             nonlocal now, reads
             reads += 1
             if reads == at:
-                now = pci.endpoint((2, 2), 0x020202, 2, 200, pin=2)
+                now = pci.endpoint(0, (2, 2), 0x020202, 2, 200)
             return pci.read(now, {}, offset, size)
 
         function = at_once(prober.look(read, 0))
@@ -268,7 +267,7 @@ async def test_a_host_whose_devices_never_stay_does_not_hold_a_guest_up(tmp_path
     def lie(_: int, address: int, offset: int, size: int) -> int:
         nonlocal handle
         handle += 1
-        return pci.read(pci.endpoint((1, 2), 0, 0, handle, pin=1), {}, offset, size)
+        return pci.read(pci.endpoint(0, (1, 2), 0, 0, handle), {}, offset, size)
 
     with lying(tmp_path, {numbers.CONFIG_READ: lie}) as host:
         async with guestd.attach(host.path) as guest:

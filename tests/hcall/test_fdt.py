@@ -168,4 +168,7 @@ def test_the_machine_is_shown_in_each_form(machine: Path) -> None:
 def test_a_form_that_there_is_none_of_is_told(machine: Path) -> None:
     with pytest.raises(subprocess.CalledProcessError) as failed:
         shown(machine, "yaml")
-    assert failed.value.returncode == 2 and b"no format 'yaml': there is tree, json, dts, dtb" in failed.value.stderr
+    assert (
+        failed.value.returncode == 2
+        and b"no format 'yaml': there is tree, json, dts, dtb, lspci" in failed.value.stderr
+    )

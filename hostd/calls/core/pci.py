@@ -49,9 +49,8 @@ def _seen(guest: Account, address: int) -> Node | None:
 
 def _space(guest: Account, node: Node, address: int) -> bytes:
     assert node.plugged is not None
-    slot, function = address & ~7, address & 7
-    others = range(1, pci.FUNCTIONS) if function == 0 else ()
+    others = range(address + 1, address + pci.FUNCTIONS) if address & 7 == 0 else ()
     return pci.endpoint(
-        node.bus_ids, node.plugged.device.class_code, node.plugged.class_id, node.handle,
-        pin=function % 4 + 1, several=any(_seen(guest, slot + each) for each in others),
+        address, node.bus_ids, node.plugged.device.class_code, node.plugged.class_id, node.handle,
+        several=any(_seen(guest, each) for each in others),
     )  # fmt: skip

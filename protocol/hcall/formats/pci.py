@@ -78,6 +78,14 @@ def name(where: int, *, domain: bool = False) -> str:
     return f"{wide}{bus:02x}:{slot:02x}.{function}"
 
 
+def named(text: str) -> int:
+    """The address of such a name.  Raises ValueError."""
+    found = _FUNCTION.fullmatch(f"{text} ")
+    if found is None:
+        raise ValueError(f"{text!r} is no place on a PCI bus: those are like 00:1f.0")
+    return _address(found)
+
+
 def absent(size: int) -> int:
     """What *size* bytes are where nothing is."""
     return (1 << 8 * size) - 1
@@ -98,12 +106,13 @@ def swizzle(pin: int, slot: int) -> int:
 
 
 def endpoint(
-    ids: tuple[int, int], class_code: int, hcall_class: int, node: int, *, pin: int, several: bool = False
+    where: int, ids: tuple[int, int], class_code: int, hcall_class: int, node: int, *, several: bool = False
 ) -> bytes:
-    """The space of a device as it is before anybody wrote there."""
+    """The space of a device as it is before anybody wrote there; *several*: its slot has others beside it."""
     header = _ENDPOINT.pack(
-        *ids, 0, HAS_CAPABILITIES, REVISION, class_code.to_bytes(3, "little"), 0, 0, several and SEVERAL, 0,
-        0, 1, 0, 0, 0, 0, 0, VENDOR, hcall_class, 0, _AT, 0, pin, 0, 0,
+        *ids, 0, HAS_CAPABILITIES, REVISION, class_code.to_bytes(3, "little"),
+        0, 0, several and SEVERAL, 0,
+        0, 1, 0, 0, 0, 0, 0, VENDOR, hcall_class, 0, _AT, 0, where % 4 + 1, 0, 0,
     )  # fmt: skip
     own = _CAPABILITY.pack(_VENDOR_SPECIFIC, 0, _CAPABILITY.size, _OWN, VENDOR, _MAGIC, node)
     return (header + own).ljust(SPACE, b"\0")
@@ -172,10 +181,10 @@ def parse(lines: Iterable[str]) -> dict[int, bytes]:
     for number, line in enumerate(lines, 1):
         text = line.rstrip("\r\n")
         if start := _FUNCTION.match(text):
-            domain, bus, slot, function = (int(part or "0", 16) for part in start.groups())
-            if slot >= SLOTS or domain >= _DOMAINS:
-                raise ValueError(f"line {number}: no function is at {start[0].strip()}")
-            now = found.setdefault(address(bus, slot, function, domain), bytearray())
+            try:
+                now = found.setdefault(_address(start), bytearray())
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from None
         elif now is not None and (row := _BYTES.fullmatch(text)):
             offset, data = int(row[1], 16), bytes.fromhex(row[2])
             if offset + len(data) > EXTENDED:
@@ -185,3 +194,10 @@ def parse(lines: Iterable[str]) -> dict[int, bytes]:
         elif not text:
             now = None
     return {where: bytes(space) for where, space in found.items()}
+
+
+def _address(found: re.Match[str]) -> int:
+    domain, bus, slot, function = (int(part or "0", 16) for part in found.groups())
+    if slot >= SLOTS or domain >= _DOMAINS:
+        raise ValueError(f"no function is at {found[0].strip()}")
+    return address(bus, slot, function, domain)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hcall.formats import pci
 
 needs_lspci = pytest.mark.skipif(not shutil.which("lspci"), reason="there is no lspci here")
-DEVICE = pci.endpoint((0x1AF4, 0x1044), 0x100000, 0x1044, 0x0001_0000_0000_0002, pin=1)
+DEVICE = pci.endpoint(0, (0x1AF4, 0x1044), 0x100000, 0x1044, 0x0001_0000_0000_0002)
 
 
 def text_of(functions: dict[int, bytes]) -> str:
@@ -42,12 +42,12 @@ def test_a_device_is_these_bytes() -> None:
 def test_the_real_lspci_reads_what_we_write(tmp_path: Path) -> None:
     path = tmp_path / "dump"
     bridge = pci.bridge(0, 1, 3)
-    inner = pci.endpoint((0x1234, 0x5678), 0x020000, 0x8000, 9, pin=2, several=True)
-    path.write_text(text_of({pci.address(0, 0): DEVICE, pci.address(0, 31): bridge, pci.address(1, 30, 7): inner}))
+    inner = pci.endpoint(pci.address(1, 30, 5), (0x1234, 0x5678), 0x020000, 0x8000, 9, several=True)
+    path.write_text(text_of({pci.address(0, 0): DEVICE, pci.address(0, 31): bridge, pci.address(1, 30, 5): inner}))
     assert lspci(path, "-n").splitlines() == [
         "00:00.0 1000: 1af4:1044 (rev 01)",
         "00:1f.0 0604: 1af4:10ff (rev 01)",
-        "01:1e.7 0200: 1234:5678 (rev 01)",
+        "01:1e.5 0200: 1234:5678 (rev 01)",
     ]
     told = lspci(path, "-vvv", "-n")
     assert "Subsystem: 1af4:8000" in told and "Interrupt: pin B routed to IRQ 0" in told
@@ -55,7 +55,7 @@ def test_the_real_lspci_reads_what_we_write(tmp_path: Path) -> None:
     assert "Bus: primary=00, secondary=01, subordinate=03" in told
     assert "I/O behind bridge: 0000-ffff" in told and "Memory behind bridge: 00000000-ffffffff" in told
     assert "unknown" not in told.lower().replace("virtio: <unknown>", "") and "!!!" not in told
-    assert "+-00.0\n" in (tree := lspci(path, "-t")) and "-1f.0-[01-03]----1e.7" in tree
+    assert "+-00.0\n" in (tree := lspci(path, "-t")) and "-1f.0-[01-03]----1e.5" in tree
 
 
 @needs_lspci
@@ -73,6 +73,14 @@ def test_of_a_dump_what_is_not_understood_is_passed_over_and_what_is_missing_is_
     text = ["# lspci", "00: 11 22", "0002:ff:1f.7 Thing", "\tSubsystem: x", "04: aa bb  ", "100: 01", "", "00: 99"]
     space = pci.parse(text)[2 << 16 | 0xFFFF]
     assert space == b"\xff" * 4 + b"\xaa\xbb" + b"\xff" * 250 + b"\x01"
+
+
+def test_a_name_is_an_address_and_back() -> None:
+    for where in (0, 0xFF, 0xFFFF, 0xABCD << 16 | 0x1234, 0x12345 << 16):
+        assert pci.named(pci.name(where)) == where == pci.named(pci.name(where, domain=True))
+    for wrong in ("", "00:00.0 ", "00:20.0", "0:1.0", "00:00.8", "x00:00.0"):
+        with pytest.raises(ValueError, match=r"00:1f\.0|no function is at"):
+            pci.named(wrong)
 
 
 @pytest.mark.parametrize(
