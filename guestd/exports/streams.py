@@ -34,6 +34,7 @@ from .listening import AtTcp, AtUnix
 T = TypeVar("T")
 _CHUNK: Final = 64 * 1024  # bytes
 _LOOK_SECONDS: Final = 0.01
+_READ_SECONDS: Final = 10.0  # for a terminal's last words to be read, on a machine that is busy, too
 
 
 class Line:
@@ -232,7 +233,7 @@ class PtyExport(_StreamExport[int]):
 
     async def finish(self, at: int) -> None:
         """A terminal that is closed forgets what nobody has read."""
-        for _ in range(round(LINGER_SECONDS / _LOOK_SECONDS)):
+        for _ in range(round(_READ_SECONDS / _LOOK_SECONDS)):
             if not any(fcntl.ioctl(self._slave, termios.FIONREAD, bytes(4))):
                 break
             await self._driver.clock.sleep(_LOOK_SECONDS)  # nothing tells
