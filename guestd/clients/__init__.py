@@ -17,8 +17,9 @@ When a link breaks the session keeps all calls that have no answer, the client c
 not notice.  The session is over for good when the host says END, no longer knows the token, or cannot be reached: then
 `_lost` says why, everybody who waits gets it, and so does every later call.
 
-`guest` is what both share, `reaching` how long they try, `hotplug` follows what is plugged and unplugged, `unbound` has
-stand-ins for drivers; what only one of them needs is in `loop` and in `plain`.
+`guest` is what both share, `reaching` how long they try, `hotplug` follows what is plugged and unplugged, `claiming`
+waits for devices by their class, `unbound` has stand-ins for drivers; what only one of them needs is in `loop` and in
+`plain`.
 
 A call cannot be taken back: if whoever waits for it is cancelled, it has happened.  So what must not be lost is claimed
 (`Guest.claim`): the answer goes to somebody else then, and whoever opens, binds or lends undoes it.

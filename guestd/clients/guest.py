@@ -344,7 +344,7 @@ class Guest(Generic[W]):
     def _raised(self, interrupts: list[Message]) -> None:
         for _, tag, vector, count in interrupts:
             device = self.devices.get(tag)
-            if device is None:
+            if device is None or vector not in device.counts:
                 if not self.rings.raised(tag, vector, count):
                     self.hotplug.hinted(tag, vector, count)
             elif count > device.counts.get(vector, count):

@@ -104,6 +104,10 @@ def attach(
     *,
     name: Annotated[str | None, Parameter(help="what the host calls this guest")] = None,
     prober: Prober = "tree",
+    claim: Annotated[
+        str | None,
+        Parameter(metavar="CLASS", help="one device that is compatible with CLASS, as soon as one is free; no others"),
+    ] = None,
     reach: Reach = DEFAULT_REACH,
 ) -> None:
     """Be a guest that binds every device it can get, until Ctrl-C.
@@ -112,7 +116,7 @@ def attach(
     """
     from .terminal import attach_and_follow
 
-    attach_and_follow(reach.socket, name, reach.drivers(), prober)
+    attach_and_follow(reach.socket, name, reach.drivers(), prober, claim)
 
 
 @app.command

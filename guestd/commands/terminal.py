@@ -21,6 +21,7 @@ from hcall.programs.command import Exit, Failure, explain, say
 from hcall.text import shown
 
 from ..clients.asynchronous import AsyncGuest, attach
+from ..clients.claiming import bind_class
 from ..driver import Driver
 from ..drivers.console import ConsoleDriver
 from ..stream import StreamDriver
@@ -32,8 +33,13 @@ _LINGER_SECONDS = 1.0  # for what still comes after the end of piped input
 _HAPPENED = {numbers.ADDED: "plugged", numbers.LEAVING: "given back, to be unplugged", numbers.REMOVED: "unplugged"}
 
 
-def attach_and_follow(socket: str | None, name: str | None, drivers: list[type[Driver]], prober: str = "tree") -> None:
-    """Bind what there is, follow what comes and goes, and say so, until SIGINT or SIGTERM."""
+def attach_and_follow(
+    socket: str | None, name: str | None, drivers: list[type[Driver]], prober: str = "tree", claim: str | None = None
+) -> None:
+    """Bind what there is, follow what comes and goes, and say so, until SIGINT or SIGTERM.
+
+    *claim*: one device of that class, as soon as one is free, and nothing else.
+    """
 
     async def main() -> None:
         task = asyncio.current_task()
@@ -42,7 +48,7 @@ def attach_and_follow(socket: str | None, name: str | None, drivers: list[type[D
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
         with contextlib.suppress(asyncio.CancelledError):  # by the signal, perhaps a second one: that is how it ends
             async with attach(socket, name=name, drivers=drivers, prober=prober) as guest:
-                await _follow(guest)
+                await (_follow(guest) if claim is None else _claim(guest, claim))
 
     uvloop.run(main())
 
@@ -61,6 +67,21 @@ async def _follow(guest: AsyncGuest) -> None:
     finally:
         for work in attending.values():
             work.cancel()
+
+
+async def _claim(guest: AsyncGuest, sort: str) -> None:
+    """Have a device of that class; another one when that goes."""
+    while True:
+        driver = await bind_class(guest, sort)
+        path = next(path for path, each in guest.drivers.items() if each is driver)
+        print(f"{shown(path)}: bound to {type(driver).__name__}", flush=True)
+        attending = asyncio.ensure_future(_attend(path, driver))
+        try:
+            while guest.drivers.get(path) is driver:
+                for what, changed in await guest.happened():
+                    print(f"{shown(changed)}: {_HAPPENED[what]}", flush=True)
+        finally:
+            attending.cancel()
 
 
 async def _attend(path: str, driver: Driver) -> None:

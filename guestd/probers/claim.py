@@ -29,7 +29,7 @@ async def probe(core: Core) -> AsyncIterator[Found]:
             raise IoError("the host goes round in circles: the same devices again")
         last = node
         try:
-            found = await _found(core, node, root)
+            found = await located(core, node, root)
         except StaleHandle:  # it went meanwhile
             continue
         finally:
@@ -38,7 +38,8 @@ async def probe(core: Core) -> AsyncIterator[Found]:
         yield found
 
 
-async def _found(core: Core, node: int, root: int) -> Found:
+async def located(core: Core, node: int, root: int) -> Found:
+    """The device of *node*, with its path from the *root* on."""
     name, compatible, ids = await core(node, numbers.INFO)
     path, last = f"/{name}", node
     while (above := await core(last, numbers.PARENT)) != root:
