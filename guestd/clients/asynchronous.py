@@ -25,7 +25,7 @@ from ..carriers.rings import Rings
 from ..driver import Driver
 from ..probers import Found, absolute
 from .guest import Guest
-from .loop import late
+from .loop import late, messages
 from .loop.bindings import Bindings
 from .loop.claims import Claims
 from .loop.clock import DriverClock
@@ -49,6 +49,7 @@ class AsyncGuest(Ringing, Guest[Waiter]):
         super().__init__(path, **options)
         self._loop, self._thread = asyncio.get_running_loop(), get_ident()
         self.clock = DriverClock(clock or LoopClock(self._loop))
+        self.datagrams = messages.connector(self.path, self.clock)
         self._link: Link | None = None
         spin = processors.spin(self.clock.time) if options.get("spin") else None
         self._awake = Awake(spin, self._loop.call_soon) if spin is not None else None

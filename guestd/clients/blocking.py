@@ -27,6 +27,7 @@ from ..driver import Driver
 from ..probers import absolute
 from .guest import Guest
 from .options import Options
+from .plain import messages
 from .plain.clock import blocking, pause
 from .plain.link import READ, BlockingLink
 from .plain.pending import Lingering, Pending, Unbounded, give
@@ -46,13 +47,12 @@ class BlockingGuest(Waiting, Guest[Pending]):
 
     clock: TaskClock
 
-    def __init__(
-        self, path: str | Path | None = None, *, clock: Clock | None = None, timeout: float | None = None,
-        **options: Unpack[Options],
-    ) -> None:  # fmt: skip
+    def __init__(self, path: str | Path | None = None, *, clock: Clock | None = None, timeout: float | None = None,
+                 **options: Unpack[Options]) -> None:  # fmt: skip
         """*timeout*: seconds that the answer of each call may take, see `Pending.result`."""
         super().__init__(path, **options)
         self.timeout, self.time = timeout, blocking(clock)
+        self.datagrams = messages.connector(self.path, self.time)
         self.tasks = Tasks(self.pump)
         self.clock = TaskClock(self.tasks, self.time)
         self._link: BlockingLink | None = None

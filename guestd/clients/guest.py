@@ -27,7 +27,7 @@ from ..bus.places import Places
 from ..carriers.rings import Rings
 from ..driver import Driver, Sleeper
 from ..memory import Ram, Region
-from ..probers import Found, Reach, absolute, named
+from ..probers import Datagrams, Found, Reach, absolute, named
 from .hotplug import Hotplug
 from .options import Options
 from .reaching import PATIENCE_SECONDS
@@ -44,6 +44,7 @@ class Guest(Generic[W]):
     """A guest without its I/O, which a client adds: `call` and `interrupt`."""
 
     clock: Sleeper
+    datagrams: Callable[[str], Datagrams]  # connects to the host's socket of that name
 
     def __init__(self, path: str | Path | None = None, **options: Unpack[Options]) -> None:
         self.known = list(options["drivers"] if "drivers" in options else known_drivers())  # may raise: comes first
@@ -160,7 +161,7 @@ class Guest(Generic[W]):
     async def walk(self, prober: str | None = None) -> list[Found]:
         """All that *prober* finds, or the guest's own; the tree's are all nodes, parents first.  Raises BadRequest."""
         probe = self.prober if prober is None else named(prober)
-        return [found async for found in probe(Reach(self.core, self.ram))]
+        return [found async for found in probe(Reach(self.core, self.ram, self.datagrams))]
 
     async def grow(self, size: int) -> None:
         """Lend the host *size* more bytes of memory, for larger buffers.  Errors: NotAllowed if it takes no more."""

@@ -7,10 +7,10 @@ from typing import Final
 from hcall.programs.mistakes import BadRequest
 from hcall.text import suggest
 
-from . import ccw, claim, pci, tree
-from .found import Core, Found, Probe, Reach, absolute
+from . import ccw, claim, msg, pci, tree
+from .found import Core, Datagrams, Found, Probe, Reach, absolute
 
-__all__ = ["PROBERS", "Core", "Found", "Probe", "Reach", "absolute", "named"]
+__all__ = ["PROBERS", "Core", "Datagrams", "Found", "Probe", "Reach", "absolute", "named"]
 
 #: By name, as `attach(prober=...)` and `guestd probe --prober` take it.
 PROBERS: Final[dict[str, Probe]] = {
@@ -18,6 +18,7 @@ PROBERS: Final[dict[str, Probe]] = {
     "claim": claim.probe,
     "pci": pci.probe,
     "ccw": ccw.probe,
+    "msg": msg.probe,
 }  # fmt: skip
 
 

@@ -29,18 +29,32 @@ class Core(Protocol):
     def __call__(self, handle: int, number: int, *args: object) -> Awaitable[Any]: ...
 
 
-class Reach:
-    """The calls of the core, and memory of the guest's for those that need some."""
+class Datagrams(Protocol):
+    """A socket of the host's where a datagram is a message."""
 
-    def __init__(self, core: Core, ram: Ram) -> None:
-        self._core, self.ram = core, ram
+    def send(self, data: bytes) -> Awaitable[None]:
+        """Send one.  Raises OSError."""
+
+    def receive(self) -> Awaitable[bytes]:
+        """The next one; none is empty.  Raises OSError if there is none in time, or the host has hung up."""
+
+    def close(self) -> None:
+        """Hang up."""
+
+
+class Reach:
+    """The calls of the core, memory of the guest's for those that need some, and the host's other sockets."""
+
+    def __init__(self, core: Core, ram: Ram, datagrams: Callable[[str], Datagrams]) -> None:
+        """*datagrams* connects to the socket of that name, see `hcall.rendezvous`.  Raises OSError."""
+        self._core, self.ram, self.datagrams = core, ram, datagrams
 
     def __call__(self, handle: int, number: int, *args: object) -> Awaitable[Any]:
         """See `Core`."""
         return self._core(handle, number, *args)
 
 
-#: Finds what there is, and nothing else: no driver, no I/O but the core's calls.
+#: Finds what there is, and nothing else: no driver, no I/O but what it is given.
 Probe: TypeAlias = Callable[[Reach], AsyncIterator[Found]]
 
 

@@ -16,6 +16,8 @@ from guestd.commands.probing import beside
 from guestd.probers import PROBERS, Found, named
 
 MACHINE = """
+[host]
+msg = true
 [devices."bus/one"]
 model = "rng"
 [devices.two]

@@ -303,7 +303,7 @@ async def test_the_prober_sends_nothing_but_stsch_and_sense_id(host: hostd.Host)
             sent.append(number)
             return await guest.core(handle, number, *args)
 
-        found = [each async for each in named("ccw")(Reach(core, guest.ram))]
+        found = [each async for each in named("ccw")(Reach(core, guest.ram, guest.datagrams))]
     there = {node.handle: node for node in host.tree.root.walk() if node.plugged is not None}
     assert [(each.name, each.node) for each in found] == [
         (f"0.0.{number:04x}", handle) for number, handle in enumerate(there)
