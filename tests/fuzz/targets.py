@@ -13,8 +13,9 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Final
 
+from guestd.probers import pci as prober
 from hcall.errors import ProtocolViolation
-from hcall.formats import folder, frames, hdlc, input, ipv4, nbd, ppp, ppp_control, sysmgmt  # noqa: A004 - of devices
+from hcall.formats import folder, frames, hdlc, input, ipv4, nbd, pci, ppp, ppp_control, sysmgmt  # noqa: A004 - of devices
 from hcall.messages import CALL, CALLS, FEATURES, HELLO, MAGIC, VERSION, WELCOME, Hello, Welcome
 from hcall.session.guest import GuestSession
 from hcall.session.host import HostSession
@@ -161,6 +162,21 @@ def nbd_server(data: bytes) -> None:
             del shake.rest[: nbd.REQUEST.size]
 
 
+def dumps(data: bytes) -> None:
+    """The text of lspci: whatever machine that is, its scan ends, and each function is named once."""
+    try:
+        machine = pci.parse(data.decode("latin-1").splitlines())
+    except ValueError:
+        return
+    try:
+        prober.dumped(machine).send(None)
+    except StopIteration as end:
+        found, lost = end.value
+        assert sorted(each.address for each in (*found, *lost)) == sorted(machine)
+    else:
+        raise AssertionError("a scan of what is there waits")
+
+
 class _Tree:
     """A folder with links that lead out of it, and something outside."""
 
@@ -204,6 +220,7 @@ def paths(data: bytes) -> None:
 
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "wire": wire, "hello": hello, "messages": messages, "formats": formats, "nbd": nbd_server, "paths": paths,
+    "dumps": dumps,
 }  # fmt: skip
 CORPUS: Final = Path(__file__).parent / "corpus"
 

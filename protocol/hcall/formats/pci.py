@@ -143,7 +143,7 @@ def read(space: bytes, written: Mapping[int, int], offset: int, size: int) -> in
     start = offset & ~3
     if start >= len(space):
         return absent(size)
-    mask = WRITABLE.get(start, 0) if written else 0
+    mask = WRITABLE[start] if start in written else 0
     value = int.from_bytes(space[start : start + 4], "little") & ~mask | written.get(start, 0) & mask
     return value >> 8 * (offset - start) & absent(size)
 
@@ -154,7 +154,7 @@ def write(written: Mapping[int, int], offset: int, size: int, value: int) -> tup
     mask, bits = WRITABLE.get(start, 0), absent(size) << shift
     if not mask & bits:
         return None
-    return start, (written.get(start, 0) & ~bits | value << shift) & mask
+    return start, written.get(start, 0) & ~bits | value << shift
 
 
 def bar_bytes(read_back: int) -> int:

@@ -145,7 +145,7 @@ async def test_a_bridge_leads_to_the_next_bus_and_takes_no_writes(host: hostd.Ho
             host.plug(DeviceSpec(f"n{n}", "thing", Thing, {}))
         for bus in (0, 1):
             bridge = pci.address(bus, 31)
-            assert await read(guest, bridge, pci.CLASS) == 0x06040001
+            assert await read(guest, bridge, pci.CLASS) == 0x06040001 and await read(guest, bridge, pci.COMMAND) == 7
             assert await read(guest, bridge, pci.BUS_NUMBERS) == 2 << 16 | bus + 1 << 8 | bus
             for offset in range(0, 64, 4):
                 before = await read(guest, bridge, offset)

@@ -107,6 +107,30 @@ def test_addresses_stay_whatever_comes_and_goes_also_in_another_life(tree: Tree,
     assert None not in found and len(set(found)) == len(found) and all(again.pci.address(node) for node in new)
 
 
+@pytest.mark.spec("P-3")
+def test_in_another_life_who_comes_first_takes_nothing_that_another_has_then(
+    tree: Tree, plug: Callable[[str], Node]
+) -> None:
+    paths = [f"n{n}" for n in range(REST + 36)]
+    for path in paths:
+        plug(path)
+    again = Tree(2, saved=tree.save())
+    for path in [*(f"new{n}" for n in range(50)), *paths]:
+        again.plug(path, plugged(Thing()))
+    found = [again.pci.address(node) for node in again.nodes.values() if node.plugged is not None]
+    assert None not in found and len(set(found)) == len(paths) + 50
+
+
+@pytest.mark.spec("P-2")
+def test_in_another_life_what_goes_with_no_device_any_more_has_a_slot_of_its_own(
+    tree: Tree, plug: Callable[[str], Node]
+) -> None:
+    assert [name(tree, plug(path)) for path in ("a", "a/b", "c")] == ["00:00.0", "00:00.1", "00:01.0"]
+    again = Tree(2, saved=tree.save())
+    nodes = [again.plug(path, plugged(Thing())) for path in ("a/b", "c")]
+    assert [name(again, node) for node in nodes] == ["00:02.0", "00:01.0"]
+
+
 @pytest.mark.spec("P-4")
 def test_a_full_machine_says_so_once_and_all_others_stay(
     tree: Tree, plug: Callable[[str], Node], caplog: pytest.LogCaptureFixture
