@@ -6,6 +6,7 @@ descriptors for these and the areas; they stay as they are as long as calls of a
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
@@ -25,18 +26,20 @@ _EACH: Final = 4  # descriptors of a slot: body, answer, and two areas
 _STRIDE: Final = MAX_MESSAGE + MAX_INLINE + MAX_MESSAGE  # of a slot: answer, what is inline, body; few are touched
 _INLINE_AT: Final = MAX_MESSAGE
 _BODY_AT: Final = MAX_MESSAGE + MAX_INLINE
+_WIDEST: Final = 1 << 64
 _TO_GUEST: Final = int(Direction.TO_GUEST)
 
 
-class Sent(NamedTuple, Generic[W]):
-    """A call that is not answered."""
+class Laid(NamedTuple):
+    """What the descriptors of a slot are for."""
 
-    number: int
-    args: Args
+    body: int  # bytes
     areas: Areas
-    waiter: W
     room: int  # bytes that the device may fill; -1: none is to be filled
     is_inline: bool  # these are in the slot, and the answer is bytes
+
+
+_NOTHING: Final = Laid(0, (), 0, False)
 
 
 class Ring(Generic[W]):
@@ -61,14 +64,16 @@ class Ring(Generic[W]):
         self._items = view[at[2] + 4 : at[2] + 4 + 8 * self.size].cast("I")
         self._avail_event = view[at[2] + 4 + 8 * self.size : at[2] + used].cast("H")
         self._views = [view[start + n * _STRIDE : start + (n + 1) * _STRIDE] for n in range(slots)]
+        self._bodies = [each[_BODY_AT:] for each in self._views]
         self._at = [address + start + n * _STRIDE for n in range(slots)]
-        self._laid: list[object] = [None] * slots  # what the descriptors of each slot are for
+        self._laid = [_NOTHING] * slots
         self._free = [*range(slots)][::-1]
-        self._sent: dict[int, Sent[W]] = {}  # by slot
+        self._sent: dict[int, tuple[int, Args, Areas, W]] = {}  # by slot, what is not answered
         self._waiting: deque[tuple[int, Args, Areas, W]] = deque()  # for a slot
         self._put = self._published = self._taken = 0  # indices of 16 bits
         ram.users.append(self.uses)
         self.over = False
+        self.kick = self.tell = -1  # eventfds, if it has some: the host reads the first, and writes to the other
         self.kicked: Any = None  # the last KICK, until it is answered
 
     @property
@@ -88,19 +93,28 @@ class Ring(Generic[W]):
             return
         slot = self._free.pop()
         try:
-            body = ring.pack_body(number, self.device, args)
-            if len(body) > MAX_MESSAGE or not fits(args):
-                raise ValueError("longer than a message may be")
-            sent = self._lay(slot, len(body), number, args, areas, waiter)
+            if len(args) == 1 and type(args[0]) is int and 0 <= args[0] < _WIDEST:
+                ring.BODY.pack_into(
+                    self._bodies[slot], 0, ring.ARRAY, number, ring.HANDLE, self.device, ring.ARGUMENT, args[0]
+                )
+                size = ring.BODY_BYTES
+            else:
+                body = ring.pack_body(number, self.device, args)
+                size = len(body)
+                if size > MAX_MESSAGE or not fits(args):
+                    raise ValueError("longer than a message may be")
+                self._bodies[slot][:size] = body
+            laid = self._laid[slot]
+            if laid.areas != areas or laid.body != size or (areas and type(areas[0]) is bytes):
+                self._lay(slot, size, areas)
         except (TypeError, ValueError, OverflowError) as error:
             self._free.append(slot)
             raise BadArgument(f"this call cannot be sent: {error}") from None
-        self._views[slot][_BODY_AT : _BODY_AT + len(body)] = body
-        self._sent[slot] = sent
+        self._sent[slot] = number, args, areas, waiter
         self._heads[self._put % self.size] = slot * _EACH
         self._put = (self._put + 1) & 0xFFFF
 
-    def _lay(self, slot: int, body: int, number: int, args: Args, areas: Areas, waiter: W) -> Sent[W]:
+    def _lay(self, slot: int, body: int, areas: Areas) -> None:
         """Set the descriptors of *slot*.  Raises ValueError."""
         data: tuple[Piece, ...] = ()
         room: tuple[Piece, ...] = ()
@@ -122,16 +136,12 @@ class Ring(Generic[W]):
                 data = ((at + _INLINE_AT, len(area)),)
             else:
                 raise ValueError(f"an area of more than {MAX_INLINE} bytes, or none")
-        laid = body, data, room
-        if self._laid[slot] != laid:
-            if 2 + len(data) + len(room) > _EACH:
-                raise ValueError(f"a ring takes {_EACH - 2} areas")
-            chain = Chain((at + _BODY_AT, body), data, (at, MAX_MESSAGE), room)
-            described = ring.describe(chain, slot * _EACH)
-            first = slot * _EACH * ring.BYTES
-            self._table[first : first + len(described)] = described
-            self._laid[slot] = laid
-        return Sent(number, args, areas, waiter, total, is_inline)
+        if 2 + len(data) + len(room) > _EACH:
+            raise ValueError(f"a ring takes {_EACH - 2} areas")
+        described = ring.describe(Chain((at + _BODY_AT, body), data, (at, MAX_MESSAGE), room), slot * _EACH)
+        first = slot * _EACH * ring.BYTES
+        self._table[first : first + len(described)] = described
+        self._laid[slot] = Laid(body, areas, total, is_inline)
 
     def flush(self) -> bool:
         """The host sees what was put; whether it is to be told."""
@@ -154,25 +164,36 @@ class Ring(Generic[W]):
             return []
         answers: list[tuple[W, int, Any]] = []
         freed = []
-        if (index - at) & 0xFFFF > len(self._sent):
+        sents = self._sent
+        if (index - at) & 0xFFFF > len(sents):
             raise ProtocolViolation("more answers in a ring than calls")
         while at != index:
             n = 2 * (at % self.size)
             head, size = self._items[n], self._items[n + 1]
             slot, rest = divmod(head, _EACH)
-            sent = self._sent.get(slot)
+            sent = sents.get(slot)
             if rest or sent is None or size > MAX_MESSAGE:
                 raise ProtocolViolation("an answer in a ring to no call")
             view = self._views[slot]
-            status, value = ring.unpack_answer(bytes(view[:size]))
-            if sent.room >= 0 and status == 0:
-                if type(value) is not int or not 0 <= value <= sent.room:
+            status: int
+            value: Any
+            if size == ring.ANSWER_BYTES:
+                ok, mark, value = ring.ANSWER.unpack_from(view)
+                if ok == ring.OK and mark == ring.VALUE:
+                    status = 0
+                else:
+                    status, value = ring.unpack_answer(ring.ANSWER.pack(ok, mark, value))
+            else:
+                status, value = ring.unpack_answer(bytes(view[:size]))
+            laid = self._laid[slot]
+            if laid.room >= 0 and status == 0:
+                if type(value) is not int or not 0 <= value <= laid.room:
                     raise ProtocolViolation("an answer that does not fit the room there was")
-                if sent.is_inline:
+                if laid.is_inline:
                     value = bytes(view[_INLINE_AT : _INLINE_AT + value])
-            answers.append((sent.waiter, status, value))
+            answers.append((sent[3], status, value))
             at = self._taken = (at + 1) & 0xFFFF
-            del self._sent[slot]
+            del sents[slot]
             freed.append(slot)
         self._free += freed[::-1]  # the same slots for the same calls, if they come in the same order
         while self._waiting and self._free:
@@ -198,7 +219,7 @@ class Ring(Generic[W]):
 
     def end(self) -> list[tuple[int, Args, Areas, W]]:
         """It is over: the calls that were not made."""
-        left = [*((each.number, each.args, each.areas, each.waiter) for each in self._sent.values()), *self._waiting]
+        left = [*self._sent.values(), *self._waiting]
         self.over = True
         self._sent.clear()
         self._waiting.clear()
@@ -209,13 +230,17 @@ class Ring(Generic[W]):
         if self.uses in self._ram.users:
             self._ram.users.remove(self.uses)
         for view in (self._table, self._avail, self._heads, self._used_event, self._used, self._items,
-                     self._avail_event, *self._views):  # fmt: skip
+                     self._avail_event, *self._bodies, *self._views):  # fmt: skip
             view.release()
         self.buffer.free()
+        for fd in (self.kick, self.tell):
+            if fd >= 0:
+                os.close(fd)
+        self.kick = self.tell = -1
 
     def uses(self, address: int, size: int) -> bool:
         """Whether a call that is not answered has an area within these bytes."""
-        lists = [each.areas for each in self._sent.values()] + [areas for _, _, areas, _ in self._waiting]
+        lists = [areas for _, _, areas, _ in [*self._sent.values(), *self._waiting]]
         return any(
             type(area) is tuple and area[0] < address + size and address < area[0] + area[1]
             for areas in lists

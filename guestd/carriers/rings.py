@@ -6,14 +6,16 @@ by the socket, which tells what became of the device.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 from hcall import numbers
-from hcall.errors import IoError
+from hcall.errors import IoError, NotAllowed
 from hcall.formats.lanes.ring import EVENT_IDX
-from hcall.messages import Areas, Args
+from hcall.messages import FD_LANE, Areas, Args
+from hcall.session.guest import GuestSession
 
 from ..bus.device import OpenDevice
 from ..memory import Ram
@@ -22,10 +24,18 @@ from .ring import Ring
 W = TypeVar("W")
 
 
+class Lane(Protocol):
+    """What descriptors go to the host by."""
+
+    def send(self, fd: int) -> int:
+        """Send *fd*: its number."""
+
+
 class Client(Protocol[W]):
     """A guest, as its rings see it."""
 
     ram: Ram
+    session: GuestSession[W]
     rings: Rings[W]
 
     def core(self, handle: int, number: int, *args: object) -> Awaitable[Any]:
@@ -33,6 +43,10 @@ class Client(Protocol[W]):
 
     def post(self, handle: int, number: int, args: Args = ()) -> Awaitable[Any]:
         """Make a call, whatever becomes of those who wait for the answer."""
+
+    @property
+    def lane(self) -> Lane:
+        """Its fd lane."""
 
     def acknowledge(self, handle: int, vector: int, seen: int) -> None:
         """Say that *vector* was seen at the count *seen*."""
@@ -46,6 +60,9 @@ class Client(Protocol[W]):
     def ring_linger(self, ring: Ring[W], number: int, args: Args = (), areas: Areas = ()) -> Awaitable[Any] | None:
         """The same, as `Guest.linger`."""
 
+    def rung(self) -> object:
+        """Send and take by the rings."""
+
     def ring_push(self) -> None:
         """As `Guest.push`, calls in rings, too."""
 
@@ -57,10 +74,22 @@ class Rings(Generic[W]):
         self._client = client
         self.all: list[Ring[W]] = []
 
+    def add(self, ring: Ring[W]) -> None:
+        """*ring* is in use."""
+        self.all.append(ring)
+
+    def gone(self, ring: Ring[W]) -> None:
+        """*ring* is not, any more."""
+        ring.close()
+
     def flush(self) -> None:
         """The host sees the calls that were put into them."""
         for each in self.all:
-            if each.flush():
+            if not each.flush():
+                continue
+            if each.kick >= 0:
+                os.eventfd_write(each.kick, 1)
+            else:
                 each.kicked = self._client.post(each.handle, numbers.KICK)
 
     def take(self) -> list[tuple[W, int, Any]]:
@@ -107,14 +136,14 @@ class Rings(Generic[W]):
         """The session is over: the waiters of all calls."""
         waiters = [waiter for each in self.all for *_, waiter in each.end()]
         for each in self.all:
-            each.close()
+            self.gone(each)
         self.all.clear()
         return waiters
 
     def _leave(self, ring: Ring[W]) -> None:
         self.all.remove(ring)
         calls = ring.end()
-        ring.close()
+        self.gone(ring)
         for call in calls:
             self._client.remake(ring.device, *call)
 
@@ -123,15 +152,27 @@ async def by_ring(guest: Client[W], device: OpenDevice) -> None:
     """Give *device* a ring.  Raises MemoryError; the host's word if it has no rings."""
     ring: Ring[W] = Ring(guest.ram, device.handle)
     try:
-        ring.handle = await guest.core(
-            device.handle, numbers.ADD_RING, ring.size, *ring.addresses, EVENT_IDX, 0, 0
-        )  # fmt: skip
-        if type(ring.handle) is not int:
-            raise IoError(f"the host names a ring by {ring.handle!r}")
+        if guest.session.features & FD_LANE:
+            ring.kick, ring.tell = (os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(2))
+            try:
+                await _add(guest, ring, guest.lane.send(ring.kick), guest.lane.send(ring.tell))
+            except NotAllowed:  # it takes none: calls and interrupts do as well
+                os.close(ring.kick)
+                os.close(ring.tell)
+                ring.kick = ring.tell = -1
+        if ring.kick < 0:
+            await _add(guest, ring, 0, 0)
     except BaseException:
         ring.close()
         raise
-    guest.rings.all.append(ring)
+    guest.rings.add(ring)
     device.call = partial(guest.ring_call, ring)
     device.linger = partial(guest.ring_linger, ring)
     device.push = guest.ring_push
+
+
+async def _add(guest: Client[W], ring: Ring[W], kick: int, tell: int) -> None:
+    args = ring.size, *ring.addresses, EVENT_IDX, kick, tell
+    ring.handle = await guest.core(ring.device, numbers.ADD_RING, *args)
+    if type(ring.handle) is not int:
+        raise IoError(f"the host names a ring by {ring.handle!r}")

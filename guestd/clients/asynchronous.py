@@ -21,7 +21,6 @@ from hcall.session.states import ENDED, READY, State
 from hcall.spin import Awake
 
 from ..bus.device import OpenDevice
-from ..carriers.rings import Rings
 from ..driver import Driver
 from ..probers import Found, absolute
 from .guest import Guest
@@ -30,7 +29,7 @@ from .loop.bindings import Bindings
 from .loop.claims import Claims
 from .loop.clock import DriverClock
 from .loop.link import Link
-from .loop.rings import Ringing
+from .loop.rings import LoopRings, Ringing
 from .options import Options
 from .reaching import DETACH_SECONDS, WELCOME_SECONDS, pauses, silent
 from .unbound import Unbound
@@ -53,7 +52,7 @@ class AsyncGuest(Ringing, Guest[Waiter]):
         self._link: Link | None = None
         spin = processors.spin(self.clock.time) if options.get("spin") else None
         self._awake = Awake(spin, self._loop.call_soon) if spin is not None else None
-        self.rings, self._ringing = Rings(self), False
+        self.rings, self._ringing = LoopRings(self), False
         self._eager = True  # nothing is in flight: a call is written at once, there is no batch to wait for
         self._flushing = False
         self._welcomed = self._loop.create_future()
@@ -272,7 +271,7 @@ class AsyncGuest(Ringing, Guest[Waiter]):
             else:
                 self._welcomed.set_result(None)
         if self.rings.all:
-            self._rung()
+            self.rung()
         if self.session.out:
             self._flush()
         if self._awake is not None:

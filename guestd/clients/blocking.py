@@ -58,7 +58,7 @@ class BlockingGuest(Waiting, Guest[Pending]):
         self._link: BlockingLink | None = None
         self._spin = processors.spin(self.time.time) if options.get("spin") else None
         self._thread, self._at = get_ident(), _IDLE
-        self.rings = PlainRings(self)
+        self.rings: PlainRings = PlainRings(self)
         self._hinted = Awaited()  # the next interrupt
         self._claims: dict[Pending, tuple[int, Callable[[Any], object]]] = {}  # given up: of this handle, who gets it
 
@@ -221,7 +221,7 @@ class BlockingGuest(Waiting, Guest[Pending]):
                 raise self._lost
             self._reconnect()
             return True
-        if self.rings.all and self._rung():
+        if self.rings.all and self.rung():
             return True
         self._at = _AT_WORK
         if session.queued:
@@ -231,10 +231,16 @@ class BlockingGuest(Waiting, Guest[Pending]):
         armed = self.time.armed
         if armed or link.rest:
             self._at = _WAITING
-            if not link.readable(self.time, out):
+            if not link.readable(self.time, out, self.rings.tells):
                 self._at = _IDLE
                 self.time.fire()
                 return False
+            self._at = _AT_WORK
+        elif self.rings.tells:
+            self._at = _WAITING
+            if not link.heard(self.rings.tells):
+                self._at = _IDLE
+                return True
             self._at = _AT_WORK
         elif link.spin is not None:
             link.look(link.spin)
@@ -298,7 +304,7 @@ class BlockingGuest(Waiting, Guest[Pending]):
                 while self.session.state is not READY:
                     if over:
                         raise silent(self.path)
-                    if not link.readable(self.time, self.session.out):
+                    if not link.readable(self.time, self.session.out, []):
                         self.time.fire()
                         continue
                     self._at = _AT_WORK

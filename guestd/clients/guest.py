@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import socket
 import weakref
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
@@ -28,6 +27,7 @@ from ..carriers.rings import Rings
 from ..driver import Driver, Sleeper
 from ..memory import Ram, Region
 from ..probers import Datagrams, Found, Reach, absolute, named
+from .fdlane import FdLane
 from .hotplug import Hotplug
 from .options import Options
 from .reaching import PATIENCE_SECONDS
@@ -67,8 +67,7 @@ class Guest(Generic[W]):
         self.drivers: dict[str, Driver] = {}  # bound, by path
         self._lost: LinkLost | None = None  # why the session is over
         self.resumed = 0  # how often the link was lost and the session went on
-        self._lane, self._lane_of_host = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._fd_ids = itertools.count(1)
+        self.lane = FdLane()
         self._cookies = itertools.count(1)
         self.devices: dict[int, OpenDevice] = {}  # opened, by cookie
         self.places = Places()
@@ -324,9 +323,7 @@ class Guest(Generic[W]):
 
     def _sent(self, region: Region) -> tuple[int, int, int]:
         """Send the descriptor of *region* over the fd lane; the arguments of the call that takes it."""
-        fd_id = next(self._fd_ids)
-        socket.send_fds(self._lane, [fd_id.to_bytes(4, "little")], [region.fd])
-        return region.start, region.size, fd_id
+        return region.start, region.size, self.lane.send(region.fd)
 
     def _came_back(self) -> None:
         """The session goes on.  A host that was started anew with it has none of the descriptors that came later."""
@@ -340,7 +337,7 @@ class Guest(Generic[W]):
         """HELLO, and the descriptors that go with it: the same every time, so that a lost WELCOME does no harm."""
         first = self.ram.first
         hello = Hello(HELLO, MAGIC, VERSION, VERSION, FEATURES, self.name, self._token, ((first.start, first.size),))
-        return hello, [first.fd, self._lane_of_host.fileno()]
+        return hello, [first.fd, self.lane.theirs.fileno()]
 
     def _raised(self, interrupts: list[Message]) -> None:
         for _, tag, vector, count in interrupts:
@@ -379,15 +376,14 @@ class Guest(Generic[W]):
             f"this guest is of process {self._process}, from which this one was forked: attach another"
         )
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        for fd in (self._lane.fileno(), self._lane_of_host.fileno(), *self._sockets()):
+        for fd in (*self.lane.filenos(), *self._sockets()):
             if fd >= 0:
                 os.dup2(null, fd, inheritable=False)
         os.close(null)
         self.ram.close(self._lost)  # it is the parent's, and may not be given out twice
 
     def _release(self) -> None:
-        self._lane.close()
-        self._lane_of_host.close()
+        self.lane.close()
         self.ram.close(self._lost)
 
 

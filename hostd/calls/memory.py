@@ -155,9 +155,12 @@ class ReadyAreas(NamedTuple):
             raise BadArea("this call takes room and data")
         return cast(Room, self.into), cast(Data, self.out)
 
-    def again(self) -> ReadyAreas:
-        """The same for one more call, for a lane that keeps this; good as long as `Memory.version` is what it was."""
-        return ReadyAreas(*(each and each.again() for each in self))
+    def kept(self) -> ReadyAreas:
+        """The same for any number of calls, for a lane that keeps it: good as long as `Memory.version` is what it was.
+
+        No call releases it: a model that keeps a piece of it is not told.
+        """
+        return ReadyAreas(*(each and each.kept() for each in self))
 
 
 def _at_once(region: Region, then: Callable[[], None]) -> None:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TypeVar
 
 from hcall.clock import Clock
-from hcall.errors import Status
+from hcall.errors import BadArea, BadArgument, Status
 from hcall.numbers import CLASS_SHIFT, CORE
 from hcall.saved import Saved, check
 from hcall.session.host import HostSession
@@ -20,7 +20,7 @@ from ..calls.filters import Filter, Hint, chain, chain_hints
 from ..calls.limits import Limits
 from ..calls.memory import Identity, Lending, Region
 from ..calls.shares import Purse
-from ..lanes.ring.rings import Rings
+from ..lanes.ring.rings import Rings, as_eventfd
 from ..lanes.socket.lane import SocketLane
 from ..lanes.socket.peer import Peer
 from ..lanes.socket.porter import Porter
@@ -221,6 +221,11 @@ class Guest:
         if self._rings is None:
             self._rings = Rings(self, self.account, self._time)
         return self._rings
+
+    def eventfd(self, number: int, then: Callable[[int | BadArea | BadArgument], None]) -> None:
+        """See `lanes.ring.lane.Rung`."""
+        self._porter.check(self.uid)
+        self.lane.take(number, as_eventfd, then)
 
     def broke(self, text: str) -> None:
         """See `lanes.ring.lane.Rung`."""

@@ -65,15 +65,24 @@ class Scattered(list[memoryview]):
     def get(self) -> bytes:
         return b"".join(self)
 
-    def again(self) -> Scattered:
-        """The same bytes for another call, for a lane that keeps what it has checked; this one stays as it is."""
-        other = Scattered([view[:] for view in self])
-        other.nbytes = self.nbytes
-        return other
+    def kept(self) -> Kept:
+        """The same bytes, for a lane that keeps what it has checked."""
+        kept = Kept(self)
+        kept.nbytes = self.nbytes
+        return kept
 
     def release(self) -> None:
         for view in self:
             view.release()
+
+
+class Kept(Scattered):
+    """Pieces that a lane keeps, for one call after the other: none of them ends it."""
+
+    __slots__ = ()
+
+    def release(self) -> None:
+        """It goes with the lane's last look at it."""
 
 
 Room.register(Scattered)

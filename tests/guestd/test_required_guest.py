@@ -224,7 +224,7 @@ async def test_memory_that_was_added_is_sent_again_to_another_life_of_the_host(
         host.cut()
         await guest.call(0, numbers.NOP)
         await guest.call(0, numbers.NOP)
-        lane = guest._lane_of_host
+        lane = guest.lane.theirs
         for message in calls(host, numbers.ADD_MEMORY):  # each with its descriptor
             data, fds, _, _ = socket.recv_fds(lane, 8, 2)
             assert int.from_bytes(data, "little") == message[5][2]
@@ -246,7 +246,7 @@ async def test_a_lane_that_the_host_does_not_confirm_is_not_used(tmp_path: Path,
         with pytest.raises(NotAllowed, match="no memory after the start"):
             await guest.grow(4096)
         with pytest.raises(BlockingIOError):
-            guest._lane_of_host.recv(8, socket.MSG_DONTWAIT)
+            guest.lane.theirs.recv(8, socket.MSG_DONTWAIT)
 
     with lying(tmp_path, {}) as host:
         host.welcome = host.welcome._replace(features=0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 from collections.abc import Callable
 from threading import get_ident
 from typing import Any
@@ -14,6 +16,27 @@ from ...carriers.ring import Ring
 from ...carriers.rings import Rings
 from . import late
 from .late import Waiter
+
+
+class LoopRings(Rings[Waiter]):
+    """Of a guest whose loop tells it when there are answers."""
+
+    def add(self, ring: Ring[Waiter]) -> None:
+        """See `Rings`."""
+        super().add(ring)
+        if ring.tell >= 0:
+            asyncio.get_running_loop().add_reader(ring.tell, self._told, ring.tell)
+
+    def gone(self, ring: Ring[Waiter]) -> None:
+        """See `Rings`."""
+        if ring.tell >= 0:
+            asyncio.get_running_loop().remove_reader(ring.tell)
+        super().gone(ring)
+
+    def _told(self, fd: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(fd)
+        self._client.rung()
 
 
 class Ringing:
@@ -35,7 +58,7 @@ class Ringing:
         future = self._loop.create_future()
         ring.call(number, args, areas, future)
         if not self._ringing:
-            self._ringing = bool(self._loop.call_soon(self._rung))
+            self._ringing = bool(self._loop.call_soon(self.rung))
         return future
 
     def ring_linger(self, ring: Ring[Waiter], number: int, args: Args = (), areas: Areas = ()) -> Waiter | None:
@@ -49,11 +72,12 @@ class Ringing:
         """See `carriers.rings.Client`."""
         self.call(handle, number, args, areas, waiter)
 
-    def _rung(self) -> None:
+    def rung(self) -> None:
         """Send and take by the rings."""
         self._ringing = False
         try:
-            late.give(self.rings.turn())
+            while answers := self.rings.turn():  # until it has said that it wants to be told
+                late.give(answers)
         except ProtocolViolation as violation:
             self._end(LinkLost(f"the host broke the protocol: {violation}"))
         self._flush()

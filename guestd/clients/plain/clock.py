@@ -9,7 +9,7 @@ import os
 import select
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from hcall import spin as spins
@@ -163,11 +163,13 @@ def blocking(clock: Clock | None) -> BlockingClock:
 
 
 def wait(
-    clock: BlockingClock, sock: socket.socket | None = None, events: int = 0, spin: Spin | None = None
+    clock: BlockingClock, sock: socket.socket | None = None, events: int = 0, spin: Spin | None = None,
+    others: Iterable[int] = (),
 ) -> int:  # fmt: skip
     """Until something of *events* happens at *sock*, or a callback of *clock* is due: what happened, 0 if nothing.
 
-    It only looks, instead of sleeping, as long as *spin* says so.
+    Or until one of *others*, eventfds, can be read, and is.  It only looks, instead of sleeping, as long as *spin* says
+    so.
     """
     poll = select.poll()
     if sock is not None:
@@ -175,6 +177,8 @@ def wait(
     event = clock.signalled()
     if event is not None:
         poll.register(event, select.POLLIN)
+    for each in others:
+        poll.register(each, select.POLLIN)
     left = clock.left()
     ready: dict[int, int] = {}
     if spin is not None and (left is None or left > spins.SECONDS) and spin.came():
@@ -183,6 +187,10 @@ def wait(
         left = clock.left()
     if not ready:
         ready = dict(poll.poll(None if left is None else left * 1000))
+    for each in others:
+        if each in ready:
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(each)
     return ready.get(sock.fileno(), 0) if sock is not None else 0
 
 

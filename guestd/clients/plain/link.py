@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
 from collections.abc import Sequence
@@ -37,7 +38,8 @@ class BlockingLink:
         self.recv, self._send = self._sock.recv, self._sock.send
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
-        self._poll = poll.poll
+        self._poll = self._either = poll.poll
+        self._others: list[int] = []
 
     def greet(self, hello: bytes, fds: Sequence[int]) -> None:
         """Send HELLO and its descriptors."""
@@ -74,12 +76,28 @@ class BlockingLink:
             while not poll(0) and spin.again():
                 pass
 
-    def readable(self, clock: BlockingClock, out: list[bytes]) -> bool:
+    def heard(self, others: list[int]) -> bool:
+        """Wait until there is something to read, or one of *others*, eventfds, is written to; whether there is."""
+        if others is not self._others:
+            poll = select.poll()
+            for fd in (self.fileno(), *others):
+                poll.register(fd, select.POLLIN)
+            self._others, self._either = others, poll.poll
+        mine, is_mine = self.fileno(), False
+        for fd, _ in self._either():
+            if fd == mine:
+                is_mine = True
+            else:
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(fd)
+        return is_mine
+
+    def readable(self, clock: BlockingClock, out: list[bytes], others: list[int]) -> bool:
         """Wait until there is something to read, and the rest and *out* go out meanwhile; no, if *clock* rang first."""
         while True:
             if self.rest or out:
                 self.send(out)
-            events = wait(clock, self._sock, select.POLLIN | (select.POLLOUT if self.rest else 0), self.spin)
+            events = wait(clock, self._sock, select.POLLIN | (select.POLLOUT if self.rest else 0), self.spin, others)
             if not events:
                 return False
             if events & ~select.POLLOUT:

@@ -17,6 +17,21 @@ from .pending import Lingering, Pending, give
 class PlainRings(Rings[Pending]):
     """Of a guest that looks at them each time that something has come."""
 
+    def __init__(self, client: Any) -> None:
+        super().__init__(client)
+        self.tells: list[int] = []  # eventfds by which the host says that there are answers
+
+    def add(self, ring: Ring[Pending]) -> None:
+        """See `Rings`."""
+        super().add(ring)
+        if ring.tell >= 0:
+            self.tells = [*self.tells, ring.tell]
+
+    def gone(self, ring: Ring[Pending]) -> None:
+        """See `Rings`."""
+        self.tells = [fd for fd in self.tells if fd != ring.tell]
+        super().gone(ring)
+
     @staticmethod
     def is_kicked(ring: Ring[Pending]) -> bool:
         """See `Rings`: until its KICK is answered."""
@@ -94,7 +109,7 @@ class Waiting:
         """See `carriers.rings.Client`."""
         self.call(handle, number, args, areas, waiter)
 
-    def _rung(self) -> bool:
+    def rung(self) -> bool:
         """Send and take by the rings; whether anything was answered there.  Raises LinkLost."""
         try:
             answers = self.rings.turn()

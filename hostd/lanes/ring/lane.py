@@ -4,31 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol, TypeAlias
 
-from hcall.errors import ProtocolViolation, Status
+from hcall.errors import BadArea, BadArgument, ProtocolViolation, Status
 from hcall.formats.lanes import ring
 from hcall.messages import Args
 from hcall.numbers import CLASS_SHIFT
 
-from ...calls.dispatch import Answer, Deferred, WireOrReady
+from ...calls.dispatch import Deferred, WireOrReady
 from ...calls.memory import Lending
 from ...tree.long_calls import TURN_SECONDS
 from ..lane import Carried
 from .queue import Known, Queue
 
+_WIDEST: Final = 1 << 64
 _MISFIT: Final = "the device's answer cannot be sent"
 
 
-class Taken(NamedTuple):
-    """A call that was taken: what its answer finds it by, and its body."""
-
-    head: int
-    known: Known
-    number: int
-    handle: int
-    args: Args
-    areas: WireOrReady
+#: A call that was taken: its head and chain, by which its answer finds it; its number and arguments.
+Taken: TypeAlias = tuple[int, Known, int, Args]
 
 
 class Rung(Carried, Protocol):
@@ -36,6 +30,9 @@ class Rung(Carried, Protocol):
 
     def broke(self, text: str) -> None:
         """It broke a rule: its session ends, soon."""
+
+    def eventfd(self, number: int, then: Callable[[int | BadArea | BadArgument], None]) -> None:
+        """Give *then* the eventfd that it sent with *number*, which is *then*'s to close.  Raises Busy."""
 
 
 class RingLane:
@@ -76,15 +73,29 @@ class RingLane:
         return left
 
     def _work(self, now: float, until: float) -> bool:
-        time, guest = self._time, self._guest
+        time, guest, hold, give, put = self._time, self._guest, self.hold, self._queue.give, ring.ANSWER.pack_into
         while (call := self._ahead or self._next()) is not None:
             self._ahead = None
-            for answer in guest.each(call.number, call.handle, self._bodies(call)):
-                self._answered(answer)
+            number = call[2]
+            for answer in guest.each(number, hold, self._bodies(call)):
+                made = self._call
+                if made is None or self._over:
+                    continue
+                self._call = None
+                if type(answer) is tuple:
+                    status, value = answer
+                    if status == 0 and type(value) is int and 0 <= value < _WIDEST:  # most often; `_give` does the same
+                        put(made[1].answer, 0, ring.OK, ring.VALUE, value)
+                        self._under_way -= 1
+                        give(made[0], ring.ANSWER_BYTES)
+                    else:
+                        self._give(made, status, value)
+                else:
+                    self._defer(made, answer)  # type: ignore[arg-type]
                 before, now = now, time()
                 if now > until:
                     if now - before > TURN_SECONDS:
-                        guest.overran(call.number, call.handle, now - before)
+                        guest.overran(number, hold, now - before)
                     return True
             if self._call is not None:  # it was taken for those, and they ended before it
                 self._ahead, self._call = self._call, None
@@ -94,26 +105,19 @@ class RingLane:
 
     def _bodies(self, call: Taken) -> Iterator[tuple[Args, WireOrReady]]:
         """Of *call*, and of those behind it that are of the same number; each is taken when it is asked for."""
-        number, following = call.number, call
+        number, following = call[2], call
         while True:
             self._call = following
-            yield following.args, following.areas
+            yield following[3], following[1].wire
             another = self._next()
             if another is None:
                 return
-            if another.number != number:
+            if another[2] != number:
                 self._ahead = another
                 return
             following = another
 
-    def _answered(self, answer: Answer) -> None:
-        call, self._call = self._call, None
-        if call is None or self._over:
-            return
-        if type(answer) is tuple:
-            self._give(call, *answer)
-            return
-        later: Deferred = answer  # type: ignore[assignment]
+    def _defer(self, call: Taken, later: Deferred) -> None:
         waits = later.waits
         self._waiting += waits
         later.then(partial(self._late, call, waits))
@@ -132,24 +136,33 @@ class RingLane:
             self._left -= 1
             head, known = queue.take()
             self._under_way += 1
-            number, handle, args = ring.unpack_body(bytes(known.body))
-            areas: WireOrReady = known.areas.again() if known.has_areas else ()
-            call = Taken(head, known, number, handle, args, areas)
+            if known.is_usual:
+                array, number, eight, handle, one, argument = ring.BODY.unpack(known.body)
+                args: Args = (argument,)
+                if (array, eight, one) != ring.BODY_MARKS:
+                    number, handle, args = ring.unpack_body(ring.BODY.pack(array, number, eight, handle, one, argument))
+            else:
+                number, handle, args = ring.unpack_body(bytes(known.body))
             if handle == self.hold and number >> CLASS_SHIFT:
-                return call
-            self._give(call, Status.NOT_ALLOWED, f"a ring of {self.hold:#x} carries calls of that device only")
+                return head, known, number, args
+            self._give(
+                (head, known, number, args),
+                Status.NOT_ALLOWED,
+                f"a ring of {self.hold:#x} carries calls of that device only",
+            )
         return None
 
     def _give(self, call: Taken, status: int, value: object) -> None:
         """The answer of *call*."""
-        answer = call.known.answer
+        head, known, number, _ = call
+        answer = known.answer
         try:
             size = ring.put_answer(answer, status, value)
         except (TypeError, ValueError, OverflowError):
-            self._guest.misfit(call.number, call.handle, value)
+            self._guest.misfit(number, self.hold, value)
             size = ring.put_answer(answer, Status.INTERNAL, _MISFIT)
         self._under_way -= 1
-        self._queue.give(call.head, size)
+        self._queue.give(head, size)
 
     def _late(self, call: Taken, waits: bool, status: int, value: object) -> None:
         if self._over:

@@ -23,8 +23,8 @@ class Known(NamedTuple):
     end: int
     raw: bytes
     body: memoryview
-    areas: ReadyAreas
-    has_areas: bool
+    wire: ReadyAreas | tuple[()]  # for the call
+    is_usual: bool  # its body may have the fixed width
     answer: memoryview
 
 
@@ -105,12 +105,12 @@ class Queue:
             areas = _NO_AREAS
             if chain.data or chain.room:
                 wire = [(*each, _TO_DEVICE) for each in chain.data] + [(*each, _TO_GUEST) for each in chain.room]
-                areas = self._memory.ready(tuple(wire))
+                areas = self._memory.ready(tuple(wire)).kept()
             body, answer = self._piece(*chain.body, _TO_DEVICE), self._piece(*chain.answer, _TO_GUEST)
         except BadArea as error:
             raise ProtocolViolation(f"a descriptor of what is not there: {error}") from None
-        known = Known(head * ring.BYTES, head * ring.BYTES + len(raw or b""), raw or b"", body, areas,
-                      areas is not _NO_AREAS, answer)  # fmt: skip
+        known = Known(head * ring.BYTES, head * ring.BYTES + len(raw or b""), raw or b"", body,
+                      () if areas is _NO_AREAS else areas, len(body) == ring.BODY_BYTES, answer)  # fmt: skip
         if raw is not None:
             self._known[head] = known
         return head, known

@@ -15,7 +15,7 @@ from hcall.session.host import HostSession
 from hcall.session.states import READY, Message, State
 
 from ...calls.dispatch import Deferred
-from ...calls.memory import Lending, Lent, lend
+from ...calls.memory import Lending, lend
 from ...tree.long_calls import TURN_SECONDS
 from ..lane import REPLACED, Carried
 from .bundle import Bundle
@@ -307,19 +307,28 @@ class SocketLane:
         return any(events & (select.POLLHUP | select.POLLERR) for _, events in poll.poll(0))
 
     def lend(self, number: int, start: int, size: int, offset: int | None, then: Lending) -> None:
-        """See `Lane`; the descriptors before it are dropped.  Calls behind this one may use the region: they wait."""
+        """See `Lane`."""
+        self.take(number, lambda fd: lend(start, size, fd, offset), then)
 
-        def lent(outcome: tuple[Lent | BadArgument, list[int]]) -> None:
-            lent, rest = outcome
+    def take(
+        self, number: int, make: Callable[[int], T | BadArea], then: Callable[[T | BadArea | BadArgument], None]
+    ) -> None:
+        """Give *then* what *make*, in a thread, makes of the descriptor that the guest sent with *number*.
+
+        The descriptors before it are dropped.  Calls behind this one may use it: they wait.
+        """
+
+        def taken(outcome: tuple[T | BadArea | BadArgument, list[int]]) -> None:
+            made, rest = outcome
             for fd in rest:
                 self._guest.carry(partial(close, [fd]), lambda _: None)
             self.lends = False
-            then(lent)
+            then(made)
             if self._messages or self._came:
                 self._guest.due(self)
 
         self.lends = True
-        self._send(partial(_lend, self._fd_lane, number, start, size, offset), lent)
+        self._send(partial(_take, self._fd_lane, number, make), taken)
 
     def _send(self, does: Callable[[], Any], then: Callable[[Any], None] = lambda _: None) -> None:
         """Somebody else does it: one thing after the other, since all this is about one socket."""
@@ -334,10 +343,10 @@ class SocketLane:
         then(outcome)
 
 
-def _lend(
-    lane: socket.socket | None, number: int, start: int, size: int, offset: int | None
-) -> tuple[Lent | BadArgument, list[int]]:
-    """What the descriptor with *number* is, and those that are to be closed.  For a thread."""
+def _take(
+    lane: socket.socket | None, number: int, make: Callable[[int], T | BadArea]
+) -> tuple[T | BadArea | BadArgument, list[int]]:
+    """What *make* makes of the descriptor with *number*, and those that are to be closed.  For a thread."""
     rest: list[int] = []
     for _ in range(_LANE_READS if lane is not None else 0):
         try:
@@ -348,8 +357,8 @@ def _lend(
             break
         whole = len(data) == _FD_BYTES and len(fds) == 1 and not cut
         if whole and int.from_bytes(data, "little") == number:
-            lent = lend(start, size, fds[0], offset)
-            return lent, rest + fds if isinstance(lent, BadArea) else rest
+            made = make(fds[0])
+            return made, rest + fds if isinstance(made, BadArea) else rest
         rest += fds
         if len(rest) > _PASSED:
             close(rest)

@@ -371,15 +371,15 @@ async def test_a_lane_may_hand_in_areas_that_it_had_checked_before(host: hostd.H
         memory, dispatch = inside.account.memory, inside.dispatch
         room, data = memory.ready(((ADDRESS, 3, 1),)), memory.ready(((ADDRESS, 3, 0),))
         both = memory.ready(((ADDRESS + 8, 3, 1), (ADDRESS, 3, 0)))
-        for _ in range(2):  # each is one call's
-            assert dispatch(calls["read"], handle, (3,), room.again()) == (0, 3)
-            assert dispatch(calls["write"], handle, (0,), data.again()) == (0, 3)
-            assert dispatch(calls["swap"], handle, (), both.again()) == (0, 3)
+        for _ in range(2):
+            assert dispatch(calls["read"], handle, (3,), room.kept()) == (0, 3)
+            assert dispatch(calls["write"], handle, (0,), data.kept()) == (0, 3)
+            assert dispatch(calls["swap"], handle, (), both.kept()) == (0, 3)
         assert bench(host).log[-2:] == ["xxx", "xxx"]
         for call, wrong in (("read", data), ("read", both), ("write", room), ("swap", room), ("swap", data)):
-            answer = dispatch(calls[call], handle, () if call == "swap" else (0,), wrong.again())
+            answer = dispatch(calls[call], handle, () if call == "swap" else (0,), wrong.kept())
             assert isinstance(answer, tuple) and answer[0] == Status.BAD_AREA
-        answer = dispatch(calls["typed"], handle, (1, True, "", b"", 1.0), room.again())
+        answer = dispatch(calls["typed"], handle, (1, True, "", b"", 1.0), room.kept())
         assert isinstance(answer, tuple) and answer[0] == Status.BAD_AREA
         with pytest.raises(BadArea):
             memory.ready(((ADDRESS, PAGE + 1, 1),))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import mmap
+import os
+import socket
 import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from raw import ADDRESS, PAGE, RawGuest, attached, bystander, served, until
+from raw import ADDRESS, PAGE, RawGuest, attached, bystander, lent, served, until
 from slow import SPECS, slow
 
 import hostd
@@ -37,11 +40,15 @@ class RawRing:
         self.guest, self.map, self.put, self.seen = guest, page, 0, 0
         self.device = self.handle = 0
 
-    async def add(self, path: str, features: int = 0) -> dict[str, int]:
-        """Open the device at *path*, and have a ring for it: its calls."""
+    async def add(self, path: str, features: int = 0, fds: tuple[int, ...] = ()) -> dict[str, int]:
+        """Open the device at *path*, and have a ring for it: its calls.  *fds*: its eventfds."""
         self.device, calls = await self.guest.open(path)
+        for number, fd in enumerate(fds, 1):
+            socket.send_fds(self.guest.lane, [number.to_bytes(4, "little")], [fd])
         parts = (ADDRESS + TABLE, ADDRESS + AVAILABLE, ADDRESS + USED)
-        self.handle = await self.guest.core(numbers.ADD_RING, self.device, SIZE, *parts, features, 0, 0)
+        self.handle = await self.guest.core(
+            numbers.ADD_RING, self.device, SIZE, *parts, features, *((1, 2) if fds else (0, 0))
+        )
         return calls
 
     def write(self, head: int, chain: Chain) -> None:
@@ -259,3 +266,48 @@ async def test_a_guest_has_64_rings_at_most_and_each_that_goes_makes_room(pages:
     await pages.guest.core(numbers.ADD_RING, device, *parts)
     await pages.guest.core(numbers.CLOSE, device)
     assert (await pages.guest.call(numbers.KICK, rings[0]))[0] == Status.STALE_HANDLE
+
+
+async def told(fd: int) -> int:
+    """What is in the eventfd, once something is."""
+    loop, came = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(fd, came.set)
+    try:
+        async with asyncio.timeout(3):
+            await came.wait()
+    finally:
+        loop.remove_reader(fd)
+    return os.eventfd_read(fd)
+
+
+@pytest.mark.spec("RING-9")
+async def test_eventfds_kick_and_tell_and_one_that_is_full_and_blocks_is_not_waited_for(pages: Pages) -> None:
+    kick, tell = os.eventfd(0), os.eventfd(0)  # which block
+    with lent(kick, tell):
+        calls = await pages.ring.add("/rng", fds=(kick, tell))
+        pages.ring.call(calls["read"], (0,), room=16)
+        os.eventfd_write(kick, 1)
+        assert await told(tell) == 1 and pages.answers() == [(0, 0, 16)]
+        os.eventfd_write(tell, (1 << 64) - 2)  # one more would wait
+        pages.ring.call(calls["read"], (0,), room=16)
+        os.eventfd_write(kick, 1)
+        while not (answers := pages.answers()):
+            await pages.guest.core(numbers.NOP)
+        assert answers == [(0, 0, 16)] and not pages.guest.interrupts
+        await pages.guest.core(numbers.REMOVE_RING, pages.ring.handle)
+
+
+@pytest.mark.spec("RING-9")
+@pytest.mark.parametrize("bad", [0, 1])
+async def test_what_is_no_eventfd_is_refused(pages: Pages, bad: int) -> None:
+    device, _ = await pages.guest.open("/rng")
+    good, (read, write) = os.eventfd(0), os.pipe()
+    with lent(good, read, write):
+        fds = [good, good]
+        fds[bad] = read
+        for number, fd in enumerate(fds, 1):
+            socket.send_fds(pages.guest.lane, [number.to_bytes(4, "little")], [fd])
+        parts = ADDRESS + TABLE, ADDRESS + AVAILABLE, ADDRESS + USED
+        status, text = await pages.guest.call(numbers.ADD_RING, device, SIZE, *parts, 0, 1, 2)
+        assert status == Status.BAD_AREA and "no eventfd" in text
+        assert (await pages.guest.call(numbers.ADD_RING, device, SIZE, *parts, 0, 3, 0))[0] == Status.BAD_ARGUMENT

@@ -28,12 +28,13 @@ MAX_BODY: Final = MAX_MESSAGE
 
 #: (address, length) of guest memory.
 Piece: TypeAlias = tuple[int, int]
-_BODY: Final = struct.Struct(">BBIBQBBQ")  # [u32, u64, [u64]]
-_ANSWER: Final = struct.Struct(">HBQ")  # [0, u64]
-_BODY_MARKS: Final = (0x93, 0xCE, 0xCF, 0x91, 0xCF)
-_ANSWER_MARKS: Final = (0x9200, 0xCF)
-BODY_BYTES: Final = _BODY.size
-ANSWER_BYTES: Final = _ANSWER.size
+BODY: Final = struct.Struct(">HIBQHQ")  # [number: u32, handle: u64, [u64]], with these marks before each
+ARRAY, HANDLE, ARGUMENT = 0x93CE, 0xCF, 0x91CF
+BODY_MARKS: Final = (ARRAY, HANDLE, ARGUMENT)
+ANSWER: Final = struct.Struct(">HBQ")  # [0, u64]
+OK, VALUE = 0x9200, 0xCF
+BODY_BYTES: Final = BODY.size
+ANSWER_BYTES: Final = ANSWER.size
 _WIDEST: Final = 1 << 64
 
 
@@ -116,15 +117,15 @@ def describe(chain: Chain, first: int) -> bytes:
 def pack_body(number: int, handle: int, args: Args) -> bytes:
     """The body of a call.  Raises TypeError, ValueError or OverflowError for what msgpack cannot carry."""
     if len(args) == 1 and type(args[0]) is int and 0 <= args[0] < _WIDEST:
-        return _BODY.pack(0x93, 0xCE, number, 0xCF, handle, 0x91, 0xCF, args[0])
+        return BODY.pack(ARRAY, number, HANDLE, handle, ARGUMENT, args[0])
     return encode((number, handle, args))
 
 
 def unpack_body(body: bytes) -> tuple[int, int, Args]:
     """Number, handle and arguments.  Raises ProtocolViolation."""
     if len(body) == BODY_BYTES:
-        array, four, number, eight, handle, one, last, argument = _BODY.unpack(body)
-        if (array, four, eight, one, last) == _BODY_MARKS:
+        array, number, eight, handle, one, argument = BODY.unpack(body)
+        if (array, eight, one) == BODY_MARKS:
             return number, handle, (argument,)
     value = _unpack(body)
     if type(value) is tuple and len(value) == 3:
@@ -140,7 +141,7 @@ def put_answer(room: memoryview, status: int, value: object) -> int:
     One that does not fit is told so.  Raises TypeError, ValueError or OverflowError for what no message carries.
     """
     if type(value) is int and status == 0 and 0 <= value < _WIDEST:
-        _ANSWER.pack_into(room, 0, 0x9200, 0xCF, value)
+        ANSWER.pack_into(room, 0, OK, VALUE, value)
         return ANSWER_BYTES
     if not fits(value):
         raise ValueError("it is too long, or too deep")
@@ -155,8 +156,8 @@ def put_answer(room: memoryview, status: int, value: object) -> int:
 def unpack_answer(answer: bytes) -> tuple[int, object]:
     """Status and value.  Raises ProtocolViolation."""
     if len(answer) == ANSWER_BYTES:
-        ok, eight, count = _ANSWER.unpack(answer)
-        if (ok, eight) == _ANSWER_MARKS:
+        ok, eight, count = ANSWER.unpack(answer)
+        if ok == OK and eight == VALUE:
             return 0, count
     value = _unpack(answer)
     if type(value) is tuple and len(value) == 2 and type(value[0]) is int:
