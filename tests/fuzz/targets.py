@@ -16,6 +16,7 @@ from typing import Any, Final
 from guestd.probers import pci as prober
 from hcall.errors import ProtocolViolation
 from hcall.formats import folder, frames, hdlc, input, ipv4, nbd, pci, ppp, ppp_control, sysmgmt  # noqa: A004 - of devices
+from hcall.formats import virtio_msg as msg
 from hcall.messages import CALL, CALLS, FEATURES, HELLO, MAGIC, VERSION, WELCOME, Hello, Welcome
 from hcall.session.guest import GuestSession
 from hcall.session.host import HostSession
@@ -177,6 +178,13 @@ def dumps(data: bytes) -> None:
         raise AssertionError("a scan of what is there waits")
 
 
+def virtio_msg(data: bytes) -> None:
+    """A datagram of a bus: what is a message can be said again."""
+    with contextlib.suppress(ValueError):
+        device, token, body = msg.decode(data)
+        assert msg.decode(msg.encode(body, device, token)) == (device, token, body)
+
+
 class _Tree:
     """A folder with links that lead out of it, and something outside."""
 
@@ -220,7 +228,7 @@ def paths(data: bytes) -> None:
 
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "wire": wire, "hello": hello, "messages": messages, "formats": formats, "nbd": nbd_server, "paths": paths,
-    "dumps": dumps,
+    "dumps": dumps, "virtio_msg": virtio_msg,
 }  # fmt: skip
 CORPUS: Final = Path(__file__).parent / "corpus"
 
