@@ -15,13 +15,18 @@ from typing import Any, Final
 
 from guestd.probers import pci as prober
 from hcall.errors import ProtocolViolation
-from hcall.formats import folder, frames, hdlc, input, ipv4, nbd, pci, ppp, ppp_control, sysmgmt  # noqa: A004 - of devices
+from hcall.formats import ccw, folder, frames, hdlc, input, ipv4, nbd, pci, ppp, ppp_control, sysmgmt  # noqa: A004
 from hcall.formats import virtio_msg as msg
+from hcall.kernel import memfd
 from hcall.messages import CALL, CALLS, FEATURES, HELLO, MAGIC, VERSION, WELCOME, Hello, Welcome
 from hcall.session.guest import GuestSession
 from hcall.session.host import HostSession
 from hcall.wire import Decoder, encode, fits
 from hostd.backings.parts.beneath import reach
+from hostd.calls.channels.program import MOST, Unit, run
+from hostd.calls.limits import Limits
+from hostd.calls.memory import Memory, lend
+from hostd.calls.shares import Purse, Shares
 
 _HERE: Final = Hello(HELLO, MAGIC, VERSION, VERSION, FEATURES, "fuzz", bytes(16), ())
 
@@ -143,7 +148,14 @@ def _stored(data: bytes) -> None:
             folder.check_name(file.name)
 
 
-_FORMATS: Final = (_batches, _lines, _link, _options, _packets, _events, _system, _entries, _fetched, _stored)
+def _subchannels(data: bytes) -> None:
+    for decode in (ccw.Identity.decode, ccw.Status.decode, ccw.Subchannel.decode):
+        with contextlib.suppress(ValueError):
+            assert len(decode(data).encode()) <= max(len(data), ccw.SENSE_ID_BYTES)
+
+
+_FORMATS: Final = (_batches, _lines, _link, _options, _packets, _events, _system, _entries, _fetched, _stored,
+                   _subchannels)  # fmt: skip
 
 
 def formats(data: bytes) -> None:
@@ -226,9 +238,29 @@ def paths(data: bytes) -> None:
         os.close(root)
 
 
+def programs(data: bytes) -> None:
+    """A channel program, in a page of memory; the first byte says where it begins."""
+    limits = Limits()
+    memory = Memory(limits, Purse(Shares(limits, 1024).of(0)))
+    fd = memfd.create(memfd.PAGE, filled=True)
+    os.pwrite(fd, data[1 : memfd.PAGE + 1], 0)
+    memory.add(0, memfd.PAGE, lend(0, memfd.PAGE, fd))
+    steps = 0
+    running = run(memory, Unit(b"\xff" * 24), data[0] if data else 0)
+    try:
+        while True:
+            next(running)
+            steps += 1
+            assert steps <= MOST
+    except StopIteration as end:
+        assert end.value.is_pending and ccw.Status.decode(end.value.encode()) == end.value
+    finally:
+        memory.close()
+
+
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "wire": wire, "hello": hello, "messages": messages, "formats": formats, "nbd": nbd_server, "paths": paths,
-    "dumps": dumps, "virtio_msg": virtio_msg,
+    "dumps": dumps, "virtio_msg": virtio_msg, "programs": programs,
 }  # fmt: skip
 CORPUS: Final = Path(__file__).parent / "corpus"
 

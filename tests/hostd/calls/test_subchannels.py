@@ -159,8 +159,8 @@ async def test_sense_id_says_what_a_device_is_and_the_parameter_comes_back(host:
         ([sense_id(flags=SLI | SKIP, at=1)], NORMAL, 0, 16, 1),
         ([Ccw(NOOP, ccw.PCI | COMMAND_CHAIN), Ccw(NOOP)], NORMAL, 0x80, 0, 2),
         ([Ccw(0x57, SLI, 9, DATA)], NORMAL | 0x02, 0, 9, 1),  # no command: unit check
-        ([Ccw(TIC, address=ADDRESS)], 0, 0x20, 0, 1),  # none may begin with it
-        ([Ccw(NOOP, COMMAND_CHAIN), Ccw(TIC, address=ADDRESS + 8)], 0, 0x20, 0, 2),
+        ([Ccw(TIC, address=ADDRESS + 8), Ccw(NOOP)], 0, 0x20, 0, 1),  # none may begin with it
+        ([Ccw(NOOP, COMMAND_CHAIN), *(Ccw(TIC, address=ADDRESS + at) for at in (16, 24)), Ccw(NOOP)], 0, 0x20, 0, 3),
         ([Ccw(NOOP, COMMAND_CHAIN), Ccw(TIC, address=ADDRESS + 4)], 0, 0x20, 0, None),
         ([Ccw(NOOP, COMMAND_CHAIN), Ccw(TIC, 0, 1, ADDRESS)], 0, 0x20, 0, 2),
         ([Ccw(NOOP, COMMAND_CHAIN), Ccw(0x18, address=ADDRESS)], 0, 0x20, 0, 2),
