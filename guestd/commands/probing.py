@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hcall.errors import NoSuchCall
-from hcall.programs.command import print_json, print_table, say
+from hcall.programs.command import explain, print_json, print_table, say
 from hcall.text import shown
 
 from ..bus.known import match
@@ -41,6 +41,8 @@ def print_side_by_side(guest: BlockingGuest, *, as_json: bool) -> None:
             ways[name] = guest.run(guest.walk(name))
         except NoSuchCall:
             say("guestd", f"this host has nothing for the prober {name!r}")
+        except OSError as error:  # another socket of the host's, which it need not have
+            say("guestd", f"nothing for the prober {name!r}: {explain(error)[0]}")
     rows = beside(ways)
     if as_json:
         print_json([{"node": row[min(row)].node, "found": {name: row[name].path for name in row}} for row in rows])

@@ -94,3 +94,11 @@ def test_probe_shows_the_machine_in_every_way_side_by_side(machine: Path) -> Non
     assert "-" not in rows[1] + rows[3]
     assert {"node", "found"} == set(json.loads(probed("all", "--json"))[0])
     assert "/bus/one" in probed("claim") and "RngDriver" in probed("claim")
+
+
+def test_a_way_that_a_machine_does_not_have_is_left_out_and_told(machine: Path) -> None:
+    machine.write_text(machine.read_text().replace("msg = true", "msg = false"))
+    command = [sys.executable, "-m", "hostd", "run", str(machine), "--", sys.executable, "-m", "guestd", "probe"]
+    done = subprocess.run([*command, "--prober", "all"], check=True, capture_output=True, text=True)
+    assert done.stdout.split()[: len(PROBERS) - 1] == [name.upper() for name in PROBERS if name != "msg"]
+    assert "nothing for the prober 'msg'" in done.stderr and "[host] msg = true" in done.stderr
