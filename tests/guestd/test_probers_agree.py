@@ -27,7 +27,8 @@ def machine(chance: random.Random, folder: Path) -> Machine:
     for n in range(chance.choice((0, 1, 5, 31, 80))):
         above = chance.choice(["", "", "bus/", "bus/deep/", *[f"{path}/" for path in paths if path.count("/") < 5]])
         paths.append(f"{above}d{n}")
-    return Machine.from_tables({"devices": {path: dict(chance.choice(MODELS)) for path in paths}}, folder)
+    devices = {path: dict(chance.choice(MODELS)) for path in paths}
+    return Machine.from_tables({"host": {"msg": True}, "devices": devices}, folder)
 
 
 def devices(nodes: list[Found], there: set[int]) -> set[int]:
