@@ -213,6 +213,11 @@ class Ring(Generic[W]):
             self._waiting = waiting
 
     @property
+    def has_come(self) -> bool:
+        """Whether there is something to take."""
+        return self._used[1] != self._taken or self.has_ended
+
+    @property
     def has_ended(self) -> bool:
         """Whether the host has ended it."""
         return bool(self._used[0] & ring.ENDED)

@@ -58,7 +58,7 @@ class BlockingGuest(Waiting, Guest[Pending]):
         self._link: BlockingLink | None = None
         self._spin = processors.spin(self.time.time) if options.get("spin") else None
         self._thread, self._at = get_ident(), _IDLE
-        self.rings: PlainRings = PlainRings(self)
+        self.rings: PlainRings = PlainRings(self, self._spin)
         self._hinted = Awaited()  # the next interrupt
         self._claims: dict[Pending, tuple[int, Callable[[Any], object]]] = {}  # given up: of this handle, who gets it
 
@@ -221,7 +221,8 @@ class BlockingGuest(Waiting, Guest[Pending]):
                 raise self._lost
             self._reconnect()
             return True
-        if self.rings.all and self.rung():
+        has_come = bool(self.rings.all) and self.rung()
+        if has_come and self.rings.is_often():
             return True
         self._at = _AT_WORK
         if session.queued:
@@ -229,7 +230,13 @@ class BlockingGuest(Waiting, Guest[Pending]):
         if out:
             link.send(out)
         armed = self.time.armed
-        if armed or link.rest:
+        if has_come:
+            if not link.heard(self.rings.tells, 0):
+                self._at = _IDLE
+                if armed:
+                    self.time.fire()
+                return True
+        elif armed or link.rest:
             self._at = _WAITING
             if not link.readable(self.time, out, self.rings.tells):
                 self._at = _IDLE
@@ -304,7 +311,7 @@ class BlockingGuest(Waiting, Guest[Pending]):
                 while self.session.state is not READY:
                     if over:
                         raise silent(self.path)
-                    if not link.readable(self.time, self.session.out, []):
+                    if not link.readable(self.time, self.session.out):
                         self.time.fire()
                         continue
                     self._at = _AT_WORK

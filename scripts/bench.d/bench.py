@@ -54,6 +54,9 @@ ROWS: Final = (
     Row("4 KiB block read, depth 1, {} client", ("blocking: 4k",), ("nbdkit: 4k",), "us", 0.8, 0.5),
     Row("4 KiB block read, depth 32, {} client", _BOTH, ("nbdkit: 4k 32",), "calls/s", 2.3, 0.75),
     Row("4 KiB block read, depth 32, beside Python", _BOTH, ("nbdkit Python: 4k 32",), "calls/s", 3.5),
+    Row("4 KiB block read over a ring, depth 32", ("ring: 4k 32",), ("nbdkit: 4k 32",), "calls/s", 2.3, 0.9),
+    Row("the same beside Python", ("ring: 4k 32",), ("nbdkit Python: 4k 32",), "calls/s", 4),
+    Row("the same beside the channel", ("ring: 4k 32",), ("blocking: 4k 32",), "calls/s", None),
     Row("1 MiB sequential read, {} client", ("blocking: 1M",), ("nbdkit: 1M", "nbdkit at 4: 1M"), "MiB/s", 3, 1.6),
     Row("NBD export, 4 KiB at depth 32 with fio", ("export: 4k 32",), ("nbdkit: 4k 32",), "calls/s", 0.9),
     Row("NBD export, depth 32, beside Python", ("export: 4k 32",), ("nbdkit Python: 4k 32",), "calls/s", 1.8),
@@ -74,7 +77,7 @@ GROUPS: Final = (
 )
 LONG_GROUPS: Final = (
     ("nbdkit: 4k", "blocking: 4k"),
-    ("nbdkit: 4k 32", "nbdkit Python: 4k 32", "export: 4k 32", "blocking: 4k 32", "asyncio: 4k 32"),
+    ("nbdkit: 4k 32", "nbdkit Python: 4k 32", "export: 4k 32", "blocking: 4k 32", "asyncio: 4k 32", "ring: 4k 32"),
     ("nbdkit: 1M", "blocking: 1M", "nbdkit at 4: 1M"),
     *folders.GROUPS,
     *beside.LONG_GROUPS,
@@ -120,6 +123,7 @@ class Stage:
         """All that are wanted and can be; this process is on the core *own*."""
         found = meters.blocking_meters(stack, self.guests, self.spin)
         found |= await meters.asyncio_meters(stack, self.guests, self.spin)
+        found |= meters.ring_meters(stack, self.guests, self.spin)
         if self.echo is not None:
             found |= await meters.echo_meters(stack, self.echo)
         if self.pingpong is not None:

@@ -156,6 +156,18 @@ def blocking_meters(stack: contextlib.AsyncExitStack, path: Path, spin: bool) ->
     }  # fmt: skip
 
 
+def ring_meters(stack: contextlib.AsyncExitStack, path: Path, spin: bool) -> dict[str, Meter]:
+    """Of the blocking client with rings."""
+    guest = stack.enter_context(guestd.attach_blocking(path, spin=spin, carrier="ring"))
+    driver = guest.bind("disk5")
+    readers = [reader(driver, buffer) for buffer in buffers(guest, DEPTH)]
+
+    def read_many(n: int) -> None:
+        guest.gather(*(each(n // DEPTH) for each in readers))
+
+    return {"ring: 4k 32": Meter(read_many, DEPTH)}
+
+
 def _places() -> Iterator[int]:
     """Offsets of pages, at random and made before they are needed."""
     return itertools.cycle([random.randrange(0, peers.DISK_BYTES, PAGE) for _ in range(4096)])

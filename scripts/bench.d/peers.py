@@ -43,6 +43,10 @@ read_only = true
 model = "block"
 path = "disk.img"
 read_only = true
+[devices.disk5]                # of the same image: the one that is read over a ring
+model = "block"
+path = "disk.img"
+read_only = true
 """
 _START_SECONDS: Final = 20
 _MALLOC: Final = {"MALLOC_TRIM_THRESHOLD_": str(1 << 30), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}  # its maximum

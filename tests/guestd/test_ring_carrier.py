@@ -12,6 +12,7 @@ from raw import run_on
 import hostd
 from guestd.clients.guest import Guest
 from hcall.errors import BadArgument, Reset, StaleHandle, WouldBlock
+from hcall.numbers import NOP
 
 CLIENTS = ("asyncio", "blocking")
 
@@ -24,8 +25,9 @@ def test_a_guest_is_told_who_names_another_carrier() -> None:
         named("rings")
 
 
+@pytest.mark.parametrize("spin", [False, True])
 @pytest.mark.parametrize("client", CLIENTS)
-async def test_random_bytes_and_a_disk_by_rings(host: hostd.Host, client: str) -> None:
+async def test_random_bytes_and_a_disk_by_rings(host: hostd.Host, client: str, spin: bool) -> None:
     async def scenario(guest: Guest[Any]) -> None:
         rng = await guest.bind_path("rng")
         assert len(await rng.getrandom(16)) == 16  # type: ignore[attr-defined]
@@ -50,7 +52,7 @@ async def test_random_bytes_and_a_disk_by_rings(host: hostd.Host, client: str) -
             found = [await read for read in reads]
             assert found[0] == data[:512] and len(found) == 200
 
-    await run_on(client, host, scenario, carrier="ring", memory=64 << 20)
+    await run_on(client, host, scenario, carrier="ring", memory=64 << 20, spin=spin)
 
 
 @pytest.mark.parametrize("client", CLIENTS)
@@ -90,3 +92,13 @@ async def test_a_device_that_is_unplugged_while_a_ring_carries_a_call_is_stale(h
 
     await run_on(client, host, scenario, carrier="ring", memory=64 << 20)
     await unplugging[0]
+
+
+async def test_the_socket_is_heard_while_a_ring_never_rests(host: hostd.Host) -> None:
+    async def scenario(guest: Guest[Any]) -> None:
+        rng = await guest.bind_path("rng")
+        asked = guest.post(0, NOP)
+        while asked.status < 0:  # type: ignore[attr-defined]
+            await rng.getrandom(16)  # type: ignore[attr-defined]
+
+    await run_on("blocking", host, scenario, carrier="ring", memory=64 << 20, spin=True)

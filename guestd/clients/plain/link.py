@@ -76,15 +76,18 @@ class BlockingLink:
             while not poll(0) and spin.again():
                 pass
 
-    def heard(self, others: list[int]) -> bool:
-        """Wait until there is something to read, or one of *others*, eventfds, is written to; whether there is."""
+    def heard(self, others: list[int], timeout: int | None = None) -> bool:
+        """Wait until there is something to read, or one of *others*, eventfds, is written to; whether there is.
+
+        *timeout* is in milliseconds.
+        """
         if others is not self._others:
             poll = select.poll()
             for fd in (self.fileno(), *others):
                 poll.register(fd, select.POLLIN)
             self._others, self._either = others, poll.poll
         mine, is_mine = self.fileno(), False
-        for fd, _ in self._either():
+        for fd, _ in self._either(timeout):
             if fd == mine:
                 is_mine = True
             else:
@@ -92,7 +95,7 @@ class BlockingLink:
                     os.eventfd_read(fd)
         return is_mine
 
-    def readable(self, clock: BlockingClock, out: list[bytes], others: list[int]) -> bool:
+    def readable(self, clock: BlockingClock, out: list[bytes], others: Sequence[int] = ()) -> bool:
         """Wait until there is something to read, and the rest and *out* go out meanwhile; no, if *clock* rang first."""
         while True:
             if self.rest or out:

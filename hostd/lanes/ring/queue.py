@@ -19,8 +19,7 @@ _NO_AREAS: Final = ReadyAreas(None, None)
 class Known(NamedTuple):
     """A chain that was looked at, and is good as long as its descriptors have the same bytes."""
 
-    start: int  # of those in the table; to the end
-    end: int
+    view: memoryview  # of these in the table
     raw: bytes
     body: memoryview
     wire: ReadyAreas | tuple[()]  # for the call
@@ -97,7 +96,7 @@ class Queue:
             raise ProtocolViolation(f"a chain that begins at {head}, in a queue of {self.size}")
         known = self._known[head]
         if known is not None:
-            if bytes(self._table[known.start : known.end]) == known.raw:
+            if known.view.tobytes() == known.raw:
                 return head, known
             self._known[head] = None
         chain, raw = ring.walk(self._table, head, self.size)
@@ -109,7 +108,8 @@ class Queue:
             body, answer = self._piece(*chain.body, _TO_DEVICE), self._piece(*chain.answer, _TO_GUEST)
         except BadArea as error:
             raise ProtocolViolation(f"a descriptor of what is not there: {error}") from None
-        known = Known(head * ring.BYTES, head * ring.BYTES + len(raw or b""), raw or b"", body,
+        view = self._table[head * ring.BYTES :][: len(raw or b"")]
+        known = Known(view, raw or b"", body,
                       () if areas is _NO_AREAS else areas, len(body) == ring.BODY_BYTES, answer)  # fmt: skip
         if raw is not None:
             self._known[head] = known
