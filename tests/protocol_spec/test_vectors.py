@@ -17,9 +17,10 @@ from raw import PATIENCE, RawGuest, attached, memfd, settled
 
 import hostd
 from hcall.clock import ManualClock
-from hcall.errors import Status
+from hcall.errors import ProtocolViolation, Status
 from hcall.formats import ccw, folder, frames, hdlc, sysmgmt, virtio_msg
 from hcall.formats import input as evdev
+from hcall.formats.lanes import ring
 from hcall.messages import HELLO, MAGIC, Hello
 from hcall.session.guest import GuestSession
 from hcall.wire import Decoder, encode
@@ -37,7 +38,7 @@ def vectors(*files: str) -> Any:
 
 def test_every_file_is_run() -> None:
     files = {path.stem for path in FOLDER.glob("*.json")}
-    assert files == {*EXCHANGES, "decoding", "guest", "payloads", "virtio_msg"}
+    assert files == {*EXCHANGES, "decoding", "guest", "payloads", "rings", "virtio_msg"}
     table = [line for line in (FOLDER / "README.md").read_text().splitlines() if line.startswith("| [")]
     assert {line[3 : line.index(".json")] for line in table} == files
 
@@ -76,6 +77,24 @@ def test_a_guest_makes_of_a_hosts_bytes_what_they_say(vector: dict[str, Any]) ->
     assert [message[1:] for message in interrupts] == [value(each) for each in vector["interrupts"]]
     last = "hangs up" if guest.broken is not None else "goes on" if guest.last is None else guest.last.status
     assert last == vector["then"]
+
+
+@vectors("rings")
+def test_a_ring_has_what_its_bytes_say(vector: dict[str, Any]) -> None:
+    if "body" in vector:
+        number, handle, args = value(vector["call"])
+        assert ring.unpack_body(data(vector["body"])) == (number, handle, args)
+        assert ring.pack_body(number, handle, args) == data(vector["body"])
+    elif "answer" in vector:
+        room = memoryview(bytearray(ring.LEAST_ANSWER))
+        assert bytes(room[: ring.put_answer(room, *vector["value"])]) == data(vector["answer"])
+        assert ring.unpack_answer(data(vector["answer"])) == value(vector["value"])
+    elif vector["chain"] == "broken":
+        with pytest.raises(ProtocolViolation):
+            ring.walk(memoryview(data(vector["descriptors"])), vector["head"], 4)
+    else:
+        chain, _ = ring.walk(memoryview(data(vector["descriptors"])), vector["head"], 4)
+        assert chain._asdict() == {part: value(pieces) for part, pieces in vector["chain"].items()}
 
 
 # Payloads.
