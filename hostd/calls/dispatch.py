@@ -6,7 +6,7 @@ For every carrier: one argument check, one failure path, one place to filter or 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 from hcall.errors import BadArea, NoSuchCall
 from hcall.messages import Areas, Args
@@ -80,7 +80,7 @@ class Dispatcher:
             core = CORE.get(number)
             if core is None:
                 raise NoSuchCall(f"the core has no call {number:#x}")
-            function, kinds = core
+            function, kinds, late = core
             if areas:
                 raise BadArea("calls of the core take no areas")
             if args or kinds:
@@ -88,7 +88,7 @@ class Dispatcher:
             else:
                 value = function(self._account, handle)
             if type(value) is Later:
-                return Pending(self._account, number, value, None, None, Any)
+                return Pending(self._account, number, value, None, None, late)
             return OK, value
         except BaseException as error:
             return failed(error, None, None, self._holds.get(handle) or self._account, number)

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-#: The function, called with the guest's account and the body's handle, and the types of its arguments.
-CORE: Final[dict[int, tuple[Callable[..., Any], tuple[type, ...]]]] = {}
+#: The function, called with the guest's account and the body's handle; the types of its arguments; a late answer's.
+CORE: Final[dict[int, tuple[Callable[..., Any], tuple[type, ...], Any]]] = {}
 F = TypeVar("F", bound=Callable[..., Any])
 _KINDS: Final = {"int": int, "str": str, "bytes": bytes}
+_LATE: Final = {
+    "int | Later[int]": int,
+    "Later[int]": int,
+    "Later[None]": type(None),
+}  # how long others are, nobody knows
 
 
 def call(number: int) -> Callable[[F], F]:
@@ -16,7 +21,8 @@ def call(number: int) -> Callable[[F], F]:
 
     def register(function: F) -> F:
         _, _, *kinds = (kind for name, kind in function.__annotations__.items() if name != "return")
-        CORE[number] = function, tuple(_KINDS[kind] for kind in kinds)
+        late = _LATE.get(function.__annotations__["return"], Any)
+        CORE[number] = function, tuple(_KINDS[kind] for kind in kinds), late
         return function
 
     return register
